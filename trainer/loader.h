@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// trainer/loader.h
+//
+// Batches of training and validation images, decoded and augmented by threads (no forks). What a
+// batch holds is a pure function of (seed, epoch, position, rank, world): neither the number of
+// threads nor an interruption changes it.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "trainer/contract/dataset.h"
+#include "trainer/contract/train_args.h"
+
+namespace trainer {
+
+struct Batch {
+  torch::Tensor images;   // uint8 [B, 3, H, W], RGB; divide by 255.
+  torch::Tensor targets;  // float32 [N, 6]: index in batch, class, xc, yc, w, h normalised to H, W.
+  // Of validation: how each image was letterboxed, to map boxes back.
+  struct Source {
+    std::int64_t index = 0;             // In the split.
+    int width = 0, height = 0;          // Of the original image.
+    float gain = 1, pad_x = 0, pad_y = 0;  // letterboxed = original * gain + pad
+  };
+  std::vector<Source> sources;
+};
+
+struct Shard {
+  int rank = 0;
+  int world = 1;
+};
+
+// Batches of one epoch for one rank. Every rank sees the same number of batches, by construction:
+// ceil(images / global batch), the last one filled by wrapping around.
+class TrainLoader {
+ public:
+  struct Options {
+    int batch_per_rank = 16;
+    int imgsz = 640;
+    int threads = 2;
+    std::uint64_t seed = 0;
+    bool cache_in_memory = false;
+  };
+  // `dataset` outlives the loader.
+  TrainLoader(const std::vector<contract::ImageEntry>& images, const contract::TrainArgs& args,
+              Options options, Shard shard);
+  ~TrainLoader();
+  TrainLoader(const TrainLoader&) = delete;
+  TrainLoader& operator=(const TrainLoader&) = delete;
+
+  [[nodiscard]] std::int64_t batches_per_epoch() const;
+  // Starts prefetching `epoch` (from 0) at batch `first_batch`; with_mosaic as the schedule says.
+  void start_epoch(std::int64_t epoch, std::int64_t first_batch, bool with_mosaic);
+  // The next batch; blocks until it is ready. Precondition: fewer than batches_per_epoch() taken.
+  [[nodiscard]] Batch next();
+  // Paths of images that could not be decoded since the loader was made (replaced by another image).
+  [[nodiscard]] std::vector<std::string> take_unreadable();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// The validation images of one rank (every world-th), square letterbox, no augmentation. The last
+// batch may be smaller. Ranks may have different numbers of batches: no collective in between.
+class ValLoader {
+ public:
+  ValLoader(const std::vector<contract::ImageEntry>& images, int imgsz, int batch, int threads,
+            bool single_cls, Shard shard);
+  ~ValLoader();
+  ValLoader(const ValLoader&) = delete;
+  ValLoader& operator=(const ValLoader&) = delete;
+  void start();                     // From the first batch again.
+  [[nodiscard]] bool next(Batch& batch);  // False at the end.
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace trainer
