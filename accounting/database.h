@@ -56,7 +56,12 @@ class Database {
   // where body returns a value, rolls everything back where it returns an Error or throws.
   [[nodiscard]] Expected<void> transact(const std::function<Expected<void>()>& body);
 
-  // Copies the whole database to `path` while it is in use (SQLite's online backup).
+  // Runs `body` on one unchanging view of the file; writers go on beside it. Nothing may be
+  // written in it. Inside transact it is that transaction's view.
+  [[nodiscard]] Expected<void> snapshot(const std::function<Expected<void>()>& body);
+
+  // Copies the whole database to `path` while it is in use (SQLite's online backup). A file that
+  // stands there is replaced once the copy is complete and on disk; after an Error it is as it was.
   [[nodiscard]] Expected<void> backup(const std::string& path);
 
  private:

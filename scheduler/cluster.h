@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// scheduler/cluster.h
+//
+// The wall before Slurm. Everything that Trainyard asks of a cluster, and nothing of libslurm's own
+// types. slurm_cluster.cpp speaks to the real one, tests/scheduler/fake_cluster to a pretended one
+// with a virtual clock and scripted faults. One thread at a time.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "scheduler/error.h"
+#include "scheduler/plan.h"
+
+namespace scheduler {
+
+using JobId = std::uint32_t;
+
+struct JobSpec {
+  std::string name, comment, partition, account, qos;
+  std::string work_dir, std_out, script;
+  std::vector<std::string> environment;  // "NAME=value"
+  std::string tres_per_node;             // "gres:gpu:h100:2"
+  int nodes = 1, ranks = 1, ranks_per_node = 1, cpus_per_rank = 1;
+  std::int64_t memory_per_node_mb = 0;
+  std::int64_t time_limit_s = 60;
+  std::map<std::string, std::string> slurm;  // passable_slurm_keys
+};
+
+// Stored by name in events. Slurm's own base states.
+enum class JobState {
+  kPending, kRunning, kSuspended, kCompleted, kCancelled, kFailed, kTimeout, kNodeFail, kPreempted,
+  kBootFail, kDeadline, kOutOfMemory, kRequeued, kUnknown
+};
+[[nodiscard]] std::string to_name(JobState state);           // "NODE_FAIL"
+[[nodiscard]] JobState job_state_from_name(const std::string& name);
+[[nodiscard]] bool is_ended(JobState state);
+
+// A job as the controller shows it now.
+struct JobSnapshot {
+  JobId id = 0;
+  std::uint32_t uid = 0;
+  JobState state = JobState::kUnknown;
+  bool is_completing = false;
+  std::string reason;              // Of waiting: "Resources", "Priority".
+  std::string comment, admin_comment, name, partition, nodes;
+  std::int64_t submit = 0, start = 0, end = 0;  // UTC seconds; start of a pending job is expected.
+  std::int64_t time_limit_s = 0;
+  int attempt = 0;                 // Slurm's restart count.
+  int gpus = 0;                    // Allocated, or asked for while pending.
+  int node_count = 0;
+  int exit_code = 0, exit_signal = 0;
+};
+
+// One allocation as slurmdbd recorded it. seconds = end - start: suspended time is included.
+struct AllocationRecord {
+  JobId id = 0;
+  std::uint32_t uid = 0;
+  JobState state = JobState::kUnknown;
+  std::string name, nodes;
+  std::int64_t submit = 0, start = 0, end = 0;  // end 0: still running; start 0: never started.
+  int gpus = 0;
+  int exit_code = 0, exit_signal = 0;
+  std::uint32_t killed_by_uid = 0; // Of a cancelled job.
+};
+
+struct StartEstimate {
+  std::int64_t start = 0;          // UTC seconds.
+  std::string nodes;
+};
+
+struct Submitted {
+  JobId id = 0;
+  std::string message;             // What the site's submit plug-in told the user.
+};
+
+class Cluster {
+ public:
+  virtual ~Cluster() = default;
+  [[nodiscard]] virtual Expected<ClusterFacts> facts() = 0;
+  // Quick: is the controller there?
+  [[nodiscard]] virtual bool is_reachable() = 0;
+  // The whole table; the caller computes differences.
+  [[nodiscard]] virtual Expected<std::vector<JobSnapshot>> load_jobs() = 0;
+  // All attempts of the given jobs submitted at or after `since`, ordered by (id, submit).
+  [[nodiscard]] virtual Expected<std::vector<AllocationRecord>> load_records(
+      std::span<const JobId> jobs, std::int64_t since) = 0;
+  // As the invoking user. An Error leaves no job behind that could start, as far as Slurm told.
+  [[nodiscard]] virtual Expected<Submitted> submit(const JobSpec& spec) = 0;
+  [[nodiscard]] virtual Expected<StartEstimate> estimate_start(const JobSpec& spec) = 0;
+  // SIGUSR1 to the batch shell, which makes the trainer save and leave.
+  [[nodiscard]] virtual Expected<void> ask_to_stop(JobId job) = 0;
+  // A job that is gone already counts as cancelled.
+  [[nodiscard]] virtual Expected<void> cancel(JobId job) = 0;
+  [[nodiscard]] virtual Expected<void> set_time_limit(JobId job, std::int64_t seconds) = 0;
+};
+
+// Reads SLURM_CONF or Slurm's default; an Error where there is no configuration.
+[[nodiscard]] Expected<std::unique_ptr<Cluster>> open_slurm_cluster();
+
+}  // namespace scheduler

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// scheduler/plan.h
+//
+// Request -> plan: what will run and what it may cost. Pure: no clock, no I/O, nothing that can
+// fail but the answer. The service makes the same plan again and believes only its own.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <variant>
+
+#include "accounting/amount.h"
+#include "scheduler/error.h"
+#include "scheduler/request.h"
+#include "scheduler/site.h"
+
+namespace scheduler {
+
+// What Slurm says of itself.
+struct ClusterFacts {
+  std::string name;
+  std::int64_t kill_wait_s = 30;
+  std::int64_t over_time_limit_s = 0;
+  // A job may outlive its limit by this: OverTimeLimit + KillWait + two sweeps of the controller.
+  [[nodiscard]] std::int64_t margin_s() const { return over_time_limit_s + kill_wait_s + 60; }
+};
+
+// What the client counted in the data set.
+struct DataFacts {
+  std::int64_t train_images = 0, val_images = 0;
+};
+
+// What earlier segments of the run did.
+struct Progress {
+  int epochs_done = 0;
+  std::int64_t allocated_s = 0;
+};
+
+struct Quote {
+  std::int64_t weight_milli = 0;  // Frozen for the segment.
+  std::int64_t expected_s = 0;
+  accounting::Amount expected;    // gpus x expected_s x weight.
+  accounting::Amount hold;        // gpus x (time limit + margin) x weight: it never costs more.
+  std::string basis;              // "hours asked for", "prior: 11 images/s a GPU ...".
+};
+
+struct Plan {
+  std::string type, partition, account, qos, fund;
+  std::string name;               // Of the Slurm job, without the run id.
+  std::string tres_per_node;      // "gres:gpu:h100:2"
+  int nodes = 1, gpus = 1, gpus_per_node = 1, ranks = 1, ranks_per_node = 1;
+  int batch_per_rank = 16;
+  int cpus_per_rank = 1;
+  std::int64_t memory_per_node_mb = 0;  // 0: Slurm's default.
+  std::int64_t time_limit_s = 0;        // Whole minutes.
+  bool is_timed = false;
+  std::map<std::string, std::string> slurm;
+  Quote quote;
+};
+
+using PlanOutcome = std::variant<Plan, Refusal>;
+
+// `user` pays where the request names no fund. `now` chooses the weight in force.
+//
+// A timed run: quote and hold are gpus x hours x weight exactly; the limit is the largest whole
+// minute that leaves the margin inside the hours, so Slurm itself ends the job before the hours are
+// over. An epochs run: the limit is --time-limit, or start-up + 1.5 x the estimate, rounded up.
+// Refused: an unknown type, more GPUs or nodes than type or site have, a batch that the ranks do
+// not divide, GPUs that the nodes do not divide, hours beyond the limits or shorter than margin +
+// start-up + one minute. All reasons at once.
+[[nodiscard]] PlanOutcome make_plan(const TrainingRequest& request, const Site& site,
+                                    const ClusterFacts& facts, const DataFacts& data,
+                                    const Progress& progress, const std::string& user,
+                                    accounting::UtcSeconds now);
+
+// The longest time limit whose hold fits into `available`; 0: not even a minute.
+[[nodiscard]] std::int64_t limit_that_fits_s(accounting::Amount available, int gpus,
+                                             std::int64_t weight_milli, std::int64_t margin_s);
+
+void to_json(nlohmann::json& json, const Plan& plan);
+void from_json(const nlohmann::json& json, Plan& plan);  // Throws std::exception.
+
+}  // namespace scheduler

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// scheduler/site.h
+//
+// site.toml: what the cluster's admin says about instance types, limits and paths
+// (docs/formats/site.md). Read by the client, by trainyardd and by nobody else.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "accounting/tariff.h"
+#include "scheduler/error.h"
+
+namespace scheduler {
+
+struct InstanceType {
+  std::string name;               // "h100"
+  std::string partition;          // Slurm's.
+  std::string gres;               // "gpu:h100" or "gpu": what is asked of Slurm, without the count.
+  int nodes = 0;                  // How many of this type the site has.
+  int gpus_per_node = 0;
+  int cpus_per_gpu = 1;
+  std::int64_t memory_per_gpu_mb = 0;  // 0: not asked of Slurm.
+  double images_per_s = 0;        // Training speed of YOLOv8n at 640 px on one GPU; a first guess.
+  std::int64_t startup_s = 60;    // From the start of the allocation to the first step.
+  std::vector<accounting::WeightPeriod> weights;  // Ascending.
+  int line = 0;                   // In site.toml, for messages.
+};
+
+struct Limits {
+  std::optional<int> max_gpus, max_nodes, max_runs_per_user;  // A run's; a user's open runs.
+  std::optional<std::int64_t> max_time_s;                     // [limits] max_hours
+  int line = 0;
+};
+
+struct Site {
+  std::string path;
+  std::string cluster;            // Slurm's ClusterName; empty: whatever Slurm says.
+  std::string socket = "/run/trainyard/socket";
+  std::string database = "/var/lib/trainyard/books.db";
+  std::string service_user = "trainyard";
+  double poll_interval_s = 2;
+  std::vector<std::string> admin_users, admin_groups;
+  std::int64_t unclaimed_hold_s = 300;  // A hold whose job never appeared is released after this.
+  std::int64_t record_wait_s = 900;     // slurmdbd's record is awaited this long.
+  std::string trainer = "trainyard-trainer";
+  std::string runs = "~/trainyard/runs";
+  Limits limits;
+  std::string default_type, default_account, default_qos;
+  int default_gpus = 1;
+  std::vector<InstanceType> types;
+
+  [[nodiscard]] const InstanceType* find_type(const std::string& name) const;
+};
+
+struct SiteOutcome {
+  Site site;
+  std::vector<Fault> faults;      // With file and line; empty: sound.
+};
+
+// All faults at once, unknown keys among them.
+[[nodiscard]] SiteOutcome read_site(const std::string& path);
+
+}  // namespace scheduler

@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/contract/train_args.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <stdexcept>
+#include <variant>
+
+namespace contract {
+
+namespace {
+
+constexpr double kNoLimit = std::numeric_limits<double>::infinity();
+
+using Field = std::variant<int TrainArgs::*, double TrainArgs::*, std::optional<double> TrainArgs::*,
+                           bool TrainArgs::*, std::string TrainArgs::*>;
+
+// A row of the option table. `low` and `high` bound numbers, both ends included; `choices` bounds
+// texts (any where empty).
+struct Option {
+  const char* name;
+  const char* group;
+  Field field;
+  double low = -kNoLimit;
+  double high = kNoLimit;
+  std::vector<std::string> choices;
+  const char* help;
+};
+
+const std::vector<Option>& options() {
+  using A = TrainArgs;
+  constexpr double kAny = kNoLimit;
+  static const std::vector<Option> kOptions = {
+      // clang-format off
+      {"data", "run", &A::data, -kAny, kAny, {}, "YAML file of the data set"},
+      {"model", "run", &A::model, -kAny, kAny, known_models(), "architecture"},
+      {"epochs", "run", &A::epochs, 1, 10'000, {}, "passes over the training images"},
+      {"time", "run", &A::time_h, 0.1, 720, {}, "hours of the whole run, start-up to final evaluation; overrides epochs"},
+      {"patience", "run", &A::patience, 0, 1'000, {}, "epochs without gain before an early stop; 0 turns it off"},
+      {"batch", "run", &A::batch, 1, 8'192, {}, "images a step over all GPUs together"},
+      {"imgsz", "run", &A::imgsz, 32, 4'096, {}, "side of the square input in pixels, a multiple of 32"},
+      {"workers", "run", &A::workers, 0, 64, {}, "loader threads a GPU, at most"},
+      {"seed", "run", &A::seed, 0, 2'147'483'647, {}, "of initial weights, order and augmentation"},
+      {"deterministic", "run", &A::deterministic, 0, 1, {}, "same input, same result, a little slower"},
+      {"pretrained", "run", &A::pretrained, -kAny, kAny, {}, "weights file (.safetensors) to start from; none: random weights"},
+      {"save", "run", &A::save, 0, 1, {}, "keep weights and checkpoints"},
+      {"save_period", "run", &A::save_period, -1, 100, {}, "also keep the weights of every N-th epoch; -1: only last and best"},
+      {"verbose", "run", &A::verbose, 0, 1, {}, "print metrics of each class"},
+      {"cache", "data", &A::cache, -kAny, kAny, {"ram", "false"}, "keep decoded images in memory"},
+      {"fraction", "data", &A::fraction, 0.001, 1, {}, "part of the training images to use"},
+      {"single_cls", "data", &A::single_cls, 0, 1, {}, "treat all classes as one"},
+      {"optimizer", "optimizer", &A::optimizer, -kAny, kAny, {"auto", "SGD", "Adam", "AdamW"}, "auto also sets lr0 and momentum"},
+      {"lr0", "optimizer", &A::lr0, 1e-5, 0.1, {}, "initial learning rate; not used by optimizer=auto"},
+      {"lrf", "optimizer", &A::lrf, 0.01, 1, {}, "final learning rate as a part of lr0"},
+      {"cos_lr", "optimizer", &A::cos_lr, 0, 1, {}, "cosine schedule instead of a linear one"},
+      {"momentum", "optimizer", &A::momentum, 0.6, 0.98, {}, "momentum of SGD, beta1 of Adam"},
+      {"weight_decay", "optimizer", &A::weight_decay, 0, 0.001, {}, "of convolution weights, at the nominal batch"},
+      {"warmup_epochs", "optimizer", &A::warmup_epochs, 0, 5, {}, "epochs of rising learning rate"},
+      {"warmup_momentum", "optimizer", &A::warmup_momentum, 0, 0.95, {}, "momentum at the start of the warm-up"},
+      {"warmup_bias_lr", "optimizer", &A::warmup_bias_lr, 0, 0.2, {}, "learning rate of biases at the start of the warm-up"},
+      {"nbs", "optimizer", &A::nbs, 1, 65'536, {}, "nominal batch: gradients are accumulated up to it"},
+      {"box", "loss", &A::box, 1, 50, {}, "gain of the box loss"},
+      {"cls", "loss", &A::cls, 0.1, 4, {}, "gain of the class loss"},
+      {"dfl", "loss", &A::dfl, 0.4, 12, {}, "gain of the distribution focal loss"},
+      {"val", "validation", &A::val, 0, 1, {}, "validate after each epoch"},
+      {"max_det", "validation", &A::max_det, 1, 10'000, {}, "detections an image, at most"},
+      {"iou", "validation", &A::iou, 0.1, 0.9, {}, "overlap above which the weaker box is dropped"},
+      {"hsv_h", "augmentation", &A::hsv_h, 0, 1, {}, "change of hue"},
+      {"hsv_s", "augmentation", &A::hsv_s, 0, 1, {}, "change of saturation"},
+      {"hsv_v", "augmentation", &A::hsv_v, 0, 1, {}, "change of brightness"},
+      {"degrees", "augmentation", &A::degrees, 0, 180, {}, "rotation, +/- degrees"},
+      {"translate", "augmentation", &A::translate, 0, 1, {}, "shift, +/- part of the side"},
+      {"scale", "augmentation", &A::scale, 0, 1, {}, "gain of 1 +/- scale"},
+      {"shear", "augmentation", &A::shear, -180, 180, {}, "shear, +/- degrees"},
+      {"perspective", "augmentation", &A::perspective, 0, 0.001, {}, "perspective, +/-"},
+      {"flipud", "augmentation", &A::flipud, 0, 1, {}, "probability of a flip upside down"},
+      {"fliplr", "augmentation", &A::fliplr, 0, 1, {}, "probability of a flip left to right"},
+      {"mosaic", "augmentation", &A::mosaic, 0, 1, {}, "probability of a mosaic of four images"},
+      {"close_mosaic", "augmentation", &A::close_mosaic, 0, 50, {}, "epochs at the end without mosaic"},
+      // clang-format on
+  };
+  return kOptions;
+}
+
+// Arguments that users of the reference know and this trainer does not have.
+const std::vector<std::string>& foreign_names() {
+  static const std::vector<std::string> kNames = {
+      "amp",         "augmentations", "auto_augment", "bgr",        "classes",
+      "cls_pw",      "compile",       "copy_paste",   "cutmix",     "device",
+      "distill_model", "dropout",     "erasing",      "exist_ok",   "freeze",
+      "kobj",        "mask_ratio",    "mixup",        "multi_scale", "name",
+      "overlap_mask", "plots",        "pose",         "profile",    "project",
+      "rect",        "resume",        "save_dir"};
+  return kNames;
+}
+
+const Option* find_option(std::string_view name) {
+  for (const Option& option : options()) {
+    if (name == option.name) return &option;
+  }
+  return nullptr;
+}
+
+std::string lower(std::string_view text) {
+  std::string result(text);
+  std::transform(result.begin(), result.end(), result.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return result;
+}
+
+bool is_none(std::string_view text) {
+  const std::string word = lower(text);
+  return word.empty() || word == "none" || word == "null";
+}
+
+std::optional<bool> parse_bool(std::string_view text) {
+  const std::string word = lower(text);
+  if (word == "true" || word == "1" || word == "yes" || word == "on") return true;
+  if (word == "false" || word == "0" || word == "no" || word == "off") return false;
+  return std::nullopt;
+}
+
+// All of `text`, or nothing.
+template <typename Number>
+std::optional<Number> parse_number(std::string_view text) {
+  if (text.starts_with('+')) text.remove_prefix(1);
+  Number number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return number;
+}
+
+std::string join(const std::vector<std::string>& words) {
+  return fmt::format("{}", fmt::join(words, ", "));
+}
+
+// "1", "0.1": limits without ".0".
+std::string limit_text(double limit) { return fmt::format("{:.15g}", limit); }
+
+struct Setter {
+  const Option& option;
+  std::string_view text;
+  TrainArgs& args;
+  using Answer = std::optional<std::string>;  // What is wrong.
+
+  Answer out_of_range(double value) const {
+    if (value < option.low) {
+      return fmt::format("{} = {} is below the smallest allowed value {}.", option.name, text,
+                         limit_text(option.low));
+    }
+    if (value > option.high) {
+      return fmt::format("{} = {} is above the largest allowed value {}.", option.name, text,
+                         limit_text(option.high));
+    }
+    return std::nullopt;
+  }
+
+  Answer operator()(int TrainArgs::*field) const {
+    const std::optional<long long> value = parse_number<long long>(text);
+    if (!value) {
+      return fmt::format("{} = \"{}\" is not a whole number.", option.name, text);
+    }
+    if (Answer wrong = out_of_range(static_cast<double>(*value))) return wrong;
+    constexpr int kStride = 32;
+    if (field == &TrainArgs::imgsz && *value % kStride != 0) {
+      const long long below = *value / kStride * kStride;
+      return fmt::format("imgsz = {} is not a multiple of {}. The nearest are {} and {}.", *value,
+                         kStride, below, below + kStride);
+    }
+    args.*field = static_cast<int>(*value);
+    return std::nullopt;
+  }
+
+  Answer parse_float(double& value) const {
+    const std::optional<double> parsed = parse_number<double>(text);
+    if (!parsed || !std::isfinite(*parsed)) {
+      return fmt::format("{} = \"{}\" is not a number.", option.name, text);
+    }
+    value = *parsed;
+    return out_of_range(value);
+  }
+
+  Answer operator()(double TrainArgs::*field) const {
+    double value = 0;
+    if (Answer wrong = parse_float(value)) return wrong;
+    args.*field = value;
+    return std::nullopt;
+  }
+
+  Answer operator()(std::optional<double> TrainArgs::*field) const {
+    double value = 0;
+    if (is_none(text)) {
+      args.*field = std::nullopt;
+      return std::nullopt;
+    }
+    if (Answer wrong = parse_float(value)) return wrong;
+    args.*field = value;
+    return std::nullopt;
+  }
+
+  Answer operator()(bool TrainArgs::*field) const {
+    const std::optional<bool> value = parse_bool(text);
+    if (!value) return fmt::format("{} = \"{}\" is neither true nor false.", option.name, text);
+    args.*field = *value;
+    return std::nullopt;
+  }
+
+  Answer operator()(std::string TrainArgs::*field) const {
+    if (field == &TrainArgs::model) return set_model();
+    if (field == &TrainArgs::pretrained) return set_pretrained();
+    if (field == &TrainArgs::cache) return set_cache();
+    if (option.choices.empty()) {
+      args.*field = std::string(text);
+      return std::nullopt;
+    }
+    for (const std::string& choice : option.choices) {
+      if (lower(choice) == lower(text)) {
+        args.*field = choice;
+        return std::nullopt;
+      }
+    }
+    return not_a_choice();
+  }
+
+  Answer not_a_choice() const {
+    const std::optional<std::string> nearest = nearest_name(text, option.choices);
+    return fmt::format("{} = \"{}\" is not known. Known: {}.{}", option.name, text,
+                       join(option.choices),
+                       nearest ? fmt::format(" Did you mean \"{}\"?", *nearest) : "");
+  }
+
+  Answer set_model() const {
+    std::string name = lower(text);
+    if (name.ends_with(".pt")) {
+      return fmt::format("model = \"{}\" names a weights file. Give model=NAME and "
+                         "pretrained=FILE.safetensors.", text);
+    }
+    if (name.ends_with(".yaml")) name.resize(name.size() - 5);
+    if (std::find(option.choices.begin(), option.choices.end(), name) == option.choices.end()) {
+      return not_a_choice();
+    }
+    args.model = name;
+    return std::nullopt;
+  }
+
+  Answer set_pretrained() const {
+    const std::optional<bool> flag = parse_bool(text);
+    if (flag && *flag) {
+      return fmt::format("pretrained = {} names no file. Give pretrained=FILE.safetensors.", text);
+    }
+    args.pretrained = flag || is_none(text) ? std::string() : std::string(text);
+    return std::nullopt;
+  }
+
+  Answer set_cache() const {
+    const std::optional<bool> flag = parse_bool(text);
+    const std::string word = flag ? (*flag ? "ram" : "false") : is_none(text) ? "false" : lower(text);
+    if (word != "ram" && word != "false") return not_a_choice();
+    args.cache = word;
+    return std::nullopt;
+  }
+};
+
+struct TypeName {
+  std::string operator()(int TrainArgs::*) const { return "int"; }
+  std::string operator()(double TrainArgs::*) const { return "float"; }
+  std::string operator()(std::optional<double> TrainArgs::*) const { return "float"; }
+  std::string operator()(bool TrainArgs::*) const { return "bool"; }
+  std::string operator()(std::string TrainArgs::*) const { return "string"; }
+};
+
+struct Text {
+  const TrainArgs& args;
+  std::string operator()(int TrainArgs::*field) const { return std::to_string(args.*field); }
+  std::string operator()(double TrainArgs::*field) const { return fmt::format("{}", args.*field); }
+  std::string operator()(std::optional<double> TrainArgs::*field) const {
+    return args.*field ? fmt::format("{}", *(args.*field)) : "none";
+  }
+  std::string operator()(bool TrainArgs::*field) const { return args.*field ? "true" : "false"; }
+  std::string operator()(std::string TrainArgs::*field) const { return args.*field; }
+};
+
+struct Json {
+  const TrainArgs& args;
+  template <typename T>
+  nlohmann::json operator()(T TrainArgs::*field) const {
+    return args.*field;
+  }
+  nlohmann::json operator()(std::optional<double> TrainArgs::*field) const {
+    return args.*field ? nlohmann::json(*(args.*field)) : nlohmann::json(nullptr);
+  }
+};
+
+std::string range_text(const Option& option) {
+  if (!option.choices.empty()) return "one of " + join(option.choices);
+  if (std::holds_alternative<bool TrainArgs::*>(option.field)) return "true or false";
+  if (option.low == -kNoLimit) return "";
+  return limit_text(option.low) + ".." + limit_text(option.high);
+}
+
+}  // namespace
+
+const std::vector<std::string>& known_models() {
+  static const std::vector<std::string> kModels = {"yolov8n", "yolov8s", "yolov8m", "yolov8l",
+                                                   "yolov8x"};
+  return kModels;
+}
+
+const std::vector<ArgInfo>& train_arg_table() {
+  static const std::vector<ArgInfo> kTable = [] {
+    const TrainArgs defaults;
+    std::vector<ArgInfo> table;
+    for (const Option& option : options()) {
+      table.push_back({.name = option.name,
+                       .type = std::visit(TypeName{}, option.field),
+                       .default_text = std::visit(Text{defaults}, option.field),
+                       .range = range_text(option),
+                       .help = option.help,
+                       .group = option.group});
+    }
+    return table;
+  }();
+  return kTable;
+}
+
+std::optional<std::string> nearest_name(std::string_view word,
+                                        const std::vector<std::string>& known) {
+  constexpr std::size_t kDistanceMax = 3;
+  const std::string wanted = lower(word);
+  std::optional<std::string> nearest;
+  std::size_t nearest_distance = kDistanceMax + 1;
+  for (const std::string& name : known) {
+    const std::string candidate = lower(name);
+    // Levenshtein, with a swap of neighbours as one edit: three rows of the table.
+    std::vector<std::size_t> before_last, last(candidate.size() + 1), row(candidate.size() + 1);
+    std::iota(last.begin(), last.end(), std::size_t{0});
+    for (std::size_t i = 1; i <= wanted.size(); ++i) {
+      row[0] = i;
+      for (std::size_t j = 1; j <= candidate.size(); ++j) {
+        const std::size_t change = wanted[i - 1] == candidate[j - 1] ? 0 : 1;
+        row[j] = std::min({last[j] + 1, row[j - 1] + 1, last[j - 1] + change});
+        if (i > 1 && j > 1 && wanted[i - 1] == candidate[j - 2] &&
+            wanted[i - 2] == candidate[j - 1]) {
+          row[j] = std::min(row[j], before_last[j - 2] + 1);
+        }
+      }
+      before_last = last;
+      last = row;
+    }
+    // A name that shares nothing with the word is no help, however short both are.
+    const std::size_t distance = last[candidate.size()];
+    if (distance < nearest_distance && distance < std::max(wanted.size(), candidate.size())) {
+      nearest = name;
+      nearest_distance = distance;
+    }
+  }
+  return nearest;
+}
+
+std::optional<ArgFault> set_train_arg(TrainArgs& args, std::string_view key,
+                                      std::string_view text) {
+  const Option* option = find_option(key);
+  if (option == nullptr) {
+    const std::vector<std::string>& foreign = foreign_names();
+    if (std::find(foreign.begin(), foreign.end(), key) != foreign.end()) {
+      return ArgFault{std::string(key),
+                      fmt::format("{} is not supported by this trainer. Leave it out.", key)};
+    }
+    std::vector<std::string> known;
+    for (const Option& each : options()) known.emplace_back(each.name);
+    const std::optional<std::string> nearest = nearest_name(key, known);
+    return ArgFault{std::string(key),
+                    nearest ? fmt::format("{} is not a train argument. Did you mean \"{}\"?", key,
+                                          *nearest)
+                            : fmt::format("{} is not a train argument.", key)};
+  }
+  if (auto wrong = std::visit(Setter{*option, text, args}, option->field)) {
+    return ArgFault{option->name, *wrong};
+  }
+  return std::nullopt;
+}
+
+std::vector<std::pair<std::string, std::string>> to_texts(const TrainArgs& args) {
+  std::vector<std::pair<std::string, std::string>> texts;
+  for (const Option& option : options()) {
+    texts.emplace_back(option.name, std::visit(Text{args}, option.field));
+  }
+  return texts;
+}
+
+std::vector<ArgFault> check_train_args(const TrainArgs& args) {
+  std::vector<ArgFault> faults;
+  // Fields may have been set without set_train_arg: every one is held against its row again.
+  for (const auto& [key, text] : to_texts(args)) {
+    TrainArgs scratch = args;
+    if (auto fault = set_train_arg(scratch, key, text)) faults.push_back(*fault);
+  }
+  if (args.data.empty()) {
+    faults.push_back({"data", "data is missing. Give data=FILE.yaml."});
+  }
+  return faults;
+}
+
+void to_json(nlohmann::json& json, const TrainArgs& args) {
+  json = nlohmann::json::object();
+  for (const Option& option : options()) json[option.name] = std::visit(Json{args}, option.field);
+}
+
+void from_json(const nlohmann::json& json, TrainArgs& args) {
+  if (!json.is_object()) throw std::invalid_argument("the train arguments are not a JSON object.");
+  TrainArgs result;
+  for (const auto& [key, value] : json.items()) {
+    const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+    if (auto fault = set_train_arg(result, key, text)) {
+      throw std::invalid_argument(fault->message);
+    }
+  }
+  args = result;
+}
+
+}  // namespace contract
