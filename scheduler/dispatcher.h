@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// scheduler/dispatcher.h
+//
+// The heart of trainyardd: takes what clients ask, looks at Slurm once for all runs, appends events
+// and performs actions. It keeps nothing that its database does not hold, so it may be killed at any
+// line. One thread; the clock is an argument.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "accounting/ledger.h"
+#include "scheduler/cluster.h"
+#include "scheduler/run.h"
+#include "scheduler/run_store.h"
+#include "scheduler/site.h"
+
+namespace scheduler {
+
+// Who asks: what the kernel says of the socket's peer.
+struct Caller {
+  std::uint32_t uid = 0;
+  std::string user;
+  std::vector<std::string> groups;  // Unix groups: a member may spend the fund "group:NAME".
+  bool is_admin = false;
+};
+
+struct Admission {
+  std::string run_id;
+  int segment = 0;
+  std::string run_dir;
+  TrainingRequest request;
+  DataFacts data;
+  int epochs_done = 0;   // Of earlier segments, as the client read it in the run's folder.
+};
+
+struct Admitted {
+  Plan plan;
+  std::string hold_id;
+  bool was_known = false;  // A retry: nothing changed.
+};
+
+using AdmitOutcome = std::variant<Admitted, Refusal>;
+
+class Dispatcher {
+ public:
+  // All outlive the dispatcher. Loads the open runs.
+  [[nodiscard]] static Expected<Dispatcher> open(const Site& site, accounting::Database& db,
+                                                 Cluster& cluster);
+
+  // Plans again, sets the hours aside and records the segment, in one transaction. Same run id and
+  // same content: the first answer again. A refusal leaves nothing behind.
+  [[nodiscard]] Expected<AdmitOutcome> admit(const Caller& caller, const Admission& admission,
+                                             UtcSeconds now);
+  // The client tells which job it made, or that Slurm took none. Both may come late, twice or never.
+  [[nodiscard]] Expected<void> submitted(const Caller& caller, const std::string& run_id, int segment,
+                                         JobId job, UtcSeconds now);
+  [[nodiscard]] Expected<void> submission_failed(const Caller& caller, const std::string& run_id,
+                                                 int segment, const std::string& message,
+                                                 UtcSeconds now);
+  // A Refusal where the run is over or not the caller's.
+  [[nodiscard]] Expected<std::optional<Refusal>> request_stop(const Caller& caller,
+                                                              const std::string& run_id,
+                                                              UtcSeconds now);
+  [[nodiscard]] Expected<std::optional<Refusal>> request_cancel(const Caller& caller,
+                                                                const std::string& run_id,
+                                                                UtcSeconds now);
+
+  // One look at Slurm and everything that follows. An Error where a part could not be done; it is
+  // tried again at the next tick.
+  [[nodiscard]] Expected<void> tick(UtcSeconds now);
+
+  // The run with what the last look showed of its job.
+  struct RunView {
+    Run run;
+    std::optional<JobSnapshot> job;
+  };
+  [[nodiscard]] Expected<std::optional<RunView>> find(const std::string& run_id) const;
+  [[nodiscard]] Expected<std::vector<RunView>> latest(const std::string& user, int count) const;
+
+  // Recomputes the books and compares every charge with slurmdbd. One sentence a fault.
+  struct AuditReport {
+    std::vector<std::string> faults;
+    std::vector<std::string> notes;      // Findings, jobs that could not be compared.
+    std::int64_t charges_compared = 0;
+  };
+  [[nodiscard]] Expected<AuditReport> audit();
+
+  [[nodiscard]] const std::optional<ClusterFacts>& facts() const { return facts_; }
+  [[nodiscard]] accounting::Ledger& ledger() { return ledger_; }
+  [[nodiscard]] UtcSeconds last_poll() const { return last_poll_; }
+  [[nodiscard]] const std::string& trouble() const { return trouble_; }  // Why Slurm is not seen.
+
+ private:
+  Dispatcher(const Site& site, accounting::Database& db, Cluster& cluster, accounting::Ledger ledger,
+             RunStore store)
+      : site_(&site), db_(&db), cluster_(&cluster), ledger_(std::move(ledger)),
+        store_(std::move(store)) {}
+
+  [[nodiscard]] Expected<void> learn_facts();
+  [[nodiscard]] Expected<void> tick_run(Run& run, const View& view, UtcSeconds now);
+  [[nodiscard]] Expected<void> perform(Run& run, const Action& action, UtcSeconds now);
+  [[nodiscard]] Expected<void> post_charge(Run& run, const PostCharge& action, UtcSeconds now);
+  [[nodiscard]] Expected<void> close_segment(Run& run, const CloseSegment& action, UtcSeconds now);
+  [[nodiscard]] Expected<void> load_views(UtcSeconds now, std::map<std::string, View>& views);
+  [[nodiscard]] Run* open_run(const std::string& run_id);
+  [[nodiscard]] Patience patience() const;
+  [[nodiscard]] Expected<std::optional<Refusal>> request(const Caller& caller,
+                                                         const std::string& run_id,
+                                                         const EventBody& body, UtcSeconds now);
+
+  const Site* site_;
+  accounting::Database* db_;
+  Cluster* cluster_;
+  accounting::Ledger ledger_;
+  RunStore store_;
+  std::optional<ClusterFacts> facts_;
+  std::map<std::string, Run> open_;                // By run id.
+  std::map<std::string, JobSnapshot> snapshots_;   // Of open runs, at the last look.
+  std::map<std::string, UtcSeconds> last_seen_;    // When an open run's job was last seen running.
+  std::map<std::string, UtcSeconds> last_asked_;   // When its records were last asked for.
+  std::map<std::string, UtcSeconds> last_signal_;  // When its job was last asked to stop.
+  UtcSeconds last_poll_ = 0;
+  std::string trouble_;
+};
+
+// Hash of what a client asked for, so that a retry can be told from another request.
+[[nodiscard]] std::string admission_hash(const Admission& admission);
+
+}  // namespace scheduler

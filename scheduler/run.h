@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// scheduler/run.h
+//
+// A run is a fold over its events: `apply` makes the state, `observe` says which events a look at
+// Slurm adds, `next_actions` what is to be done. All three are pure; actions are idempotent, so a
+// service that was killed at any line repeats them without harm (docs/runs.md).
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "accounting/amount.h"
+#include "scheduler/cluster.h"
+#include "scheduler/plan.h"
+#include "scheduler/request.h"
+
+namespace scheduler {
+
+using accounting::Amount;
+using accounting::UtcSeconds;
+
+// --- Events. Stored under their names; never rename, only add. -------------------------------
+
+struct RunCreated {
+  std::uint32_t uid = 0;
+  std::string user, fund, name, run_dir;
+  TrainingRequest request;
+};
+struct SegmentOpened {  // The hold is in the books, in the same database transaction.
+  int segment = 0;
+  Plan plan;
+  std::string hold_id;
+  std::string content_hash;  // Of what the client asked: a retry must ask the same.
+};
+struct JobSubmitted {      // Told by the client, or found by its comment.
+  int segment = 0;
+  JobId job = 0;
+};
+struct SubmissionFailed {  // Told by the client: Slurm refused.
+  int segment = 0;
+  std::string message;
+};
+struct AttemptStarted {    // Seen running.
+  int segment = 0;
+  JobId job = 0;
+  int attempt = 0;
+  UtcSeconds start = 0;
+  int gpus = 0;
+  std::string nodes;
+};
+struct StopRequested { std::string by; };
+struct CancelRequested { std::string by; };
+struct LimitCut {          // The job's limit was longer than what is held for it.
+  int segment = 0;
+  std::int64_t from_s = 0, to_s = 0;
+};
+struct JobRejected {       // The job is not what was planned, or nothing is left to pay it.
+  int segment = 0;
+  std::string reason;
+};
+struct JobEnded {          // As the controller showed it, or slurmdbd where the controller forgot it.
+  int segment = 0;
+  JobId job = 0;
+  int attempt = 0;
+  JobState state = JobState::kUnknown;
+  int exit_code = 0, exit_signal = 0;
+  UtcSeconds start = 0, end = 0;
+  int gpus = 0;
+};
+struct AttemptCharged {    // The transfer is in the books, in the same database transaction.
+  int segment = 0;
+  JobId job = 0;
+  int attempt = 0;
+  JobState state = JobState::kUnknown;
+  UtcSeconds start = 0, end = 0;
+  int gpus = 0;
+  Amount charged, excess;
+  std::uint32_t killed_by_uid = 0;
+};
+enum class Outcome { kFinished, kStopped, kCancelled, kFailed };
+struct SegmentClosed {     // The rest of the hold is back in the fund.
+  int segment = 0;
+  Outcome outcome = Outcome::kFailed;
+  std::string reason;      // In words.
+};
+
+using EventBody =
+    std::variant<RunCreated, SegmentOpened, JobSubmitted, SubmissionFailed, AttemptStarted,
+                 StopRequested, CancelRequested, LimitCut, JobRejected, JobEnded, AttemptCharged,
+                 SegmentClosed>;
+
+struct RunEvent {
+  UtcSeconds time = 0;
+  EventBody body;
+};
+
+[[nodiscard]] std::string event_kind(const EventBody& body);       // "JobEnded"
+[[nodiscard]] nlohmann::json event_to_json(const EventBody& body);
+// Throws std::exception where kind or content is unknown.
+[[nodiscard]] EventBody event_from_json(const std::string& kind, const nlohmann::json& json);
+
+// --- State -----------------------------------------------------------------------------------
+
+enum class RunState {
+  kHeld,       // The hours are set aside; no job yet.
+  kQueued, kRunning,
+  kStopping,   // A stop or cancel is under way.
+  kSettling,   // The job ended; Slurm's record is awaited.
+  kFinished, kStopped, kCancelled, kFailed
+};
+[[nodiscard]] std::string to_name(RunState state);  // "running"
+[[nodiscard]] std::string to_name(Outcome outcome);
+[[nodiscard]] bool is_terminal(RunState state);
+
+struct Segment {
+  int index = 0;
+  Plan plan;
+  std::string hold_id, content_hash;
+  UtcSeconds opened = 0;
+  std::optional<JobId> job;
+  std::optional<AttemptStarted> running;   // The latest attempt seen running.
+  std::optional<JobEnded> ended;
+  std::vector<AttemptCharged> charges;
+  std::optional<std::string> submission_failed;
+  std::optional<std::string> rejected;
+  std::optional<UtcSeconds> stop_requested, cancel_requested;
+  std::string stopped_by;
+  std::optional<SegmentClosed> closed;
+  UtcSeconds ended_noticed = 0;
+
+  [[nodiscard]] std::int64_t charged_seconds() const;
+  [[nodiscard]] Amount charged() const;
+  // What is left of the hold for the attempt that is waiting or running.
+  [[nodiscard]] Amount remaining() const;
+};
+
+struct Run {
+  std::string id;
+  UtcSeconds created = 0;
+  RunCreated about;
+  std::vector<Segment> segments;
+  RunState state = RunState::kHeld;
+  std::string reason;            // Of a terminal state.
+  UtcSeconds ended = 0;
+
+  [[nodiscard]] const Segment& last() const { return segments.back(); }
+  [[nodiscard]] Amount charged() const;
+  [[nodiscard]] std::int64_t allocated_s() const;
+};
+
+// Precondition: the first event is RunCreated, and a segment's events follow its SegmentOpened.
+[[nodiscard]] Run apply(Run run, const RunEvent& event);
+
+// --- A look at Slurm -------------------------------------------------------------------------
+
+struct View {
+  bool jobs_known = false;              // The controller answered.
+  const JobSnapshot* job = nullptr;     // The segment's job, where the controller has it.
+  bool records_known = false;           // slurmdbd was asked about this job and answered.
+  std::vector<AllocationRecord> records;  // Of the segment's job, by submit time.
+  UtcSeconds last_seen = 0;             // When the job was last seen running (observed_attempt).
+};
+
+struct Patience {
+  std::int64_t unclaimed_hold_s = 300;
+  std::int64_t record_wait_s = 900;
+  std::int64_t stop_grace_s = 300;      // After this a stop becomes a cancel.
+  std::int64_t margin_s = 90;           // ClusterFacts::margin_s.
+};
+
+// Actions on the cluster, repeated every tick until the view shows their effect.
+struct AskToStop { JobId job; };
+struct CancelJob { JobId job; std::string why; };
+struct CutLimit { JobId job; std::int64_t to_s; };
+// Actions on the books.
+struct PostCharge { AttemptCharged charge; std::string note; };
+struct CloseSegment { Outcome outcome; std::string reason; };
+using Action = std::variant<AskToStop, CancelJob, CutLimit, PostCharge, CloseSegment>;
+
+// Is slurmdbd to be asked about this segment's job now?
+[[nodiscard]] bool needs_records(const Run& run, const View& view);
+// The events that the view adds to the open segment.
+[[nodiscard]] std::vector<EventBody> observe(const Run& run, const View& view, UtcSeconds now,
+                                             const Patience& patience);
+[[nodiscard]] std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds now,
+                                               const Patience& patience);
+
+// Why the segment ended, in words, and how it counts.
+[[nodiscard]] SegmentClosed explain_end(const Segment& segment, const JobEnded& ended,
+                                        std::uint32_t killed_by_uid);
+
+}  // namespace scheduler

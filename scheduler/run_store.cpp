@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "scheduler/run_store.h"
+
+#include <exception>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+namespace scheduler {
+namespace {
+
+using accounting::Row;
+
+constexpr const char* kSchema = R"sql(
+CREATE TABLE IF NOT EXISTS run (
+  id TEXT PRIMARY KEY,
+  uid INTEGER NOT NULL,
+  user TEXT NOT NULL,
+  created INTEGER NOT NULL,
+  state TEXT NOT NULL,      -- The fold of the events, for looking up; the events are the truth.
+  is_open INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS run_open ON run(is_open) WHERE is_open = 1;
+CREATE INDEX IF NOT EXISTS run_user ON run(user, created);
+CREATE TABLE IF NOT EXISTS run_event (
+  seq INTEGER PRIMARY KEY,
+  run TEXT NOT NULL REFERENCES run(id),
+  time INTEGER NOT NULL,
+  kind TEXT NOT NULL,
+  body TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS run_event_run ON run_event(run, seq);
+CREATE TRIGGER IF NOT EXISTS run_event_is_append_only_u BEFORE UPDATE ON run_event
+BEGIN SELECT RAISE(ABORT, 'events are never edited'); END;
+CREATE TRIGGER IF NOT EXISTS run_event_is_append_only_d BEFORE DELETE ON run_event
+BEGIN SELECT RAISE(ABORT, 'events are never deleted'); END;
+CREATE TABLE IF NOT EXISTS run_observation (
+  run TEXT PRIMARY KEY REFERENCES run(id),
+  job INTEGER NOT NULL,
+  attempt INTEGER NOT NULL,
+  last_seen INTEGER NOT NULL
+) STRICT;
+)sql";
+
+Error of(const accounting::Error& error) { return {"the books: " + error.message}; }
+
+}  // namespace
+
+Expected<RunStore> RunStore::open(accounting::Database& db) {
+  if (const auto made = db.execute_script(kSchema); !made) return tl::unexpected(of(made.error()));
+  return RunStore(db);
+}
+
+Expected<void> RunStore::append(Run& run, const RunEvent& event) {
+  Run next = apply(run, event);
+  const auto done = db_->transact([&]() -> accounting::Expected<void> {
+    const auto kept = db_->run(
+        "INSERT INTO run(id, uid, user, created, state, is_open) VALUES(?1, ?2, ?3, ?4, ?5, ?6) "
+        "ON CONFLICT(id) DO UPDATE SET state = excluded.state, is_open = excluded.is_open",
+        {next.id, std::int64_t{next.about.uid}, next.about.user, next.created, to_name(next.state),
+         std::int64_t{is_terminal(next.state) ? 0 : 1}});
+    if (!kept) return tl::unexpected(kept.error());
+    const auto added =
+        db_->run("INSERT INTO run_event(run, time, kind, body) VALUES(?1, ?2, ?3, ?4)",
+                 {next.id, event.time, event_kind(event.body), event_to_json(event.body).dump()});
+    if (!added) return tl::unexpected(added.error());
+    return {};
+  });
+  if (!done) return tl::unexpected(of(done.error()));
+  run = std::move(next);
+  return {};
+}
+
+Expected<std::vector<RunEvent>> RunStore::events(const std::string& run_id) const {
+  std::vector<RunEvent> events;
+  std::string fault;
+  const auto read = db_->query(
+      "SELECT seq, time, kind, body FROM run_event WHERE run = ?1 ORDER BY seq", {run_id},
+      [&](const Row& row) {
+        try {
+          events.push_back({row.integer(1),
+                            event_from_json(row.text(2), nlohmann::json::parse(row.text(3)))});
+        } catch (const std::exception& error) {
+          fault = fmt::format("event {} of run {}: {}", row.integer(0), run_id, error.what());
+        }
+      });
+  if (!read) return tl::unexpected(of(read.error()));
+  if (!fault.empty()) return tl::unexpected(Error{fault});
+  return events;
+}
+
+Expected<std::optional<Run>> RunStore::load(const std::string& run_id) const {
+  const auto read = events(run_id);
+  if (!read) return tl::unexpected(read.error());
+  if (read->empty()) return std::optional<Run>{};
+  Run run;
+  run.id = run_id;
+  for (const RunEvent& event : *read) run = apply(std::move(run), event);
+  return std::optional<Run>{std::move(run)};
+}
+
+Expected<std::vector<Run>> RunStore::load_where(const std::string& sql,
+                                                const std::vector<accounting::Value>& values) const {
+  std::vector<std::string> ids;
+  const auto read = db_->query(sql, values, [&](const Row& row) { ids.push_back(row.text(0)); });
+  if (!read) return tl::unexpected(of(read.error()));
+  std::vector<Run> runs;
+  for (const std::string& id : ids) {
+    auto run = load(id);
+    if (!run) return tl::unexpected(run.error());
+    if (*run) runs.push_back(std::move(**run));
+  }
+  return runs;
+}
+
+Expected<std::vector<Run>> RunStore::load_open() const {
+  return load_where("SELECT id FROM run WHERE is_open = 1 ORDER BY created, id", {});
+}
+
+Expected<std::vector<Run>> RunStore::load_latest(const std::string& user, int count) const {
+  return load_where(
+      "SELECT id FROM run WHERE ?1 = '' OR user = ?1 ORDER BY created DESC, rowid DESC LIMIT ?2",
+      {user, std::int64_t{count}});
+}
+
+Expected<int> RunStore::open_runs_of(const std::string& user) const {
+  int count = 0;
+  const auto read = db_->query("SELECT count(*) FROM run WHERE is_open = 1 AND user = ?1", {user},
+                               [&](const Row& row) { count = static_cast<int>(row.integer(0)); });
+  if (!read) return tl::unexpected(of(read.error()));
+  return count;
+}
+
+Expected<void> RunStore::observe(const std::string& run_id, const Observation& observation) {
+  const auto done = db_->run(
+      "INSERT INTO run_observation(run, job, attempt, last_seen) VALUES(?1, ?2, ?3, ?4) "
+      "ON CONFLICT(run) DO UPDATE SET job = ?2, attempt = ?3, last_seen = ?4",
+      {run_id, std::int64_t{observation.job}, std::int64_t{observation.attempt},
+       observation.last_seen});
+  if (!done) return tl::unexpected(of(done.error()));
+  return {};
+}
+
+Expected<std::optional<Observation>> RunStore::observation(const std::string& run_id) const {
+  std::optional<Observation> found;
+  const auto read = db_->query(
+      "SELECT job, attempt, last_seen FROM run_observation WHERE run = ?1", {run_id},
+      [&](const Row& row) {
+        found = Observation{static_cast<JobId>(row.integer(0)), static_cast<int>(row.integer(1)),
+                            row.integer(2)};
+      });
+  if (!read) return tl::unexpected(of(read.error()));
+  return found;
+}
+
+}  // namespace scheduler

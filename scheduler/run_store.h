@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// scheduler/run_store.h
+//
+// The runs' events, beside the ledger in one database, so that both commit together. Events are only
+// added. State in memory is their replay. One thread at a time.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "accounting/database.h"
+#include "scheduler/error.h"
+#include "scheduler/run.h"
+
+namespace scheduler {
+
+// Where an attempt was last seen running: what a lost record is charged by. Not money itself, so it
+// is overwritten in place.
+struct Observation {
+  JobId job = 0;
+  int attempt = 0;
+  UtcSeconds last_seen = 0;
+};
+
+class RunStore {
+ public:
+  // Makes the tables. `db` outlives the store.
+  [[nodiscard]] static Expected<RunStore> open(accounting::Database& db);
+
+  // Appends to the run's events and to `run` (its fold). Inside the caller's transaction, if any.
+  [[nodiscard]] Expected<void> append(Run& run, const RunEvent& event);
+  [[nodiscard]] Expected<std::optional<Run>> load(const std::string& run_id) const;
+  [[nodiscard]] Expected<std::vector<Run>> load_open() const;
+  // Newest first, at most `count`. `user` empty: everybody's.
+  [[nodiscard]] Expected<std::vector<Run>> load_latest(const std::string& user, int count) const;
+  [[nodiscard]] Expected<std::vector<RunEvent>> events(const std::string& run_id) const;
+  [[nodiscard]] Expected<int> open_runs_of(const std::string& user) const;
+
+  [[nodiscard]] Expected<void> observe(const std::string& run_id, const Observation& observation);
+  [[nodiscard]] Expected<std::optional<Observation>> observation(const std::string& run_id) const;
+
+ private:
+  explicit RunStore(accounting::Database& db) : db_(&db) {}
+  [[nodiscard]] Expected<std::vector<Run>> load_where(const std::string& sql,
+                                                      const std::vector<accounting::Value>& values) const;
+  accounting::Database* db_;
+};
+
+}  // namespace scheduler

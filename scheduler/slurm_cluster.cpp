@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// The one file that knows libslurm. Strings inside libslurm's answers die with them and are copied;
+// every answer is freed by the function that belongs to it.
+#include <slurm/slurm.h>
+#include <slurm/slurm_errno.h>
+#include <slurm/slurmdb.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "scheduler/cluster.h"
+#include "scheduler/request.h"
+
+// Exported by libslurm 22.05 but declared in none of its installed headers.
+extern "C" {
+extern void slurm_free_will_run_response_msg(will_run_response_msg_t* message);
+extern char* slurm_job_reason_string(enum job_state_reason reason);
+}
+
+namespace scheduler {
+namespace {
+
+std::string copy(const char* text) { return text != nullptr ? text : ""; }
+
+Error slurm_error(const std::string& what, int code) {
+  return {fmt::format("{}: {} (Slurm error {})", what, slurm_strerror(code), code)};
+}
+
+// Answers of libslurm are 0, -1 with errno, or (some calls) the positive error number itself.
+int error_of(int returned) { return returned > 0 ? returned : errno; }
+
+JobState from_slurm_state(std::uint32_t state) {
+  switch (state & JOB_STATE_BASE) {
+    case JOB_PENDING: return JobState::kPending;
+    case JOB_RUNNING: return JobState::kRunning;
+    case JOB_SUSPENDED: return JobState::kSuspended;
+    case JOB_COMPLETE: return JobState::kCompleted;
+    case JOB_CANCELLED: return JobState::kCancelled;
+    case JOB_FAILED: return JobState::kFailed;
+    case JOB_TIMEOUT: return JobState::kTimeout;
+    case JOB_NODE_FAIL: return JobState::kNodeFail;
+    case JOB_PREEMPTED: return JobState::kPreempted;
+    case JOB_BOOT_FAIL: return JobState::kBootFail;
+    case JOB_DEADLINE: return JobState::kDeadline;
+    case JOB_OOM: return JobState::kOutOfMemory;
+    default: return JobState::kUnknown;
+  }
+}
+
+// "cpu=2,gres/gpu=4" or, with numeric keys, "1=2,1001=4": the count under `key`, 0 where absent.
+int tres_count(const std::string& tres, const std::string& key) {
+  std::size_t at = 0;
+  while (at < tres.size()) {
+    const std::size_t end = std::min(tres.find(',', at), tres.size());
+    const std::size_t equals = tres.find('=', at);
+    if (equals < end && tres.compare(at, equals - at, key) == 0) {
+      std::int64_t count = 0;
+      const auto [stop, error] = std::from_chars(tres.data() + equals + 1, tres.data() + end, count);
+      if (error == std::errc() && count > 0 && count < 1'000'000) return static_cast<int>(count);
+    }
+    at = end + 1;
+  }
+  return 0;
+}
+
+std::int64_t limit_seconds(std::uint32_t minutes) {
+  if (minutes == INFINITE || minutes == NO_VAL) return INT64_MAX / 1'000'000;
+  return std::int64_t{minutes} * 60;
+}
+
+JobSnapshot to_snapshot(const slurm_job_info_t& job) {
+  JobSnapshot out;
+  out.id = job.job_id;
+  out.uid = job.user_id;
+  out.state = from_slurm_state(job.job_state);
+  out.is_completing = (job.job_state & JOB_COMPLETING) != 0;
+  if (out.state == JobState::kPending || job.state_reason != 0) {
+    out.reason = copy(slurm_job_reason_string(static_cast<enum job_state_reason>(job.state_reason)));
+  }
+  out.comment = copy(job.comment);
+  out.admin_comment = copy(job.admin_comment);
+  out.name = copy(job.name);
+  out.partition = copy(job.partition);
+  out.nodes = copy(job.nodes);
+  out.submit = job.submit_time;
+  out.start = job.start_time;
+  out.end = job.end_time;
+  out.time_limit_s = limit_seconds(job.time_limit);
+  out.attempt = job.restart_cnt;
+  out.gpus = tres_count(copy(job.tres_alloc_str), "gres/gpu");
+  if (out.gpus == 0) out.gpus = tres_count(copy(job.tres_req_str), "gres/gpu");
+  out.node_count = static_cast<int>(job.num_nodes);
+  const int status = static_cast<int>(job.exit_code);
+  if (WIFSIGNALED(status)) out.exit_signal = WTERMSIG(status);
+  if (WIFEXITED(status)) out.exit_code = WEXITSTATUS(status);
+  return out;
+}
+
+// The text that Slurm's own clients take for a TRES of a node.
+std::string tres_text(const std::string& tres) {
+#if SLURM_VERSION_NUMBER >= SLURM_VERSION_NUM(23, 11, 0)
+  if (tres.rfind("gres:", 0) == 0) return "gres/" + tres.substr(5);
+#endif
+  return tres;
+}
+
+// Owns what a job_desc_msg_t points to: libslurm only reads it during the call.
+struct Description {
+  job_desc_msg_t message{};
+  std::vector<std::string> texts;
+  std::vector<char*> environment;
+
+  char* keep(const std::string& text) {
+    if (text.empty()) return nullptr;
+    texts.push_back(text);
+    return texts.back().data();
+  }
+};
+
+Expected<void> set_passed_through(Description& description, const std::string& key,
+                                  const std::string& value) {
+  job_desc_msg_t& message = description.message;
+  if (key == "constraint") {
+    message.features = description.keep(value);
+  } else if (key == "exclude") {
+    message.exc_nodes = description.keep(value);
+  } else if (key == "nodelist") {
+    message.req_nodes = description.keep(value);
+  } else if (key == "reservation") {
+    message.reservation = description.keep(value);
+  } else if (key == "dependency") {
+    message.dependency = description.keep(value);
+  } else if (key == "licenses") {
+    message.licenses = description.keep(value);
+  } else if (key == "wckey") {
+    message.wckey = description.keep(value);
+  } else if (key == "mail-user") {
+    message.mail_user = description.keep(value);
+  } else if (key == "exclusive") {
+    if (value != "true" && value != "false") {
+      return tl::unexpected(Error{fmt::format("slurm.exclusive = {} is neither true nor false", value)});
+    }
+    if (value == "true") message.shared = 0;
+  } else if (key == "mail-type") {
+    static const std::map<std::string, std::uint16_t> kTypes{
+        {"BEGIN", MAIL_JOB_BEGIN}, {"END", MAIL_JOB_END},       {"FAIL", MAIL_JOB_FAIL},
+        {"ALL", MAIL_JOB_BEGIN | MAIL_JOB_END | MAIL_JOB_FAIL}, {"NONE", 0}};
+    const auto found = kTypes.find(value);
+    if (found == kTypes.end()) {
+      return tl::unexpected(
+          Error{fmt::format("slurm.mail-type = {} is none of BEGIN, END, FAIL, ALL, NONE", value)});
+    }
+    message.mail_type = found->second;
+  } else if (key == "nice" || key == "begin") {
+    std::int64_t number = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (error != std::errc() || end != value.data() + value.size()) {
+      return tl::unexpected(Error{fmt::format("slurm.{} = {} is not a whole number", key, value)});
+    }
+    if (key == "begin") {
+      message.begin_time = number;
+    } else {
+      message.nice = static_cast<std::uint32_t>(NICE_OFFSET + number);
+    }
+  } else {
+    return tl::unexpected(Error{fmt::format("slurm.{} cannot be passed to this Slurm", key)});
+  }
+  return {};
+}
+
+Expected<std::unique_ptr<Description>> describe(const JobSpec& spec) {
+  auto description = std::make_unique<Description>();
+  description->texts.reserve(32 + spec.environment.size() + spec.slurm.size());
+  job_desc_msg_t& message = description->message;
+  slurm_init_job_desc_msg(&message);
+  message.name = description->keep(spec.name);
+  message.comment = description->keep(spec.comment);
+  message.partition = description->keep(spec.partition);
+  message.account = description->keep(spec.account);
+  message.qos = description->keep(spec.qos);
+  message.work_dir = description->keep(spec.work_dir);
+  message.std_out = description->keep(spec.std_out);
+  message.script = description->keep(spec.script);
+  message.tres_per_node = description->keep(tres_text(spec.tres_per_node));
+  message.user_id = getuid();
+  message.group_id = getgid();
+  // An exact node count: 22.05 rejects some ranges together with ntasks_per_node.
+  message.min_nodes = static_cast<std::uint32_t>(spec.nodes);
+  message.max_nodes = static_cast<std::uint32_t>(spec.nodes);
+  message.num_tasks = static_cast<std::uint32_t>(spec.ranks);
+  message.ntasks_per_node = static_cast<std::uint16_t>(spec.ranks_per_node);
+  message.cpus_per_task = static_cast<std::uint16_t>(spec.cpus_per_rank);
+  message.min_cpus = static_cast<std::uint32_t>(spec.ranks * spec.cpus_per_rank);
+  if (spec.memory_per_node_mb > 0) {
+    message.pn_min_memory = static_cast<std::uint64_t>(spec.memory_per_node_mb);
+  }
+  message.time_limit = static_cast<std::uint32_t>(spec.time_limit_s / 60);
+  message.open_mode = OPEN_MODE_APPEND;
+  message.requeue = 1;
+  for (const std::string& entry : spec.environment) {
+    description->environment.push_back(description->keep(entry));
+  }
+  message.environment = description->environment.data();
+  message.env_size = static_cast<std::uint32_t>(description->environment.size());
+  for (const auto& [key, value] : spec.slurm) {
+    const auto set = set_passed_through(*description, key, value);
+    if (!set) return tl::unexpected(set.error());
+  }
+  return description;
+}
+
+class DatabaseConnection {
+ public:
+  ~DatabaseConnection() { close(); }
+  void* get() {
+    if (connection_ == nullptr) {
+      std::uint16_t flags = 0;
+      connection_ = slurmdb_connection_get(&flags);
+    }
+    return connection_;
+  }
+  void close() {
+    if (connection_ != nullptr) slurmdb_connection_close(&connection_);
+    connection_ = nullptr;
+  }
+
+ private:
+  void* connection_ = nullptr;
+};
+
+class SlurmCluster final : public Cluster {
+ public:
+  Expected<ClusterFacts> facts() override {
+    slurm_conf_t* conf = nullptr;
+    if (const int rc = slurm_load_ctl_conf(0, &conf); rc != SLURM_SUCCESS) {
+      return tl::unexpected(slurm_error("reading Slurm's configuration", error_of(rc)));
+    }
+    ClusterFacts facts;
+    facts.name = copy(conf->cluster_name);
+    facts.kill_wait_s = conf->kill_wait;
+    // Minutes; "unlimited" means that limits do not bind at all, which no hold can cover.
+    facts.over_time_limit_s =
+        conf->over_time_limit == INFINITE16 ? INT32_MAX : std::int64_t{conf->over_time_limit} * 60;
+    slurm_free_ctl_conf(conf);
+    cluster_name_ = facts.name;
+    return facts;
+  }
+
+  bool is_reachable() override { return slurm_ping(0) == SLURM_SUCCESS; }
+
+  Expected<std::vector<JobSnapshot>> load_jobs() override {
+    job_info_msg_t* answer = nullptr;
+    // SHOW_LOCAL spares a question to a federation; time 0 asks for the whole table.
+    const int rc = slurm_load_jobs(0, &answer, SHOW_ALL | SHOW_LOCAL);
+    if (rc != SLURM_SUCCESS) return tl::unexpected(slurm_error("loading jobs", error_of(rc)));
+    std::vector<JobSnapshot> jobs;
+    jobs.reserve(answer->record_count);
+    for (std::uint32_t i = 0; i < answer->record_count; ++i) {
+      jobs.push_back(to_snapshot(answer->job_array[i]));
+    }
+    slurm_free_job_info_msg(answer);
+    return jobs;
+  }
+
+  Expected<std::vector<AllocationRecord>> load_records(std::span<const JobId> jobs,
+                                                       std::int64_t since) override {
+    std::vector<AllocationRecord> records;
+    if (jobs.empty()) return records;
+    if (cluster_name_.empty()) {
+      if (const auto known = facts(); !known) return tl::unexpected(known.error());
+    }
+    void* connection = database_.get();
+    if (connection == nullptr) return tl::unexpected(slurm_error("connecting to slurmdbd", errno));
+    if (gpu_tres_.empty()) {
+      if (const auto found = find_gpu_tres(connection); !found) {
+        database_.close();
+        return tl::unexpected(found.error());
+      }
+    }
+
+    std::vector<slurm_selected_step_t> steps(jobs.size());
+    slurmdb_job_cond_t condition{};
+    // All attempts of a requeued job, with their true times.
+    condition.flags = JOBCOND_FLAG_DUP | JOBCOND_FLAG_NO_TRUNC | JOBCOND_FLAG_NO_STEP |
+                      JOBCOND_FLAG_NO_DEFAULT_USAGE;
+    condition.db_flags = SLURMDB_JOB_FLAG_NOTSET;
+    condition.step_list = slurm_list_create(nullptr);
+    condition.cluster_list = slurm_list_create(nullptr);
+    slurm_list_append(condition.cluster_list, cluster_name_.data());
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+      steps[i].array_task_id = NO_VAL;
+      steps[i].het_job_offset = NO_VAL;
+      steps[i].step_id.job_id = jobs[i];
+      steps[i].step_id.step_het_comp = NO_VAL;
+      steps[i].step_id.step_id = NO_VAL;
+      slurm_list_append(condition.step_list, &steps[i]);
+    }
+    errno = 0;
+    List answer = slurmdb_jobs_get(connection, &condition);
+    const int error = errno;
+    slurm_list_destroy(condition.step_list);
+    slurm_list_destroy(condition.cluster_list);
+    if (answer == nullptr) {
+      database_.close();
+      return tl::unexpected(slurm_error("asking slurmdbd for job records", error));
+    }
+    ListIterator rows = slurm_list_iterator_create(answer);
+    while (void* row = slurm_list_next(rows)) {
+      const AllocationRecord record = to_record(*static_cast<slurmdb_job_rec_t*>(row));
+      if (record.submit >= since) records.push_back(record);
+    }
+    slurm_list_iterator_destroy(rows);
+    slurm_list_destroy(answer);
+    std::sort(records.begin(), records.end(), [](const auto& a, const auto& b) {
+      return std::tie(a.id, a.submit) < std::tie(b.id, b.submit);
+    });
+    return records;
+  }
+
+  Expected<Submitted> submit(const JobSpec& spec) override {
+    auto description = describe(spec);
+    if (!description) return tl::unexpected(description.error());
+    submit_response_msg_t* answer = nullptr;
+    const int rc = slurm_submit_batch_job(&(*description)->message, &answer);
+    if (rc != SLURM_SUCCESS) {
+      const int error = error_of(rc);
+      std::string message = slurm_error("Slurm refused the job", error).message;
+      if (answer != nullptr) {
+        if (answer->job_submit_user_msg != nullptr) {
+          message += fmt::format(". The site says: {}", answer->job_submit_user_msg);
+        }
+        slurm_free_submit_response_response_msg(answer);
+      }
+      return tl::unexpected(Error{message});
+    }
+    if (answer == nullptr) return tl::unexpected(Error{"Slurm accepted the job without a job id"});
+    Submitted submitted{answer->job_id, copy(answer->job_submit_user_msg)};
+    const std::uint32_t warning = answer->error_code;
+    slurm_free_submit_response_response_msg(answer);
+    if (warning != 0) {
+      // Accepted, but it would wait for ever (a limit of the partition, say).
+      slurm_kill_job(submitted.id, SIGKILL, 0);
+      return tl::unexpected(slurm_error("Slurm would never start the job", static_cast<int>(warning)));
+    }
+    return submitted;
+  }
+
+  Expected<StartEstimate> estimate_start(const JobSpec& spec) override {
+    auto description = describe(spec);
+    if (!description) return tl::unexpected(description.error());
+    will_run_response_msg_t* answer = nullptr;
+    const int rc = slurm_job_will_run2(&(*description)->message, &answer);
+    if (rc != SLURM_SUCCESS || answer == nullptr) {
+      return tl::unexpected(slurm_error("asking Slurm when the job would start", error_of(rc)));
+    }
+    StartEstimate estimate{answer->start_time, copy(answer->node_list)};
+    slurm_free_will_run_response_msg(answer);
+    return estimate;
+  }
+
+  Expected<void> ask_to_stop(JobId job) override {
+    return outcome(slurm_kill_job(job, SIGUSR1, KILL_JOB_BATCH),
+                   fmt::format("signalling job {}", job));
+  }
+
+  Expected<void> cancel(JobId job) override {
+    return outcome(slurm_kill_job(job, SIGKILL, 0), fmt::format("cancelling job {}", job));
+  }
+
+  Expected<void> set_time_limit(JobId job, std::int64_t seconds) override {
+    job_desc_msg_t message;
+    slurm_init_job_desc_msg(&message);
+    message.job_id = job;
+    message.time_limit = static_cast<std::uint32_t>(seconds / 60);
+    return outcome(slurm_update_job(&message), fmt::format("setting the time limit of job {}", job));
+  }
+
+ private:
+  static Expected<void> outcome(int rc, const std::string& what) {
+    if (rc == SLURM_SUCCESS) return {};
+    const int error = error_of(rc);
+    // The job is over already: what was asked for holds.
+    if (error == ESLURM_ALREADY_DONE || error == ESLURM_INVALID_JOB_ID) return {};
+    return tl::unexpected(slurm_error(what, error));
+  }
+
+  // The number under which slurmdbd counts GPUs: the first site-defined TRES on most sites, but a
+  // constant on none.
+  Expected<void> find_gpu_tres(void* connection) {
+    slurmdb_tres_cond_t condition{};
+    slurmdb_init_tres_cond(&condition, 0);
+    errno = 0;
+    List answer = slurmdb_tres_get(connection, &condition);
+    if (answer == nullptr) return tl::unexpected(slurm_error("asking slurmdbd for its TRES", errno));
+    ListIterator rows = slurm_list_iterator_create(answer);
+    while (void* row = slurm_list_next(rows)) {
+      const auto& tres = *static_cast<slurmdb_tres_rec_t*>(row);
+      if (copy(tres.type) == "gres" && copy(tres.name) == "gpu") gpu_tres_ = std::to_string(tres.id);
+    }
+    slurm_list_iterator_destroy(rows);
+    slurm_list_destroy(answer);
+    if (gpu_tres_.empty()) {
+      return tl::unexpected(
+          Error{"slurmdbd does not count GPUs: set AccountingStorageTRES=gres/gpu in slurm.conf and "
+                "restart slurmctld"});
+    }
+    return {};
+  }
+
+  AllocationRecord to_record(const slurmdb_job_rec_t& job) const {
+    AllocationRecord out;
+    out.id = job.jobid;
+    out.uid = job.uid;
+    out.state = (job.state & JOB_REQUEUE) != 0 ? JobState::kRequeued : from_slurm_state(job.state);
+    out.name = copy(job.jobname);
+    out.nodes = copy(job.nodes);
+    out.submit = job.submit;
+    out.start = job.start;
+    out.end = job.end;
+    out.gpus = tres_count(copy(job.tres_alloc_str), gpu_tres_);
+    const int status = static_cast<int>(job.exitcode);
+    if (WIFSIGNALED(status)) out.exit_signal = WTERMSIG(status);
+    if (WIFEXITED(status)) out.exit_code = WEXITSTATUS(status);
+    out.killed_by_uid = job.requid;
+    return out;
+  }
+
+  std::string cluster_name_;
+  std::string gpu_tres_;
+  DatabaseConnection database_;
+};
+
+}  // namespace
+
+Expected<std::unique_ptr<Cluster>> open_slurm_cluster() {
+  // Without a configuration libslurm ends the process, after a minute of retries. Look first.
+  const char* conf = std::getenv("SLURM_CONF");
+  const std::string path = conf != nullptr ? conf : "/etc/slurm/slurm.conf";
+  struct stat status{};
+  const bool is_configless =
+      conf == nullptr && (stat("/run/slurm/conf/slurm.conf", &status) == 0);
+  if (!is_configless && stat(path.c_str(), &status) != 0) {
+    return tl::unexpected(Error{fmt::format(
+        "{}: {}. Is this a node of a Slurm cluster? Set SLURM_CONF to its slurm.conf.", path,
+        std::strerror(errno))});
+  }
+  std::signal(SIGPIPE, SIG_IGN);
+  slurm_init(nullptr);
+  return std::make_unique<SlurmCluster>();
+}
+
+}  // namespace scheduler

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// trainyardd: the service. One process, one loop; here alone is its clock read.
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <ctime>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "scheduler/dispatcher.h"
+#include "scheduler/service.h"
+
+namespace {
+
+constexpr int kEnvironmentFailure = 3;
+
+volatile std::sig_atomic_t g_stop = 0;
+void ask_to_end(int) { g_stop = 1; }
+
+void log(const std::string& text) {
+  fmt::print(stderr, "{} {}\n", accounting::format_utc(std::time(nullptr)), text);
+}
+
+int fail(const std::string& message) {
+  log("trainyardd: " + message);
+  return kEnvironmentFailure;
+}
+
+// The database has one writer: a second service on the same file is refused.
+int lock_database(const std::string& path) {
+  const int fd = open((path + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    close(fd);
+    return -1;
+  }
+  return fd;
+}
+
+int serve(const scheduler::Site& site) {
+  const int lock = lock_database(site.database);
+  if (lock < 0) {
+    return fail(fmt::format("{}.lock: {}. Does another trainyardd own these books?", site.database,
+                            std::strerror(errno)));
+  }
+  auto database = accounting::Database::open(site.database);
+  if (!database) return fail(database.error().message);
+  auto cluster = scheduler::open_slurm_cluster();
+  if (!cluster) return fail(cluster.error().message);
+  auto dispatcher = scheduler::Dispatcher::open(site, *database, **cluster);
+  if (!dispatcher) return fail(dispatcher.error().message);
+  const auto faults = dispatcher->ledger().verify();
+  if (!faults) return fail(faults.error().message);
+  if (!faults->empty()) {
+    for (const std::string& fault : *faults) log("the books are wrong: " + fault);
+    return fail("it does not run on books that do not add up; restore a backup or ask for help");
+  }
+  auto service = scheduler::Service::listen(site);
+  if (!service) return fail(service.error().message);
+  log(fmt::format("trainyardd {} serves {} with the books {}", TRAINYARD_VERSION, site.socket,
+                  site.database));
+
+  std::string last_trouble;
+  const int interval_ms = static_cast<int>(site.poll_interval_s * 1000);
+  while (g_stop == 0) {
+    const auto done = dispatcher->tick(std::time(nullptr));
+    if (!done) log(done.error().message);
+    if (dispatcher->trouble() != last_trouble) {
+      last_trouble = dispatcher->trouble();
+      log(last_trouble.empty() ? "Slurm answers again" : last_trouble);
+    }
+    service->serve(*dispatcher, site, interval_ms);
+  }
+  log("ended by a signal");
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("trainyardd: owns the books of a cluster's GPU-hours, watches the runs, settles them");
+  std::string site_path = "/etc/trainyard/site.toml";
+  app.add_option("--site", site_path, "the site's description")->envname("TRAINYARD_SITE")
+      ->capture_default_str();
+  app.set_version_flag("--version", TRAINYARD_VERSION);
+  CLI11_PARSE(app, argc, argv);
+  if (geteuid() == 0) {
+    return fail("does not run as root. Start it as its own account, an Operator of Slurm "
+                "(sacctmgr add user trainyard account=... adminlevel=operator)");
+  }
+  const auto outcome = scheduler::read_site(site_path);
+  if (!outcome.faults.empty()) {
+    fmt::print(stderr, "{}", scheduler::to_text(outcome.faults));
+    return 2;
+  }
+  struct sigaction action{};
+  action.sa_handler = ask_to_end;
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGINT, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  return serve(outcome.site);
+}
