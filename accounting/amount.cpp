@@ -8,7 +8,9 @@
 namespace accounting {
 namespace {
 
-constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
+constexpr bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 
 // How many milli-GPU-seconds one of the unit at the end of `text` is; takes the unit off.
 std::int64_t take_unit(std::string_view& text) {
@@ -17,10 +19,14 @@ std::int64_t take_unit(std::string_view& text) {
   if (is_digit(unit)) return kGpuHour.milli_gpu_s;
   text.remove_suffix(1);
   switch (unit) {
-    case 'h': return kGpuHour.milli_gpu_s;
-    case 'm': return 60'000;
-    case 's': return 1'000;
-    default: return 0;
+    case 'h':
+      return kGpuHour.milli_gpu_s;
+    case 'm':
+      return 60'000;
+    case 's':
+      return 1'000;
+    default:
+      return 0;
   }
 }
 

@@ -18,7 +18,9 @@ namespace {
 
 constexpr int kBusyTimeout_ms = 10'000;
 
-sqlite3_stmt* raw(void* statement) { return static_cast<sqlite3_stmt*>(statement); }
+sqlite3_stmt* raw(void* statement) {
+  return static_cast<sqlite3_stmt*>(statement);
+}
 
 // The first words of a statement on one line, for messages.
 std::string abstract_of(std::string_view sql) {
@@ -35,12 +37,17 @@ std::string abstract_of(std::string_view sql) {
 
 std::string_view advice(int code) {
   switch (code & 0xff) {
-    case SQLITE_FULL: return " Free space on its file system.";
-    case SQLITE_BUSY: return " Another process keeps it locked.";
-    case SQLITE_READONLY: return " Make the file and its folder writable for the service.";
+    case SQLITE_FULL:
+      return " Free space on its file system.";
+    case SQLITE_BUSY:
+      return " Another process keeps it locked.";
+    case SQLITE_READONLY:
+      return " Make the file and its folder writable for the service.";
     case SQLITE_CORRUPT:
-    case SQLITE_NOTADB: return " Restore it from a backup.";
-    default: return "";
+    case SQLITE_NOTADB:
+      return " Restore it from a backup.";
+    default:
+      return "";
   }
 }
 
@@ -100,8 +107,8 @@ struct Database::Impl {
   std::string path;
   Handle handle;
   std::map<std::string, Statement, std::less<>> statements;  // Finalized before the handle closes.
-  int depth = 0;             // Of nested transact calls.
-  bool in_snapshot = false;  // Outside of transact.
+  int depth = 0;                                             // Of nested transact calls.
+  bool in_snapshot = false;                                  // Outside of transact.
 
   ~Impl() { statements.clear(); }
 
@@ -119,9 +126,9 @@ struct Database::Impl {
 
   [[nodiscard]] Expected<void> execute(const std::string& sql) {
     if (lost_its_transaction()) {
-      return tl::unexpected(Error{fmt::format(
-          "{}: {}: the transaction was rolled back by an earlier failure.", path,
-          abstract_of(sql))});
+      return tl::unexpected(
+          Error{fmt::format("{}: {}: the transaction was rolled back by an earlier failure.", path,
+                            abstract_of(sql))});
     }
     if (sqlite3_exec(handle.get(), sql.c_str(), nullptr, nullptr, nullptr) != SQLITE_OK) {
       return error(abstract_of(sql));
@@ -179,9 +186,9 @@ struct Database::Impl {
   [[nodiscard]] Expected<void> step_all(std::string_view sql, const std::vector<Value>& values,
                                         const std::function<void(sqlite3_stmt*)>& each_row) {
     if (lost_its_transaction()) {
-      return tl::unexpected(Error{fmt::format(
-          "{}: {}: the transaction was rolled back by an earlier failure.", path,
-          abstract_of(sql))});
+      return tl::unexpected(
+          Error{fmt::format("{}: {}: the transaction was rolled back by an earlier failure.", path,
+                            abstract_of(sql))});
     }
     Statement spare;
     const Expected<sqlite3_stmt*> statement = prepare(sql, spare);
@@ -243,8 +250,8 @@ Expected<void> Database::Impl::prepare_connection() {
   const auto verdict = pragma("PRAGMA quick_check(1)");
   if (!verdict) return tl::unexpected(verdict.error());
   if (*verdict != "ok") {
-    return tl::unexpected(Error{
-        fmt::format("{}: integrity check: {}.{}", path, *verdict, advice(SQLITE_CORRUPT))});
+    return tl::unexpected(
+        Error{fmt::format("{}: integrity check: {}.{}", path, *verdict, advice(SQLITE_CORRUPT))});
   }
   statements.clear();
   return {};
@@ -263,10 +270,9 @@ Expected<Database> Database::open(const std::string& path) {
   auto impl = std::make_unique<Impl>();
   impl->path = path;
   sqlite3* handle = nullptr;
-  const int code = sqlite3_open_v2(path.c_str(), &handle,
-                                   SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE |
-                                       SQLITE_OPEN_NOMUTEX,
-                                   nullptr);
+  const int code =
+      sqlite3_open_v2(path.c_str(), &handle,
+                      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
   impl->handle.reset(handle);
   if (code != SQLITE_OK) return impl->error("open");
   if (auto ready = impl->prepare_connection(); !ready) return tl::unexpected(ready.error());
@@ -356,16 +362,20 @@ Expected<void> Database::backup(const std::string& path) {
     const int code = sqlite3_open_v2(part.c_str(), &opened, SQLITE_OPEN_READWRITE, nullptr);
     const Handle target{opened};
     const auto failed = [&]() {
-      return tl::unexpected(Error{fmt::format("backup of {} to {}: {}.", impl_->path, path,
-                                              sqlite3_errmsg(target.get()))});
+      return tl::unexpected(Error{
+          fmt::format("backup of {} to {}: {}.", impl_->path, path, sqlite3_errmsg(target.get()))});
     };
     if (code != SQLITE_OK) return failed();
     sqlite3_busy_timeout(target.get(), kBusyTimeout_ms);
-    sqlite3_backup* job =
-        sqlite3_backup_init(target.get(), "main", impl_->handle.get(), "main");
+    sqlite3_backup* job = sqlite3_backup_init(target.get(), "main", impl_->handle.get(), "main");
     if (job == nullptr) return failed();
-    sqlite3_backup_step(job, -1);  // All pages, from one snapshot; finish repeats its failure.
-    if (sqlite3_backup_finish(job) != SQLITE_OK) return failed();
+    const int stepped = sqlite3_backup_step(job, -1);  // All pages, from one snapshot.
+    const int finished = sqlite3_backup_finish(job);   // OK also where the step met a lock.
+    if (finished != SQLITE_OK) return failed();
+    if (stepped != SQLITE_DONE) {
+      return tl::unexpected(Error{
+          fmt::format("backup of {} to {}: {}.", impl_->path, path, sqlite3_errstr(stepped))});
+    }
     return {};
   };
   const auto publish = [&]() -> Expected<void> {

@@ -119,6 +119,11 @@ struct Finding {
   std::string text;
 };
 
+struct Head {
+  std::int64_t seq = 0;  // 0: no transfer yet.
+  std::string hash;      // Of that transfer; 64 zeros where there is none.
+};
+
 class Ledger {
  public:
   // Makes or migrates the tables. `db` outlives the ledger.
@@ -143,6 +148,10 @@ class Ledger {
   [[nodiscard]] Expected<void> record_finding(const Finding& finding);
   [[nodiscard]] Expected<std::vector<Finding>> findings() const;
 
+  // The end of the hash chain, to be published: who knows it can tell that the newest transfers
+  // were cut off, which no look at the file alone can.
+  [[nodiscard]] Expected<Head> head() const;
+
   // Recomputes everything from the transfers: sums are zero, no fund is below its floor, every held
   // account equals its open holds, charges equal their arithmetic, the hash chain is unbroken.
   // One sentence a fault; empty: the books are right.
@@ -150,6 +159,7 @@ class Ledger {
 
  private:
   explicit Ledger(Database& db) : db_(&db) {}
+  [[nodiscard]] Expected<std::vector<FundBalance>> funds_matching(const std::string& fund) const;
   Database* db_;
 };
 

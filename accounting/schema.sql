@@ -31,7 +31,7 @@ CREATE TABLE transfer (
   debit        TEXT NOT NULL REFERENCES account (name),
   credit       TEXT NOT NULL REFERENCES account (name),
   amount       INTEGER NOT NULL CHECK (amount >= 0),
-  hold_id      TEXT,                       -- Of a charge and a release: the hold it draws on.
+  hold_id      TEXT,                       -- Of a charge or a release: the hold it draws on.
   run          TEXT NOT NULL,
   gpus         INTEGER NOT NULL,           -- gpus x seconds x weight_milli: the arithmetic of a
   seconds      INTEGER NOT NULL,           --   charge, 0 in every other kind.
@@ -45,7 +45,7 @@ CREATE TABLE transfer (
   prev_hash    TEXT NOT NULL,
   hash         TEXT NOT NULL,
   CHECK (debit <> credit),
-  CHECK ((kind IN ('charge', 'release')) = (hold_id IS NOT NULL))
+  CHECK (kind NOT IN ('charge', 'release') OR hold_id IS NOT NULL)
 ) STRICT;
 
 CREATE INDEX transfer_debit ON transfer (debit);

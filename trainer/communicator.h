@@ -30,6 +30,8 @@ class Communicator {
   [[nodiscard]] virtual std::vector<std::vector<std::byte>> all_gather(
       std::span<const std::byte> bytes) = 0;
   virtual void barrier() = 0;
+  // Ends the processes of all ranks with this exit code. Not a collective.
+  [[noreturn]] virtual void abort(int exit_code) = 0;
 };
 
 [[nodiscard]] std::unique_ptr<Communicator> make_local_communicator();

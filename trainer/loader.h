@@ -23,7 +23,7 @@ struct Batch {
   torch::Tensor targets;  // float32 [N, 6]: index in batch, class, xc, yc, w, h normalised to H, W.
   // Of validation: how each image was letterboxed, to map boxes back.
   struct Source {
-    std::int64_t index = 0;             // In the split.
+    std::int64_t index = 0;             // In the split; -1: unreadable, not to be evaluated.
     int width = 0, height = 0;          // Of the original image.
     float gain = 1, pad_x = 0, pad_y = 0;  // letterboxed = original * gain + pad
   };
@@ -58,7 +58,8 @@ class TrainLoader {
   void start_epoch(std::int64_t epoch, std::int64_t first_batch, bool with_mosaic);
   // The next batch; blocks until it is ready. Precondition: fewer than batches_per_epoch() taken.
   [[nodiscard]] Batch next();
-  // Paths of images that could not be decoded since the loader was made (replaced by another image).
+  // "images/a.jpg: is cut short ...": what could not be decoded and was replaced by another image,
+  // each once.
   [[nodiscard]] std::vector<std::string> take_unreadable();
 
  private:
@@ -77,6 +78,8 @@ class ValLoader {
   ValLoader& operator=(const ValLoader&) = delete;
   void start();                     // From the first batch again.
   [[nodiscard]] bool next(Batch& batch);  // False at the end.
+  // As of TrainLoader; such an image is grey, without labels, and marked in its Source.
+  [[nodiscard]] std::vector<std::string> take_unreadable();
 
  private:
   struct Impl;

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Ledger::verify(): the books once more, from the transfers alone. Nothing here is shared with the
+// code that posts, but for the hashes.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "accounting/ledger.h"
+#include "accounting/schema.h"
+#include "accounting/transfer.h"
+
+namespace accounting {
+namespace {
+
+struct AuditedHold {
+  std::string fund;
+  Amount remaining;
+  std::int64_t closed_seq = 0;  // 0: open.
+};
+
+class Auditor {
+ public:
+  void visit(const Transfer& t) {
+    check_chain(t);
+    if (t.amount < Amount{0}) fault(t, "the amount {} is negative", t.amount.milli_gpu_s);
+    move(t);
+    if (t.kind == "grant") {
+      check_accounts(t, std::string(kTreasury), fund_account(account_owner(t.credit)));
+    } else if (t.kind == "hold") {
+      visit_hold(t);
+    } else if (t.kind == "charge") {
+      visit_charge(t);
+    } else if (t.kind == "release") {
+      visit_release(t);
+    } else {
+      fault(t, "the kind \"{}\" is not known", t.kind);
+    }
+    last_ = t;
+  }
+
+  [[nodiscard]] Expected<void> compare(Database& db);
+
+  [[nodiscard]] std::vector<std::string> faults() && { return std::move(faults_); }
+
+ private:
+  template <typename... Arguments>
+  void fault(const Transfer& t, fmt::format_string<Arguments...> text, Arguments&&... arguments) {
+    faults_.push_back(fmt::format("transfer {} ({}): {}.", t.seq, t.id,
+                                  fmt::format(text, std::forward<Arguments>(arguments)...)));
+  }
+
+  void check_chain(const Transfer& t) {
+    if (t.seq != last_.seq + 1) fault(t, "it follows transfer {}: one is missing", last_.seq);
+    const std::string prev_hash = last_.seq == 0 ? first_prev_hash() : last_.hash;
+    if (t.prev_hash != prev_hash) {
+      fault(t, "the chain is broken: it names {:.8} as the hash before it, which is {:.8}",
+            t.prev_hash, prev_hash);
+    }
+    const std::string hash = chain_hash(t);
+    if (t.hash != hash) {
+      fault(t, "it was changed after it was written: recorded hash {:.8}, recomputed {:.8}", t.hash,
+            hash);
+    }
+    if (t.content_hash != content_hash_of_request(t)) {
+      fault(t, "it is not what was requested: the content hash {:.8} does not match",
+            t.content_hash);
+    }
+    if (last_.seq != 0 && t.ts_us <= last_.ts_us) {
+      fault(t, "its time {} us is not later than {} us of the one before", t.ts_us, last_.ts_us);
+    }
+    if (!ids_.insert(t.id).second) fault(t, "its id was used before");
+  }
+
+  void move(const Transfer& t) {
+    const auto debit = checked_sub(balances_[t.debit], t.amount);
+    const auto credit = checked_add(balances_[t.credit], t.amount);
+    if (!debit || !credit) {
+      fault(t, "{} mGPUs overflow {} or {}", t.amount.milli_gpu_s, t.debit, t.credit);
+      return;
+    }
+    balances_[t.debit] = *debit;
+    balances_[t.credit] = *credit;
+    if (t.debit != kTreasury && *debit < Amount{0}) {
+      fault(t, "it takes {} to {} mGPUs, below its floor of 0", t.debit, debit->milli_gpu_s);
+    }
+  }
+
+  void check_accounts(const Transfer& t, const std::string& debit, const std::string& credit) {
+    if (t.debit == debit && t.credit == credit) return;
+    fault(t, "a {} goes from {} to {}, this one from {} to {}", t.kind, debit, credit, t.debit,
+          t.credit);
+  }
+
+  // The hold a charge or a release draws on; nothing where there is none that it may draw on.
+  AuditedHold* draw(const Transfer& t) {
+    const auto found = holds_.find(t.hold_id);
+    if (found == holds_.end()) {
+      fault(t, "there is no hold {}", t.hold_id);
+      return nullptr;
+    }
+    AuditedHold& hold = found->second;
+    if (hold.closed_seq != 0) {
+      fault(t, "hold {} was closed by transfer {}", t.hold_id, hold.closed_seq);
+      return nullptr;
+    }
+    if (t.amount > hold.remaining) {
+      fault(t, "{} mGPUs exceed the {} mGPUs left of hold {}", t.amount.milli_gpu_s,
+            hold.remaining.milli_gpu_s, t.hold_id);
+    }
+    return &hold;
+  }
+
+  void visit_hold(const Transfer& t) {
+    const std::string fund = account_owner(t.debit);
+    check_accounts(t, fund_account(fund), held_account(fund));
+    holds_[t.id] = {.fund = fund, .remaining = std::max(t.amount, Amount{0})};
+  }
+
+  void visit_charge(const Transfer& t) {
+    const auto usage = usage_amount(t.gpus, t.seconds, t.weight_milli);
+    if (!usage) {
+      fault(t, "{} GPU x {} s x {} is no amount", t.gpus, t.seconds, t.weight_milli);
+      return;
+    }
+    AuditedHold* hold = draw(t);
+    if (hold == nullptr) return;
+    check_accounts(t, held_account(hold->fund), usage_account(account_owner(t.credit)));
+    const Amount due = std::min(*usage, hold->remaining);
+    if (t.amount != due) {
+      fault(t, "{} GPU x {} s x {}, of a hold with {} mGPUs left, charges {} mGPUs, not {}", t.gpus,
+            t.seconds, t.weight_milli, hold->remaining.milli_gpu_s, due.milli_gpu_s,
+            t.amount.milli_gpu_s);
+    }
+    if (*usage > due) capped_.insert(t.id);
+    hold->remaining.milli_gpu_s -= std::clamp(t.amount, Amount{0}, hold->remaining).milli_gpu_s;
+  }
+
+  void visit_release(const Transfer& t) {
+    AuditedHold* hold = draw(t);
+    if (hold == nullptr) return;
+    check_accounts(t, held_account(hold->fund), fund_account(hold->fund));
+    if (t.amount != hold->remaining) {
+      fault(t, "it returns {} mGPUs of the {} mGPUs left of hold {}", t.amount.milli_gpu_s,
+            hold->remaining.milli_gpu_s, t.hold_id);
+    }
+    hold->remaining = {0};
+    hold->closed_seq = t.seq;
+  }
+
+  [[nodiscard]] Expected<void> compare_accounts(Database& db);
+  [[nodiscard]] Expected<void> compare_holds(Database& db);
+  [[nodiscard]] Expected<void> compare_findings(Database& db);
+  [[nodiscard]] Expected<void> compare_triggers(Database& db);
+
+  Transfer last_;
+  std::map<std::string, Amount> balances_;
+  std::map<std::string, AuditedHold> holds_;
+  std::set<std::string> ids_;
+  std::set<std::string> capped_;
+  std::vector<std::string> faults_;
+};
+
+Expected<void> Auditor::compare_accounts(Database& db) {
+  std::map<std::string, Amount> open_holds;  // By held account.
+  for (const auto& [id, hold] : holds_) {
+    Amount& sum = open_holds[held_account(hold.fund)];
+    if (const auto added = checked_add(sum, hold.remaining)) {
+      sum = *added;
+    } else {
+      faults_.push_back(fmt::format("the open holds of {} overflow.", hold.fund));
+    }
+  }
+  for (const auto& [name, balance] : balances_) {
+    if (!name.starts_with("held:") || open_holds[name] == balance) continue;
+    faults_.push_back(fmt::format("account {}: balance {} mGPUs, open holds {} mGPUs.", name,
+                                  balance.milli_gpu_s, open_holds[name].milli_gpu_s));
+  }
+  __extension__ __int128 sum = 0;
+  std::map<std::string, Amount> missing = balances_;
+  auto done = db.query(
+      "SELECT name, kind, fund, unit, floor, balance FROM account ORDER BY name", {},
+      [&](const Row& row) {
+        const std::string name = row.text(0);
+        const Amount stored{row.integer(5)};
+        const Amount computed = balances_[name];
+        sum += stored.milli_gpu_s;
+        missing.erase(name);
+        if (stored != computed) {
+          faults_.push_back(fmt::format("account {}: stored balance {} mGPUs, transfers give {}.",
+                                        name, stored.milli_gpu_s, computed.milli_gpu_s));
+        }
+        const bool is_treasury = name == kTreasury;
+        const std::string kind = is_treasury ? name : name.substr(0, name.find(':'));
+        const std::string fund =
+            kind == "fund" || kind == "held" ? account_owner(name) : std::string();
+        if (row.text(1) != kind || row.text(2) != fund || row.text(3) != "mGPUs" ||
+            row.is_null(4) != is_treasury || row.integer(4) != 0) {
+          faults_.push_back(
+              fmt::format("account {}: its kind, fund, unit or floor was changed.", name));
+        }
+      });
+  for (const auto& [name, balance] : missing) {
+    faults_.push_back(fmt::format("account {}: it has transfers but no row.", name));
+  }
+  if (sum != 0) {
+    faults_.push_back(fmt::format("the balances of all accounts sum to {} mGPUs, not 0.", sum));
+  }
+  return done;
+}
+
+Expected<void> Auditor::compare_holds(Database& db) {
+  std::map<std::string, AuditedHold> missing = holds_;
+  auto done = db.query("SELECT id, fund, remaining, closed_seq FROM hold", {}, [&](const Row& row) {
+    const std::string id = row.text(0);
+    const auto found = holds_.find(id);
+    if (found == holds_.end()) {
+      faults_.push_back(fmt::format("hold {}: it has a row but no transfer.", id));
+      return;
+    }
+    missing.erase(id);
+    const AuditedHold& hold = found->second;
+    if (row.text(1) != hold.fund || Amount{row.integer(2)} != hold.remaining ||
+        row.integer(3) != hold.closed_seq) {
+      faults_.push_back(fmt::format(
+          "hold {}: stored {} with {} mGPUs left, closed by {}; transfers give {}, {}, {}.", id,
+          row.text(1), row.integer(2), row.integer(3), hold.fund, hold.remaining.milli_gpu_s,
+          hold.closed_seq));
+    }
+  });
+  for (const auto& [id, hold] : missing) {
+    faults_.push_back(fmt::format("hold {}: it has a transfer but no row.", id));
+  }
+  return done;
+}
+
+Expected<void> Auditor::compare_findings(Database& db) {
+  auto done = db.query("SELECT DISTINCT subject FROM finding", {},
+                       [this](const Row& row) { capped_.erase(row.text(0)); });
+  for (const std::string& id : capped_) {
+    faults_.push_back(
+        fmt::format("charge {}: it was cut to its hold, and no finding says so.", id));
+  }
+  return done;
+}
+
+// Each trigger and constraint is there as the schema made it.
+Expected<void> Auditor::compare_triggers(Database& db) {
+  auto fresh = Database::open(":memory:");
+  if (!fresh) return tl::unexpected(fresh.error());
+  if (auto made = fresh->execute_script(kSchemaSql); !made) return made;
+  constexpr std::string_view kObjects =
+      "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND type <> 'index'";
+  std::map<std::string, std::string> stored;
+  const auto key = [](const Row& row) { return row.text(0) + " " + row.text(1); };
+  auto done = db.query(kObjects, {}, [&](const Row& row) { stored[key(row)] = row.text(2); });
+  if (!done) return done;
+  return fresh->query(kObjects, {}, [&](const Row& row) {
+    const auto found = stored.find(key(row));
+    if (found == stored.end()) {
+      faults_.push_back(fmt::format("schema: the {} is missing.", key(row)));
+    } else if (found->second != row.text(2)) {
+      faults_.push_back(fmt::format("schema: the {} was changed.", key(row)));
+    }
+  });
+}
+
+Expected<void> Auditor::compare(Database& db) {
+  auto done = compare_accounts(db);
+  if (done) done = compare_holds(db);
+  if (done) done = compare_findings(db);
+  if (done) done = compare_triggers(db);
+  return done;
+}
+
+}  // namespace
+
+Expected<std::vector<std::string>> Ledger::verify() const {
+  Auditor auditor;
+  auto done = db_->snapshot([&]() -> Expected<void> {
+    auto walked = each_transfer(*db_, "", {}, [&auditor](const Transfer& t) { auditor.visit(t); });
+    if (!walked) return walked;
+    return auditor.compare(*db_);
+  });
+  if (!done) return tl::unexpected(Error{"verify: " + done.error().message});
+  return std::move(auditor).faults();
+}
+
+}  // namespace accounting

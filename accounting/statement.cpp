@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "accounting/statement.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "accounting/tariff.h"
+
+namespace accounting {
+namespace {
+
+// In characters, as fmt pads by characters and not by bytes.
+std::size_t width_of(std::string_view text) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
+  }));
+}
+
+// "64.000": the column says the unit.
+std::string hours(Amount amount) {
+  const std::string text = to_gpu_hours(amount);
+  return text.substr(0, text.find(' '));
+}
+
+bool is_charge(const StatementLine& line) {
+  return line.kind == "charge";
+}
+
+std::string arithmetic(const StatementLine& line) {
+  if (!is_charge(line)) return "";
+  const auto usage = usage_amount(line.gpus, line.seconds, line.weight_milli);
+  return fmt::format("{} GPU x {} s x {}{}", line.gpus, line.seconds,
+                     format_weight(line.weight_milli),
+                     usage && *usage > line.amount ? " (cut to the hold)" : "");
+}
+
+std::string by_and_note(const StatementLine& line) {
+  if (line.actor.empty()) return line.note;
+  return line.note.empty() ? line.actor : fmt::format("{}: {}", line.actor, line.note);
+}
+
+struct Column {
+  std::string_view title;
+  bool is_number;
+  std::string (*cell)(const StatementLine&);
+};
+
+constexpr std::array<Column, 10> kColumns{{
+    {"time", false, [](const StatementLine& line) { return format_utc(line.when); }},
+    {"kind", false, [](const StatementLine& line) { return line.kind; }},
+    {"fund", false, [](const StatementLine& line) { return line.fund; }},
+    {"run", false, [](const StatementLine& line) { return line.run; }},
+    {"id", false, [](const StatementLine& line) { return line.id; }},
+    {"GPU-h", true, [](const StatementLine& line) { return hours(line.amount); }},
+    {"available", true, [](const StatementLine& line) { return hours(line.available_after); }},
+    {"balance", true, [](const StatementLine& line) { return hours(line.balance_after); }},
+    {"arithmetic", false, arithmetic},
+    {"note", false, by_and_note},
+}};
+
+std::string charged_in_all(const std::vector<StatementLine>& lines) {
+  std::optional<Amount> sum = Amount{0};
+  std::size_t charges = 0;
+  for (const StatementLine& line : lines) {
+    if (!is_charge(line)) continue;
+    ++charges;
+    if (sum) sum = checked_add(*sum, line.amount);
+  }
+  if (!sum) return "";
+  return fmt::format("charged: {} ({} mGPUs) in {} charge{}\n", to_gpu_hours(*sum),
+                     sum->milli_gpu_s, charges, charges == 1 ? "" : "s");
+}
+
+std::string csv_field(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string field = "\"";
+  for (const char c : text) {
+    if (c == '"') field += '"';
+    field += c;
+  }
+  return field + '"';
+}
+
+}  // namespace
+
+std::string statement_text(const std::vector<StatementLine>& lines) {
+  std::vector<std::array<std::string, kColumns.size()>> rows(lines.size() + 1);
+  std::array<std::size_t, kColumns.size()> widths{};
+  for (std::size_t c = 0; c < kColumns.size(); ++c) {
+    rows[0][c] = kColumns[c].title;
+    for (std::size_t i = 0; i < lines.size(); ++i) rows[i + 1][c] = kColumns[c].cell(lines[i]);
+    for (const auto& row : rows) widths[c] = std::max(widths[c], width_of(row[c]));
+  }
+
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t c = 0; c < kColumns.size(); ++c) {
+      const std::string padding(widths[c] - width_of(row[c]), ' ');
+      line += kColumns[c].is_number ? padding + row[c] : row[c] + padding;
+      line += "  ";
+    }
+    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
+  return text + charged_in_all(lines);
+}
+
+std::string statement_csv(const std::vector<StatementLine>& lines) {
+  std::string csv =
+      "seq,time,kind,fund,run,id,amount_mgpus,gpus,seconds,weight_milli,start,end,actor,note,"
+      "available_after_mgpus,balance_after_mgpus\n";
+  for (const StatementLine& line : lines) {
+    const bool charge = is_charge(line);
+    const auto number = [charge](std::int64_t n) { return charge ? fmt::to_string(n) : ""; };
+    csv += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", line.seq,
+                       format_utc(line.when), line.kind, csv_field(line.fund), csv_field(line.run),
+                       csv_field(line.id), line.amount.milli_gpu_s, number(line.gpus),
+                       number(line.seconds), number(line.weight_milli),
+                       charge ? format_utc(line.start) : "", charge ? format_utc(line.end) : "",
+                       csv_field(line.actor), csv_field(line.note),
+                       line.available_after.milli_gpu_s, line.balance_after.milli_gpu_s);
+  }
+  return csv;
+}
+
+std::string statement_json(const std::vector<StatementLine>& lines) {
+  nlohmann::ordered_json array = nlohmann::ordered_json::array();
+  for (const StatementLine& line : lines) {
+    nlohmann::ordered_json object{{"seq", line.seq},
+                                  {"time", format_utc(line.when)},
+                                  {"kind", line.kind},
+                                  {"fund", line.fund},
+                                  {"run", line.run},
+                                  {"id", line.id},
+                                  {"amount_mgpus", line.amount.milli_gpu_s}};
+    if (is_charge(line)) {
+      object["gpus"] = line.gpus;
+      object["seconds"] = line.seconds;
+      object["weight_milli"] = line.weight_milli;
+      object["start"] = format_utc(line.start);
+      object["end"] = format_utc(line.end);
+    }
+    object["actor"] = line.actor;
+    object["note"] = line.note;
+    object["available_after_mgpus"] = line.available_after.milli_gpu_s;
+    object["balance_after_mgpus"] = line.balance_after.milli_gpu_s;
+    array.push_back(std::move(object));
+  }
+  return array.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace accounting

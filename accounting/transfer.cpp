@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "accounting/transfer.h"
+
+#include <initializer_list>
+#include <string>
+
+#include "accounting/digest.h"
+
+namespace accounting {
+namespace {
+
+// Fields joined by line ends. No field that the ledger wrote contains one, and the number of fields
+// is fixed, so no two rows share their lines.
+std::string lines_of(std::initializer_list<std::string_view> fields) {
+  std::string lines;
+  for (const std::string_view field : fields) {
+    lines += field;
+    lines += '\n';
+  }
+  return lines;
+}
+
+std::string text(std::int64_t number) {
+  return std::to_string(number);
+}
+
+std::string charge_content(std::string_view id, std::string_view hold_id, std::string_view cluster,
+                           const Transfer& arithmetic) {
+  return lines_of({"charge", id, hold_id, cluster, text(arithmetic.gpus), text(arithmetic.seconds),
+                   text(arithmetic.weight_milli), text(arithmetic.start), text(arithmetic.end)});
+}
+
+std::string grant_content(std::string_view id, std::string_view fund, Amount amount,
+                          std::string_view actor, std::string_view note) {
+  return lines_of({"grant", id, fund, text(amount.milli_gpu_s), actor, note});
+}
+
+std::string hold_content(std::string_view id, std::string_view fund, Amount amount,
+                         std::string_view run, std::string_view actor) {
+  return lines_of({"hold", id, fund, text(amount.milli_gpu_s), run, actor});
+}
+
+}  // namespace
+
+std::string fund_account(std::string_view fund) {
+  return "fund:" + std::string(fund);
+}
+std::string held_account(std::string_view fund) {
+  return "held:" + std::string(fund);
+}
+std::string usage_account(std::string_view cluster) {
+  return "usage:" + std::string(cluster);
+}
+
+std::string account_owner(std::string_view account) {
+  const std::size_t colon = account.find(':');
+  return colon == std::string_view::npos ? "" : std::string(account.substr(colon + 1));
+}
+
+std::string fund_of(const Transfer& transfer) {
+  return account_owner(transfer.kind == "grant" ? transfer.credit : transfer.debit);
+}
+
+std::string release_id(std::string_view hold_id) {
+  return std::string(hold_id) + "/release";
+}
+
+std::string content_hash(const Grant& grant) {
+  return sha256_hex(grant_content(grant.id, grant.fund, grant.amount, grant.actor, grant.note));
+}
+
+std::string content_hash(const Hold& hold) {
+  return sha256_hex(hold_content(hold.id, hold.fund, hold.amount, hold.run, hold.actor));
+}
+
+std::string content_hash(const Charge& charge) {
+  Transfer arithmetic;
+  arithmetic.gpus = charge.gpus;
+  arithmetic.seconds = charge.seconds;
+  arithmetic.weight_milli = charge.weight_milli;
+  arithmetic.start = charge.start;
+  arithmetic.end = charge.end;
+  return sha256_hex(charge_content(charge.id, charge.hold_id, charge.cluster, arithmetic));
+}
+
+std::string release_content_hash(std::string_view hold_id) {
+  return sha256_hex(lines_of({"release", hold_id}));
+}
+
+std::string content_hash_of_request(const Transfer& t) {
+  if (t.kind == "grant") {
+    return sha256_hex(grant_content(t.id, account_owner(t.credit), t.amount, t.actor, t.note));
+  }
+  if (t.kind == "hold") {
+    return sha256_hex(hold_content(t.id, account_owner(t.debit), t.amount, t.run, t.actor));
+  }
+  if (t.kind == "charge") {
+    return sha256_hex(charge_content(t.id, t.hold_id, account_owner(t.credit), t));
+  }
+  return release_content_hash(t.hold_id);
+}
+
+std::string first_prev_hash() {
+  return std::string(64, '0');
+}
+
+std::string chain_hash(const Transfer& t) {
+  return sha256_hex(lines_of({t.prev_hash, text(t.seq), t.id, t.kind, t.debit, t.credit,
+                              text(t.amount.milli_gpu_s), t.hold_id, t.run, text(t.gpus),
+                              text(t.seconds), text(t.weight_milli), text(t.start), text(t.end),
+                              t.actor, t.note, t.content_hash, text(t.ts_us)}));
+}
+
+Expected<void> each_transfer(Database& db, std::string_view where, const std::vector<Value>& values,
+                             const std::function<void(const Transfer&)>& visit) {
+  const std::string sql =
+      "SELECT seq, id, kind, debit, credit, amount, hold_id, run, gpus, seconds, weight_milli, "
+      "start_s, end_s, actor, note, content_hash, ts_us, prev_hash, hash FROM transfer " +
+      std::string(where) + " ORDER BY seq";
+  return db.query(sql, values, [&visit](const Row& row) {
+    Transfer t;
+    t.seq = row.integer(0);
+    t.id = row.text(1);
+    t.kind = row.text(2);
+    t.debit = row.text(3);
+    t.credit = row.text(4);
+    t.amount = {row.integer(5)};
+    t.hold_id = row.text(6);
+    t.run = row.text(7);
+    t.gpus = row.integer(8);
+    t.seconds = row.integer(9);
+    t.weight_milli = row.integer(10);
+    t.start = row.integer(11);
+    t.end = row.integer(12);
+    t.actor = row.text(13);
+    t.note = row.text(14);
+    t.content_hash = row.text(15);
+    t.ts_us = row.integer(16);
+    t.prev_hash = row.text(17);
+    t.hash = row.text(18);
+    visit(t);
+  });
+}
+
+Expected<void> insert_transfer(Database& db, const Transfer& t) {
+  const Value hold_id = t.hold_id.empty() ? Value{nullptr} : Value{t.hold_id};
+  auto inserted = db.run(
+      "INSERT INTO transfer (seq, id, kind, debit, credit, amount, hold_id, run, gpus, seconds, "
+      "weight_milli, start_s, end_s, actor, note, content_hash, ts_us, prev_hash, hash) VALUES "
+      "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+      {t.seq, t.id, t.kind, t.debit, t.credit, t.amount.milli_gpu_s, hold_id, t.run, t.gpus,
+       t.seconds, t.weight_milli, t.start, t.end, t.actor, t.note, t.content_hash, t.ts_us,
+       t.prev_hash, t.hash});
+  if (!inserted) return tl::unexpected(inserted.error());
+  return {};
+}
+
+}  // namespace accounting

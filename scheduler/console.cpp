@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "scheduler/console.h"
+
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <ctime>
+
+#include <fmt/format.h>
+
+#include "accounting/amount.h"
+#include "scheduler/service.h"
+
+namespace scheduler {
+
+using nlohmann::json;
+
+ExitStatus complain(const Client& client, ExitStatus status,
+                    const std::vector<std::string>& messages) {
+  static const char* const kKinds[] = {"done", "refused", "bad_request", "environment", "internal",
+                                       "run_not_finished"};
+  if (client.json) {
+    const json out = {{"ok", false},
+                      {"kind", kKinds[static_cast<int>(status)]},
+                      {"messages", messages}};
+    fmt::print("{}\n", out.dump(2));
+    return status;
+  }
+  for (const std::string& message : messages) {
+    fmt::print(stderr, "{}{}\n", status == ExitStatus::kRefused ? "refused: " : "", message);
+  }
+  return status;
+}
+
+std::variant<json, ExitStatus> ask(const Client& client, const json& request) {
+  const auto reply = ask_service(client.site, request);
+  if (!reply) return complain(client, ExitStatus::kEnvironment, {reply.error().message});
+  if (reply->value("ok", false)) return reply->at("result");
+  const std::string kind = reply->value("kind", "error");
+  const ExitStatus status = kind == "refused"       ? ExitStatus::kRefused
+                            : kind == "bad_request" ? ExitStatus::kBadRequest
+                                                    : ExitStatus::kEnvironment;
+  return complain(client, status, reply->value("messages", std::vector<std::string>{}));
+}
+
+std::variant<std::string, ExitStatus> resolve_run(const Client& client, const std::string& run) {
+  // A whole id may be somebody else's (an admin's view); a beginning is looked up in one's own.
+  if (run != "last" && run.size() >= 10) return run;
+  const auto answer = ask(client, {{"verb", "list"}, {"count", run == "last" ? 1 : 1000}});
+  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+  std::vector<std::string> fitting;
+  for (const json& entry : std::get<json>(answer).at("runs")) {
+    const std::string id = entry.at("run");
+    if (run == "last" || id.rfind(run, 0) == 0) fitting.push_back(id);
+  }
+  if (fitting.size() == 1) return fitting.front();
+  if (run == "last") return complain(client, ExitStatus::kRefused, {"you have no runs yet"});
+  if (fitting.empty()) {
+    return complain(client, ExitStatus::kRefused,
+                    {fmt::format("no run of yours begins with \"{}\". `trainyard ls` lists them.", run)});
+  }
+  return complain(client, ExitStatus::kBadRequest,
+                  {fmt::format("\"{}\" fits {} runs: {}. Give more of the id.", run, fitting.size(),
+                               fmt::join(fitting, ", "))});
+}
+
+std::string random_id(int count) {
+  static constexpr char kAlphabet[] = "23456789abcdefghijkmnpqrstuvwxyz";  // 32 of them.
+  static_assert(sizeof kAlphabet == 33);
+  std::string bytes(static_cast<std::size_t>(count), '\0');
+  if (getrandom(bytes.data(), bytes.size(), 0) != count) std::abort();
+  for (char& c : bytes) c = kAlphabet[static_cast<unsigned char>(c) % 32];
+  return bytes;
+}
+
+std::string local_time(std::int64_t utc_seconds) {
+  const std::time_t when = utc_seconds;
+  const std::time_t now = std::time(nullptr);
+  std::tm local{}, today{};
+  localtime_r(&when, &local);
+  localtime_r(&now, &today);
+  char text[32];
+  const bool is_today = local.tm_yday == today.tm_yday && local.tm_year == today.tm_year;
+  std::strftime(text, sizeof text, is_today ? "%H:%M:%S" : "%Y-%m-%d %H:%M", &local);
+  return text;
+}
+
+std::string duration_text(std::int64_t seconds) {
+  if (seconds < 0) seconds = 0;
+  if (seconds >= 3600) {
+    return fmt::format("{}:{:02}:{:02}", seconds / 3600, seconds % 3600 / 60, seconds % 60);
+  }
+  return fmt::format("{}:{:02}", seconds / 60, seconds % 60);
+}
+
+std::string gpu_hours(std::int64_t milli_gpu_s) {
+  return accounting::to_gpu_hours(accounting::Amount{milli_gpu_s});
+}
+
+bool prints_to_terminal() { return isatty(STDOUT_FILENO) == 1; }
+
+}  // namespace scheduler

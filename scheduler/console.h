@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// scheduler/console.h
+//
+// What the verbs of `trainyard` share: asking the service, printing its answers and refusals.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "scheduler/client.h"
+#include "scheduler/exit_status.h"
+
+namespace scheduler {
+
+// The service's `result`; or, already printed, why there is none.
+[[nodiscard]] std::variant<nlohmann::json, ExitStatus> ask(const Client& client,
+                                                           const nlohmann::json& request);
+
+// Prints messages (to standard error, or as one JSON object with client.json) and returns `status`.
+ExitStatus complain(const Client& client, ExitStatus status, const std::vector<std::string>& messages);
+
+// The id that `run` stands for; see client.h.
+[[nodiscard]] std::variant<std::string, ExitStatus> resolve_run(const Client& client,
+                                                                const std::string& run);
+
+// `count` characters of a-z and 0-9 without look-alikes, from the kernel's random numbers.
+[[nodiscard]] std::string random_id(int count);
+
+[[nodiscard]] std::string local_time(std::int64_t utc_seconds);   // "10:33:05", with the day if not today.
+[[nodiscard]] std::string duration_text(std::int64_t seconds);    // "1:02:03", "4:05"
+[[nodiscard]] std::string gpu_hours(std::int64_t milli_gpu_s);    // "0.045 GPU-h"
+[[nodiscard]] bool prints_to_terminal();                          // Standard output is one.
+
+}  // namespace scheduler

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// The books as people see them: statement, funds, and the admin's grant and audit.
+#include <cstdio>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "accounting/amount.h"
+#include "scheduler/client.h"
+#include "scheduler/console.h"
+
+namespace scheduler {
+
+using nlohmann::json;
+
+ExitStatus statement(const Client& client, const StatementOptions& options) {
+  std::string run = options.run;
+  if (!run.empty()) {
+    const auto id = resolve_run(client, run);
+    if (const auto* status = std::get_if<ExitStatus>(&id)) return *status;
+    run = std::get<std::string>(id);
+  }
+  const auto answer = ask(client, {{"verb", "statement"},
+                                   {"fund", options.fund},
+                                   {"run", run},
+                                   {"format", client.json ? "json" : options.format}});
+  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+  const json& result = std::get<json>(answer);
+  if (client.json) {
+    fmt::print("{}\n", result.at("lines").dump(2));
+  } else {
+    fmt::print("{}", result.at("body").get<std::string>());
+  }
+  return ExitStatus::kDone;
+}
+
+ExitStatus list_funds(const Client& client) {
+  const auto answer = ask(client, {{"verb", "funds"}});
+  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+  const json& result = std::get<json>(answer);
+  if (client.json) {
+    fmt::print("{}\n", result.dump(2));
+    return ExitStatus::kDone;
+  }
+  const json& funds = result.at("funds");
+  if (funds.empty()) {
+    fmt::print("no fund yet. An admin gives hours: trainyard admin grant user:{} 10h\n", client.user);
+    return ExitStatus::kDone;
+  }
+  fmt::print("{:<24} {:>18} {:>18} {:>18} {:>18}\n", "FUND", "AVAILABLE", "HELD", "CHARGED", "GRANTED");
+  for (const json& fund : funds) {
+    fmt::print("{:<24} {:>18} {:>18} {:>18} {:>18}\n", fund.at("fund").get<std::string>(),
+               gpu_hours(fund.at("available")), gpu_hours(fund.at("held")),
+               gpu_hours(fund.at("charged")), gpu_hours(fund.at("granted")));
+  }
+  return ExitStatus::kDone;
+}
+
+ExitStatus grant(const Client& client, const GrantOptions& options) {
+  const auto amount = accounting::parse_gpu_hours(options.hours);
+  if (!amount) {
+    return complain(client, ExitStatus::kBadRequest,
+                    {fmt::format("\"{}\" is no amount of GPU-hours. Examples: 10h, 0.5h, 90m, 1800s",
+                                 options.hours)});
+  }
+  const auto answer = ask(client, {{"verb", "grant"},
+                                   {"id", options.id.empty() ? random_id(16) : options.id},
+                                   {"fund", options.fund},
+                                   {"amount", amount->milli_gpu_s},
+                                   {"note", options.note}});
+  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+  const json& result = std::get<json>(answer);
+  if (client.json) {
+    fmt::print("{}\n", result.dump(2));
+    return ExitStatus::kDone;
+  }
+  fmt::print("{} {}; it has {} available\n", options.fund,
+             result.at("was_known").get<bool>() ? "has that grant already"
+                                                : "got " + gpu_hours(amount->milli_gpu_s),
+             gpu_hours(result.at("fund").at("available")));
+  return ExitStatus::kDone;
+}
+
+ExitStatus audit(const Client& client) {
+  const auto answer = ask(client, {{"verb", "audit"}});
+  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+  const json& result = std::get<json>(answer);
+  const bool is_clean = result.at("faults").empty();
+  if (client.json) {
+    fmt::print("{}\n", result.dump(2));
+  } else {
+    for (const json& fault : result.at("faults")) fmt::print("fault    {}\n", fault.get<std::string>());
+    for (const json& note : result.at("notes")) fmt::print("note     {}\n", note.get<std::string>());
+    fmt::print("{}: {} charges compared with slurmdbd, {} faults, {} notes\n",
+               is_clean ? "the books are right" : "THE BOOKS ARE WRONG",
+               result.at("charges_compared").get<std::int64_t>(), result.at("faults").size(),
+               result.at("notes").size());
+  }
+  return is_clean ? ExitStatus::kDone : ExitStatus::kInternal;
+}
+
+}  // namespace scheduler

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "scheduler/job_script.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <string_view>
+
+#include "trainer/contract/train_spec.h"
+
+namespace scheduler {
+namespace {
+
+constexpr std::string_view kCommentPrefix = "trainyard:";
+
+// One word for a shell, whatever stands in it.
+std::string shell_quote(std::string_view text) {
+  std::string quoted = "'";
+  for (const char c : text) {
+    if (c == '\'') {
+      quoted += "'\\''";
+    } else {
+      quoted += c;
+    }
+  }
+  return quoted + "'";
+}
+
+// Fit for a comment line: it shall not end before its end.
+std::string one_line(std::string text) {
+  const auto is_control = [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte < 0x20 || byte == 0x7f;
+  };
+  std::replace_if(text.begin(), text.end(), is_control, '?');
+  return text;
+}
+
+// Slurm replaces %j and its like in file names; "%%" is a plain percent sign.
+std::string log_pattern(const std::string& run_dir) {
+  std::string pattern;
+  for (const char c : run_dir) {
+    pattern += c;
+    if (c == '%') pattern += c;
+  }
+  return pattern + "/slurm-%j.out";
+}
+
+// "2:00:00", "1-12:00:00"
+std::string clock_text(std::int64_t seconds) {
+  constexpr std::int64_t kDay_s = 86'400;
+  const std::string days = seconds < kDay_s ? "" : fmt::format("{}-", seconds / kDay_s);
+  return fmt::format("{}{:02}:{:02}:{:02}", days, seconds % kDay_s / 3'600, seconds / 60 % 60,
+                     seconds % 60);
+}
+
+// What sbatch would have to be told to submit the same job.
+std::string sbatch_lines(const Plan& plan, const SegmentName& name, const std::string& run_dir) {
+  std::string lines;
+  const auto add = [&lines](std::string_view option, const std::string& value) {
+    if (!value.empty()) lines += fmt::format("#SBATCH --{}={}\n", option, one_line(value));
+  };
+  add("job-name", job_name(plan, name));
+  add("comment", to_comment(name));
+  add("partition", plan.partition);
+  add("account", plan.account);
+  add("qos", plan.qos);
+  add("nodes", std::to_string(plan.nodes));
+  add("ntasks", std::to_string(plan.ranks));
+  add("ntasks-per-node", std::to_string(plan.ranks_per_node));
+  add("cpus-per-task", std::to_string(plan.cpus_per_rank));
+  constexpr std::string_view kGres = "gres:";
+  add("gres", plan.tres_per_node.starts_with(kGres) ? plan.tres_per_node.substr(kGres.size())
+                                                    : plan.tres_per_node);
+  if (plan.memory_per_node_mb > 0) add("mem", fmt::format("{}M", plan.memory_per_node_mb));
+  add("time", clock_text(plan.time_limit_s));
+  for (const auto& [key, value] : plan.slurm) {
+    if (key != "exclusive") {
+      add(key, shell_quote(value));
+    } else if (value == "true") {
+      lines += "#SBATCH --exclusive\n";
+    }
+  }
+  add("chdir", shell_quote(run_dir));
+  add("output", shell_quote(log_pattern(run_dir)));
+  return lines + "#SBATCH --open-mode=append\n#SBATCH --requeue\n";
+}
+
+std::string header(const Plan& plan, const SegmentName& name, const std::string& run_dir) {
+  return fmt::format(
+      "#!/bin/bash\n"
+      "# Trainyard run {run}, segment {segment}: \"{plan_name}\".\n"
+      "# {gpus} x {type} on {nodes} {node_word}, {batch} images a step and GPU, {limit} at most.\n"
+      "# {fund} holds {hold} for it (weight {weight}).\n"
+      "# Basis: {basis}.\n"
+      "{sbatch}"
+      "\n"
+      "# Not -e: wait returns above 128 after a signal.\n"
+      "set -uo pipefail\n"
+      "\n",
+      fmt::arg("run", one_line(name.run_id)), fmt::arg("segment", name.segment),
+      fmt::arg("plan_name", one_line(plan.name)), fmt::arg("gpus", plan.gpus),
+      fmt::arg("type", one_line(plan.type)), fmt::arg("nodes", plan.nodes),
+      fmt::arg("node_word", plan.nodes == 1 ? "node" : "nodes"),
+      fmt::arg("batch", plan.batch_per_rank), fmt::arg("limit", clock_text(plan.time_limit_s)),
+      fmt::arg("fund", one_line(plan.fund)),
+      fmt::arg("hold", accounting::to_gpu_hours(plan.quote.hold)),
+      fmt::arg("weight", accounting::format_weight(plan.quote.weight_milli)),
+      fmt::arg("basis", one_line(plan.quote.basis)),
+      fmt::arg("sbatch", sbatch_lines(plan, name, run_dir)));
+}
+
+// Seconds of the allocation at which the trainer leaves whatever it is doing.
+std::int64_t deadline_s(const Plan& plan) {
+  constexpr std::int64_t kTimedLead_s = 5;
+  constexpr std::int64_t kEpochsLeadMax_s = 30;
+  if (plan.is_timed) return std::max<std::int64_t>(plan.time_limit_s - kTimedLead_s, 0);
+  return plan.time_limit_s - std::min(kEpochsLeadMax_s, plan.time_limit_s / 4);
+}
+
+std::string environment(const Plan& plan, const SegmentName& name, const std::string& run_dir) {
+  constexpr std::int64_t kTimedEnd_s = 10;
+  std::string text = fmt::format(
+      "export TRAINYARD_ALLOCATION_START=$(date +%s)\n"
+      "export TRAINYARD_RUN_ID={run}\n"
+      "export TRAINYARD_SEGMENT={segment}\n"
+      "export TRAINYARD_ATTEMPT=${{SLURM_RESTART_COUNT:-0}}\n",
+      fmt::arg("run", shell_quote(name.run_id)), fmt::arg("segment", name.segment));
+  if (plan.is_timed) {
+    text += fmt::format(
+        "# The hours of a timed run are over here; its schedule is fitted to this end.\n"
+        "export TRAINYARD_TIME_END=$((TRAINYARD_ALLOCATION_START + {}))\n",
+        std::max<std::int64_t>(plan.time_limit_s - kTimedEnd_s, 0));
+  }
+  text += fmt::format(
+      "# The trainer has saved and left by then; Slurm ends the job at {limit} s.\n"
+      "export TRAINYARD_DEADLINE=$((TRAINYARD_ALLOCATION_START + {deadline}))\n"
+      "export OMP_NUM_THREADS={cpus} OPENBLAS_NUM_THREADS={cpus} OMP_WAIT_POLICY=passive\n"
+      "# MPI starts the ranks and carries small messages; NCCL carries the gradients.\n"
+      "export OMPI_MCA_btl='^openib' OMPI_MCA_mpi_yield_when_idle=1\n"
+      "export NCCL_DEBUG=${{NCCL_DEBUG:-WARN}}\n"
+      "run_dir={run_dir}\n"
+      "\n",
+      fmt::arg("limit", plan.time_limit_s), fmt::arg("deadline", deadline_s(plan)),
+      fmt::arg("cpus", plan.cpus_per_rank), fmt::arg("run_dir", shell_quote(run_dir)));
+  return text;
+}
+
+// What an earlier attempt or segment left behind must not speak for this one.
+std::string attempt_begin() {
+  return fmt::format(
+      "rm -f \"$run_dir\"/{exit}\n"
+      "if [ \"$TRAINYARD_ATTEMPT\" -eq 0 ]; then rm -f \"$run_dir\"/{stop}; fi\n"
+      "printf '{{\"segment\":%d,\"attempt\":%d,\"job\":%d,\"start\":%d,\"nodes\":\"%s\"}}\\n' \\\n"
+      "  \"$TRAINYARD_SEGMENT\" \"$TRAINYARD_ATTEMPT\" \"${{SLURM_JOB_ID:-0}}\" \\\n"
+      "  \"$TRAINYARD_ALLOCATION_START\" \"${{SLURM_JOB_NODELIST:-}}\" "
+      ">> \"$run_dir\"/attempts.jsonl\n"
+      "printf -- '---- run %s, segment %d, attempt %d: job %d on %s, %s ----\\n' \\\n"
+      "  \"$TRAINYARD_RUN_ID\" \"$TRAINYARD_SEGMENT\" \"$TRAINYARD_ATTEMPT\" "
+      "\"${{SLURM_JOB_ID:-0}}\" \\\n"
+      "  \"${{SLURM_JOB_NODELIST:-}}\" \"$(date -u +%FT%TZ)\"\n"
+      "\n",
+      fmt::arg("exit", contract::kExitFile), fmt::arg("stop", contract::kStopFile));
+}
+
+std::string stop_trap() {
+  return fmt::format(
+      "# USR1 asks for a stop. srun relays USR2 to every rank; the stop file says the same to ranks\n"
+      "# that do not listen yet. TERM is left to Slurm: the last checkpoint stands.\n"
+      "srun_pid=\n"
+      "stops=0\n"
+      "takes_usr2() {{  # Does process $1 block, ignore or catch USR2? Else it would die of it.\n"
+      "  local name mask\n"
+      "  while read -r name mask; do\n"
+      "    case $name in\n"
+      "      SigBlk:|SigIgn:|SigCgt:) if (( 0x$mask & 0x800 )); then return 0; fi ;;\n"
+      "    esac\n"
+      "  done < \"/proc/$1/status\"\n"
+      "  return 1\n"
+      "}}\n"
+      "ask_to_stop() {{\n"
+      "  stops=$((stops + 1))\n"
+      "  : > \"$run_dir\"/{stop}\n"
+      "  if [ -n \"$srun_pid\" ] && takes_usr2 \"$srun_pid\"; then kill -USR2 \"$srun_pid\"; fi\n"
+      "}} 2> /dev/null\n"
+      "trap ask_to_stop USR1\n"
+      "\n",
+      fmt::arg("stop", contract::kStopFile));
+}
+
+// Every number is given: a job of libslurm lacks the variables that sbatch adds, and srun has not
+// inherited --cpus-per-task since 22.05.
+std::string launch(const Plan& plan, const Site& site) {
+  return fmt::format(
+      "# The small shell ignores USR2 until the trainer, loaded by then, handles it.\n"
+      "srun --mpi=pmix --nodes={nodes} --ntasks={ranks} --ntasks-per-node={ranks_per_node} \\\n"
+      "  --cpus-per-task={cpus} --cpu-bind=none --kill-on-bad-exit=1 --wait=60 \\\n"
+      "  bash -c 'trap \"\" USR2; exec \"$0\" \"$@\"' \\\n"
+      "  {trainer} train --spec \"$run_dir\"/{spec} &\n"
+      "srun_pid=$!\n"
+      "while :; do\n"
+      "  stops_before=$stops\n"
+      "  wait \"$srun_pid\"\n"
+      "  status=$?\n"
+      "  if [ \"$stops\" -eq \"$stops_before\" ]; then break; fi  # Else a signal ended the wait.\n"
+      "done\n"
+      "\n",
+      fmt::arg("nodes", plan.nodes), fmt::arg("ranks", plan.ranks),
+      fmt::arg("ranks_per_node", plan.ranks_per_node), fmt::arg("cpus", plan.cpus_per_rank),
+      fmt::arg("trainer", shell_quote(site.trainer)), fmt::arg("spec", contract::kSpecFile));
+}
+
+// srun's own code may be that of a rank which was ended because another had left.
+std::string attempt_end() {
+  return fmt::format(
+      "# Rank 0 wrote how the trainer left; without that it left badly, whatever srun says.\n"
+      "code=$(sed -n 's/.*\"code\"[[:space:]]*:[[:space:]]*\\([0-9][0-9]*\\).*/\\1/p' "
+      "\"$run_dir\"/{exit} \\\n"
+      "  2> /dev/null | head -n 1)\n"
+      "if [ -n \"$code\" ]; then exit \"$code\"; fi\n"
+      "if [ \"$status\" -eq 0 ]; then exit 1; fi\n"
+      "exit \"$status\"\n",
+      fmt::arg("exit", contract::kExitFile));
+}
+
+}  // namespace
+
+std::string to_comment(const SegmentName& name) {
+  return fmt::format("{}{}:{}", kCommentPrefix, name.run_id, name.segment);
+}
+
+std::optional<SegmentName> parse_comment(const std::string& comment) {
+  if (!comment.starts_with(kCommentPrefix)) return std::nullopt;
+  const std::string_view rest = std::string_view(comment).substr(kCommentPrefix.size());
+  const std::size_t colon = rest.find(':');
+  if (colon == std::string_view::npos || colon == 0) return std::nullopt;
+  const std::string_view digits = rest.substr(colon + 1);
+  SegmentName name{std::string(rest.substr(0, colon)), 0};
+  const auto [end, error] =
+      std::from_chars(digits.data(), digits.data() + digits.size(), name.segment);
+  if (error != std::errc{} || end != digits.data() + digits.size() || name.segment < 0 ||
+      to_comment(name) != comment) {
+    return std::nullopt;
+  }
+  return name;
+}
+
+std::string job_name(const Plan& plan, const SegmentName& name) {
+  return plan.name + "." + name.run_id;
+}
+
+std::string render_job_script(const Plan& plan, const SegmentName& name,
+                              const std::string& run_dir, const Site& site) {
+  return header(plan, name, run_dir) + environment(plan, name, run_dir) + attempt_begin() +
+         stop_trap() + launch(plan, site) + attempt_end();
+}
+
+JobSpec make_job_spec(const Plan& plan, const SegmentName& name, const std::string& run_dir,
+                      const Site& site, std::vector<std::string> environment) {
+  return {.name = job_name(plan, name),
+          .comment = to_comment(name),
+          .partition = plan.partition,
+          .account = plan.account,
+          .qos = plan.qos,
+          .work_dir = run_dir,
+          .std_out = log_pattern(run_dir),
+          .script = render_job_script(plan, name, run_dir, site),
+          .environment = std::move(environment),
+          .tres_per_node = plan.tres_per_node,
+          .nodes = plan.nodes,
+          .ranks = plan.ranks,
+          .ranks_per_node = plan.ranks_per_node,
+          .cpus_per_rank = plan.cpus_per_rank,
+          .memory_per_node_mb = plan.memory_per_node_mb,
+          .time_limit_s = plan.time_limit_s,
+          .slurm = plan.slurm};
+}
+
+}  // namespace scheduler

@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "scheduler/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string_view>
+
+namespace scheduler {
+namespace {
+
+using accounting::Amount;
+using accounting::usage_amount;
+
+constexpr std::int64_t kMinute = 60;
+constexpr std::int64_t kHour = 3'600;
+constexpr std::int64_t kShortestLimit_s = 2 * kMinute;
+constexpr std::int64_t kLongestLimit_s = 366 * 24 * kHour;
+
+std::int64_t round_up_to_minute(std::int64_t seconds) {
+  return (seconds + kMinute - 1) / kMinute * kMinute;
+}
+
+// "30 s", "90 min", "2.5 h": for people.
+std::string duration_text(std::int64_t seconds) {
+  if (seconds % kMinute != 0) return fmt::format("{} s", seconds);
+  if (seconds < 2 * kHour) return fmt::format("{} min", seconds / kMinute);
+  if (seconds % kHour == 0) return fmt::format("{} h", seconds / kHour);
+  return fmt::format("{:.2f} h", static_cast<double>(seconds) / static_cast<double>(kHour));
+}
+
+std::string gpus_text(std::int64_t gpus) {
+  return fmt::format("{} {}", gpus, gpus == 1 ? "GPU" : "GPUs");
+}
+
+std::string nodes_text(std::int64_t nodes) {
+  return fmt::format("{} {}", nodes, nodes == 1 ? "node" : "nodes");
+}
+
+// Work of one image relative to YOLOv8n: the published GFLOPs at 640 px.
+double model_factor(const std::string& model) {
+  constexpr double kGflopsOfN = 8.7;
+  struct Size {
+    char letter;
+    double gflops;
+  };
+  constexpr std::array kSizes{Size{'n', kGflopsOfN}, Size{'s', 28.6}, Size{'m', 78.9},
+                              Size{'l', 165.2}, Size{'x', 257.8}};
+  for (const Size& size : kSizes) {
+    if (model.ends_with(size.letter)) return size.gflops / kGflopsOfN;
+  }
+  return kSizes.back().gflops / kGflopsOfN;  // An unknown model: the slowest that we know.
+}
+
+// Only what Slurm, file systems and shells take without a thought.
+std::string sanitise_name(std::string_view text) {
+  constexpr std::size_t kLengthMax = 64;
+  std::string name;
+  for (const char c : text) {
+    const bool is_plain = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+                          (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    const char kept = is_plain ? c : '-';
+    if (kept == '-' && name.ends_with('-')) continue;
+    name += kept;
+    if (name.size() == kLengthMax) break;
+  }
+  // "-x" would look like an option, ".x" like a hidden file.
+  const std::size_t first = name.find_first_not_of("-.");
+  return first == std::string::npos ? "run" : name.substr(first);
+}
+
+std::string plan_name(const TrainingRequest& request) {
+  if (!request.resources.name.empty()) return sanitise_name(request.resources.name);
+  const std::string stem = std::filesystem::path(request.args.data).stem().string();
+  return sanitise_name(request.args.model + (stem.empty() ? "" : "-" + stem));
+}
+
+// The plan in the making and all that speaks against it.
+class Planner {
+ public:
+  Planner(const TrainingRequest& request, const Site& site, const ClusterFacts& facts,
+          const DataFacts& data, const Progress& progress, accounting::UtcSeconds now)
+      : request_(request), site_(site), facts_(facts), data_(data), progress_(progress),
+        now_(now) {}
+
+  PlanOutcome outcome(const std::string& user) {
+    choose_type();
+    choose_layout();
+    choose_account(user);
+    if (request_.args.time_h) {
+      plan_hours();
+    } else {
+      plan_epochs();
+    }
+    if (refusal_.reasons.empty()) price();
+    if (!refusal_.reasons.empty()) return refusal_;
+    return plan_;
+  }
+
+ private:
+  template <typename... Args>
+  void refuse(fmt::format_string<Args...> format, Args&&... args) {
+    refusal_.reasons.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  std::string at(int line) const { return fmt::format("{}:{}", site_.path, line); }
+
+  void choose_type() {
+    const std::string& asked = request_.resources.type;
+    plan_.type = asked.empty() ? site_.default_type : asked;
+    type_ = site_.find_type(plan_.type);
+    if (type_ == nullptr) {
+      std::vector<std::string> known;
+      for (const InstanceType& type : site_.types) known.push_back(type.name);
+      refuse("type = \"{}\" is not known. Known types: {} ({}).", plan_.type,
+             fmt::join(known, ", "), site_.path);
+      return;
+    }
+    const auto weight = accounting::weight_at(type_->weights, now_);
+    if (weight) {
+      plan_.quote.weight_milli = *weight;
+    } else {
+      refuse("type = \"{}\" has no weight at {}; its first is in force from {} ({}).",
+             type_->name, accounting::format_utc(now_),
+             type_->weights.empty() ? "no date" : accounting::format_utc(type_->weights[0].from),
+             at(type_->line));
+    }
+  }
+
+  void choose_layout() {
+    const std::int64_t gpus = request_.resources.gpus.value_or(site_.default_gpus);
+    std::int64_t nodes = request_.resources.nodes.value_or(1);
+    if (!request_.resources.nodes && type_ != nullptr && type_->gpus_per_node > 0) {
+      nodes = std::max<std::int64_t>(1, (gpus + type_->gpus_per_node - 1) / type_->gpus_per_node);
+    }
+    if (gpus < 1 || nodes < 1) {
+      refuse("gpus = {} and nodes = {}: both are at least 1.", gpus, nodes);
+      return;
+    }
+    check_limits(gpus, nodes);
+    check_batch(gpus);
+    check_nodes(gpus, nodes);
+    plan_.gpus = plan_.ranks = static_cast<int>(gpus);
+    plan_.nodes = static_cast<int>(nodes);
+    plan_.gpus_per_node = plan_.ranks_per_node = static_cast<int>(gpus / nodes);
+    plan_.batch_per_rank = static_cast<int>(request_.args.batch / gpus);
+    if (type_ == nullptr) return;
+    plan_.tres_per_node = fmt::format("gres:{}:{}", type_->gres, plan_.gpus_per_node);
+    plan_.cpus_per_rank = type_->cpus_per_gpu;
+    plan_.memory_per_node_mb = type_->memory_per_gpu_mb * plan_.gpus_per_node;
+  }
+
+  void check_limits(std::int64_t gpus, std::int64_t nodes) {
+    const Limits& limits = site_.limits;
+    if (limits.max_gpus && gpus > *limits.max_gpus) {
+      refuse("gpus = {} exceeds the limit of {} for a run ({}). Ask for {} or fewer.", gpus,
+             *limits.max_gpus, at(limits.line), *limits.max_gpus);
+    }
+    if (limits.max_nodes && nodes > *limits.max_nodes) {
+      refuse("nodes = {} exceeds the limit of {} for a run ({}). Ask for {} or fewer.", nodes,
+             *limits.max_nodes, at(limits.line), *limits.max_nodes);
+    }
+    if (type_ == nullptr) return;
+    const std::int64_t gpus_max = std::int64_t{type_->nodes} * type_->gpus_per_node;
+    if (gpus > gpus_max) {
+      refuse("gpus = {} exceeds the {} of type \"{}\" ({} x {}, {}). Ask for {} or fewer.", gpus,
+             gpus_text(gpus_max), type_->name, nodes_text(type_->nodes),
+             gpus_text(type_->gpus_per_node), at(type_->line), gpus_max);
+    } else if (nodes > type_->nodes) {
+      refuse("nodes = {} exceeds the {} of type \"{}\" ({}). Ask for {} or fewer.", nodes,
+             nodes_text(type_->nodes), type_->name, at(type_->line), type_->nodes);
+    }
+  }
+
+  void check_batch(std::int64_t gpus) {
+    const std::int64_t batch = request_.args.batch;
+    if (batch > 0 && batch % gpus == 0) return;
+    const std::int64_t below = batch / gpus * gpus;
+    const std::string fits = below > 0 ? fmt::format("{} or {}", below, below + gpus)
+                                       : fmt::format("{}", gpus);
+    refuse("batch = {} is not divided evenly by {}. batch = {} would fit.", batch,
+           gpus_text(gpus), fits);
+  }
+
+  void check_nodes(std::int64_t gpus, std::int64_t nodes) {
+    if (gpus % nodes != 0) {
+      const std::int64_t below = gpus / nodes * nodes;
+      const std::string fits = below > 0 ? fmt::format("{} or {}", below, below + nodes)
+                                         : fmt::format("{}", nodes);
+      refuse("gpus = {} is not divided evenly by {}. gpus = {} would fit.", gpus,
+             nodes_text(nodes), fits);
+      return;
+    }
+    if (type_ == nullptr) return;
+    const std::int64_t per_node = gpus / nodes;
+    if (per_node > type_->gpus_per_node &&
+        gpus <= std::int64_t{type_->nodes} * type_->gpus_per_node) {
+      refuse("gpus = {} on nodes = {} takes {} a node; type \"{}\" has {} ({}). nodes = {} would "
+             "fit.", gpus, nodes, gpus_text(per_node), type_->name,
+             gpus_text(type_->gpus_per_node), at(type_->line),
+             fewest_nodes(gpus));
+    }
+    // Slurm gives an exclusive job every GPU of its nodes, whatever it asked for.
+    const auto exclusive = request_.resources.slurm.find("exclusive");
+    if (exclusive != request_.resources.slurm.end() && exclusive->second == "true" &&
+        per_node < type_->gpus_per_node) {
+      refuse("slurm.exclusive takes all {} of a node; this run asks for {} a node and would hold "
+             "too little. gpus = {} would fit.", gpus_text(type_->gpus_per_node), per_node,
+             type_->gpus_per_node * nodes);
+    }
+  }
+
+  // The fewest nodes of the type that hold `gpus` evenly.
+  std::int64_t fewest_nodes(std::int64_t gpus) const {
+    for (std::int64_t nodes = 1; nodes < gpus; ++nodes) {
+      if (gpus % nodes == 0 && gpus / nodes <= type_->gpus_per_node) return nodes;
+    }
+    return gpus;
+  }
+
+  void choose_account(const std::string& user) {
+    const Resources& asked = request_.resources;
+    plan_.fund = asked.fund.empty() ? "user:" + user : asked.fund;
+    plan_.account = asked.account.empty() ? site_.default_account : asked.account;
+    plan_.qos = asked.qos.empty() ? site_.default_qos : asked.qos;
+    plan_.name = plan_name(request_);
+    plan_.slurm = asked.slurm;
+    if (type_ == nullptr) return;
+    plan_.partition = asked.partition.empty() ? type_->partition : asked.partition;
+    // Without a type in the GRES the partition alone tells which GPUs come, and so what they cost.
+    if (plan_.partition != type_->partition && type_->gres.find(':') == std::string::npos) {
+      refuse("partition = \"{}\" is not the \"{}\" of type \"{}\" ({}), whose GPUs Slurm knows by "
+             "their partition only. Leave partition out or choose another type.",
+             plan_.partition, type_->partition, type_->name, at(type_->line));
+    }
+  }
+
+  void plan_hours() {
+    plan_.is_timed = true;
+    plan_.quote.basis = "hours asked for";
+    const double asked_s = *request_.args.time_h * static_cast<double>(kHour);
+    if (!(asked_s > 0) || asked_s > static_cast<double>(kLongestLimit_s)) {
+      refuse("time = {} h is outside what can be planned (up to {}).", *request_.args.time_h,
+             duration_text(kLongestLimit_s));
+      return;
+    }
+    const std::int64_t hours_s = std::llround(asked_s);
+    const std::int64_t left_s = hours_s - std::max<std::int64_t>(progress_.allocated_s, 0);
+    const std::string left = left_s == hours_s
+                                 ? fmt::format("time = {}", duration_text(hours_s))
+                                 : fmt::format("time = {}, of which {} are used,",
+                                               duration_text(hours_s),
+                                               duration_text(progress_.allocated_s));
+    check_longest(left, left_s, "Ask for fewer hours.");
+    if (type_ == nullptr) return;
+
+    const std::int64_t margin_s = facts_.margin_s();
+    const std::int64_t needed_s = margin_s + type_->startup_s + kMinute;
+    plan_.time_limit_s = (left_s - margin_s) / kMinute * kMinute;
+    if (left_s < needed_s || plan_.time_limit_s < kMinute) {
+      refuse("{} leaves {}, shorter than the {} that a run needs (margin {} + start-up {} + 1 "
+             "min).", left, duration_text(std::max<std::int64_t>(left_s, 0)),
+             duration_text(needed_s), duration_text(margin_s), duration_text(type_->startup_s));
+      return;
+    }
+    plan_.quote.expected_s = left_s;
+    held_s_ = left_s;
+  }
+
+  void plan_epochs() {
+    const std::optional<std::int64_t>& asked_s = request_.resources.time_limit_s;
+    if (type_ == nullptr) {
+      if (asked_s) check_longest("time_limit = " + duration_text(*asked_s), *asked_s, kAskForLess);
+      return;
+    }
+    const std::optional<std::int64_t> rest_s = estimate_rest_s();
+    if (asked_s) {
+      limit_as_asked(*asked_s, rest_s);
+    } else if (rest_s) {
+      plan_.time_limit_s = std::max(
+          kShortestLimit_s, round_up_to_minute(type_->startup_s + *rest_s + (*rest_s + 1) / 2 +
+                                               kMinute));
+      check_longest("the limit from the estimate, " + duration_text(plan_.time_limit_s) + ",",
+                    plan_.time_limit_s,
+                    "Take more GPUs, fewer epochs, or give a time limit and resume later.");
+    } else {
+      refuse("{} train images: no estimate can be made. Give a time limit.", data_.train_images);
+    }
+    plan_.quote.expected_s = rest_s ? std::min(type_->startup_s + *rest_s, plan_.time_limit_s)
+                                    : plan_.time_limit_s;
+    held_s_ = plan_.time_limit_s + facts_.margin_s();
+  }
+
+  void limit_as_asked(std::int64_t asked_s, std::optional<std::int64_t> rest_s) {
+    if (!rest_s) plan_.quote.basis = "time limit asked for";
+    const std::string asked = "time_limit = " + duration_text(asked_s);
+    const std::int64_t needed_s = type_->startup_s + kMinute;
+    if (asked_s < needed_s) {
+      refuse("{} is shorter than the {} that a run needs (start-up {} + 1 min).", asked,
+             duration_text(needed_s), duration_text(type_->startup_s));
+      return;
+    }
+    if (check_longest(asked, asked_s, kAskForLess)) {
+      plan_.time_limit_s = round_up_to_minute(asked_s);
+    }
+  }
+
+  // False, with a reason: `seconds` exceed the site's longest time or any time.
+  bool check_longest(const std::string& what, std::int64_t seconds, std::string_view advice) {
+    const std::int64_t longest_s = std::min(site_.limits.max_time_s.value_or(kLongestLimit_s),
+                                            kLongestLimit_s);
+    if (seconds <= longest_s) return true;
+    const std::string source =
+        longest_s == kLongestLimit_s ? "" : fmt::format(" ({})", at(site_.limits.line));
+    refuse("{} exceeds the limit of {} for a run{}. {}", what, duration_text(longest_s), source,
+           advice);
+    return false;
+  }
+
+  // The prior of docs/formats/request.md, after start-up; nothing where there is nothing to count.
+  std::optional<std::int64_t> estimate_rest_s() {
+    constexpr double kValidationWork = 0.4;  // Of a training image's: forward only.
+    constexpr double kReferenceSize = 640;
+    if (data_.train_images < 1 || !(type_->images_per_s > 0)) return std::nullopt;
+    const contract::TrainArgs& args = request_.args;
+    // A run whose epochs are done may still have its last evaluation before it.
+    const double epochs = std::max(1, args.epochs - std::max(0, progress_.epochs_done));
+    const double train = std::ceil(static_cast<double>(data_.train_images) * args.fraction);
+    const double val = args.val ? static_cast<double>(data_.val_images) * kValidationWork : 0;
+    const double size = args.imgsz / kReferenceSize;
+    const double gpu_images_per_s = type_->images_per_s / (size * size * model_factor(args.model));
+    const double rest_s = epochs * (train + val) / (gpu_images_per_s * std::max(1, plan_.gpus));
+    plan_.quote.basis =
+        fmt::format("prior: {:.3g} images/s a GPU for {} at {} px; {} x ({:.0f} + {:.1f}) images",
+                    gpu_images_per_s, args.model, args.imgsz, epochs, train, val);
+    // Far beyond every limit is far enough, and keeps the sums that follow small.
+    if (!(rest_s < static_cast<double>(kLongestLimit_s))) return kLongestLimit_s;
+    return static_cast<std::int64_t>(std::ceil(rest_s));
+  }
+
+  void price() {
+    const auto expected = usage_amount(plan_.gpus, plan_.quote.expected_s,
+                                       plan_.quote.weight_milli);
+    const auto hold = usage_amount(plan_.gpus, held_s_, plan_.quote.weight_milli);
+    if (!expected || !hold) {
+      refuse("{} x {} x weight {} is more than the books can hold.", gpus_text(plan_.gpus),
+             duration_text(held_s_), accounting::format_weight(plan_.quote.weight_milli));
+      return;
+    }
+    plan_.quote.expected = *expected;
+    plan_.quote.hold = *hold;
+  }
+
+  static constexpr std::string_view kAskForLess = "Ask for less.";
+
+  const TrainingRequest& request_;
+  const Site& site_;
+  const ClusterFacts& facts_;
+  const DataFacts& data_;
+  const Progress& progress_;
+  accounting::UtcSeconds now_;
+  const InstanceType* type_ = nullptr;
+  std::int64_t held_s_ = 0;
+  Plan plan_;
+  Refusal refusal_;
+};
+
+}  // namespace
+
+PlanOutcome make_plan(const TrainingRequest& request, const Site& site, const ClusterFacts& facts,
+                      const DataFacts& data, const Progress& progress, const std::string& user,
+                      accounting::UtcSeconds now) {
+  return Planner(request, site, facts, data, progress, now).outcome(user);
+}
+
+std::int64_t limit_that_fits_s(Amount available, int gpus, std::int64_t weight_milli,
+                               std::int64_t margin_s) {
+  const auto second = usage_amount(gpus, 1, weight_milli);
+  if (gpus < 1 || !second || available.milli_gpu_s < 0) return 0;
+  if (second->milli_gpu_s == 0) return kLongestLimit_s;
+  const std::int64_t affordable_s = available.milli_gpu_s / second->milli_gpu_s;
+  if (affordable_s < margin_s) return 0;
+  return std::min((affordable_s - margin_s) / kMinute * kMinute, kLongestLimit_s);
+}
+
+void to_json(nlohmann::json& json, const Plan& plan) {
+  json = {{"type", plan.type},
+          {"partition", plan.partition},
+          {"account", plan.account},
+          {"qos", plan.qos},
+          {"fund", plan.fund},
+          {"name", plan.name},
+          {"tres_per_node", plan.tres_per_node},
+          {"nodes", plan.nodes},
+          {"gpus", plan.gpus},
+          {"gpus_per_node", plan.gpus_per_node},
+          {"ranks", plan.ranks},
+          {"ranks_per_node", plan.ranks_per_node},
+          {"batch_per_rank", plan.batch_per_rank},
+          {"cpus_per_rank", plan.cpus_per_rank},
+          {"memory_per_node_mb", plan.memory_per_node_mb},
+          {"time_limit_s", plan.time_limit_s},
+          {"is_timed", plan.is_timed},
+          {"slurm", plan.slurm},
+          {"quote",
+           {{"weight_milli", plan.quote.weight_milli},
+            {"expected_s", plan.quote.expected_s},
+            {"expected_milli_gpu_s", plan.quote.expected.milli_gpu_s},
+            {"hold_milli_gpu_s", plan.quote.hold.milli_gpu_s},
+            {"basis", plan.quote.basis}}}};
+}
+
+void from_json(const nlohmann::json& json, Plan& plan) {
+  Plan result;
+  json.at("type").get_to(result.type);
+  json.at("partition").get_to(result.partition);
+  json.at("account").get_to(result.account);
+  json.at("qos").get_to(result.qos);
+  json.at("fund").get_to(result.fund);
+  json.at("name").get_to(result.name);
+  json.at("tres_per_node").get_to(result.tres_per_node);
+  json.at("nodes").get_to(result.nodes);
+  json.at("gpus").get_to(result.gpus);
+  json.at("gpus_per_node").get_to(result.gpus_per_node);
+  json.at("ranks").get_to(result.ranks);
+  json.at("ranks_per_node").get_to(result.ranks_per_node);
+  json.at("batch_per_rank").get_to(result.batch_per_rank);
+  json.at("cpus_per_rank").get_to(result.cpus_per_rank);
+  json.at("memory_per_node_mb").get_to(result.memory_per_node_mb);
+  json.at("time_limit_s").get_to(result.time_limit_s);
+  json.at("is_timed").get_to(result.is_timed);
+  json.at("slurm").get_to(result.slurm);
+  const nlohmann::json& quote = json.at("quote");
+  quote.at("weight_milli").get_to(result.quote.weight_milli);
+  quote.at("expected_s").get_to(result.quote.expected_s);
+  quote.at("expected_milli_gpu_s").get_to(result.quote.expected.milli_gpu_s);
+  quote.at("hold_milli_gpu_s").get_to(result.quote.hold.milli_gpu_s);
+  quote.at("basis").get_to(result.quote.basis);
+  plan = std::move(result);
+}
+
+}  // namespace scheduler

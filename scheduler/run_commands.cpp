@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// The life of a run as its owner sees it: ls, show, watch, logs, stop, cancel.
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <ctime>
+#include <map>
+#include <thread>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "scheduler/client.h"
+#include "scheduler/console.h"
+#include "scheduler/run_folder.h"
+#include "scheduler/service.h"
+#include "trainer/contract/train_spec.h"
+
+namespace scheduler {
+namespace {
+
+using nlohmann::json;
+using contract::MetricsRecord;
+
+constexpr auto kLookEvery = std::chrono::milliseconds(500);
+constexpr int kLogLinesOfFailure = 12;
+
+bool is_over(const std::string& state) {
+  return state == "finished" || state == "stopped" || state == "cancelled" || state == "failed";
+}
+
+double value_of(const MetricsRecord& record, const std::string& key) {
+  const auto found = record.values.find(key);
+  return found == record.values.end() ? 0 : found->second;
+}
+
+// "finished" plus where it stands: "epoch 7/30" or "Resources, start expected 10:33:05".
+std::string situation(const json& run) {
+  const json& job = run.at("job");
+  if (job.is_object() && job.at("state") == "PENDING") {
+    const std::int64_t start = job.at("start");
+    return fmt::format("waits for {}{}", job.at("reason").get<std::string>(),
+                       start > 0 ? ", start expected " + local_time(start) : "");
+  }
+  return run.at("reason");
+}
+
+const json* last_job(const json& run) {
+  for (auto segment = run.at("segments").rbegin(); segment != run.at("segments").rend(); ++segment) {
+    if (!segment->at("job").is_null()) return &segment->at("job");
+  }
+  return nullptr;
+}
+
+std::string epoch_line(const MetricsRecord& record) {
+  return fmt::format(
+      "epoch {}/{}  box {:.3f}  cls {:.3f}  dfl {:.3f}  mAP50 {:.3f}  mAP50-95 {:.3f}  {:.1f} img/s",
+      record.epoch, record.epochs, value_of(record, "train/box_loss"),
+      value_of(record, "train/cls_loss"), value_of(record, "train/dfl_loss"),
+      value_of(record, "metrics/mAP50(B)"), value_of(record, "metrics/mAP50-95(B)"),
+      value_of(record, "images_per_s"));
+}
+
+std::string step_line(const MetricsRecord& record) {
+  const std::int64_t total = std::max<std::int64_t>(1, record.steps_per_epoch);
+  return fmt::format("epoch {}/{}  step {}/{}  box {:.3f}  cls {:.3f}  dfl {:.3f}  {:.1f} img/s",
+                     record.epoch, record.epochs, (record.step - 1) % total + 1, total,
+                     value_of(record, "train/box_loss"), value_of(record, "train/cls_loss"),
+                     value_of(record, "train/dfl_loss"), value_of(record, "images_per_s"));
+}
+
+void print_failure_log(const json& run) {
+  const json* job = last_job(run);
+  if (job == nullptr) return;
+  const std::string path = log_path(run.at("run_dir"), *job);
+  const auto lines = last_lines(path, kLogLinesOfFailure);
+  if (lines.empty()) return;
+  fmt::print("the last lines of {}:\n", path);
+  for (const std::string& line : lines) fmt::print("  | {}\n", line);
+}
+
+void print_bill(const json& run) {
+  for (const json& segment : run.at("segments")) {
+    for (const json& charge : segment.at("charges")) {
+      fmt::print("charged  {}: job {} attempt {} {}, {} GPU x {} s x {:.3f}\n",
+                 gpu_hours(charge.at("charged")), charge.at("job").get<std::int64_t>(),
+                 charge.at("attempt").get<int>(), charge.at("state").get<std::string>(),
+                 charge.at("gpus").get<int>(), charge.at("seconds").get<std::int64_t>(),
+                 charge.at("weight_milli").get<double>() / 1000);
+      if (charge.at("excess").get<std::int64_t>() > 0) {
+        fmt::print("         {} more were used than held: the site's, not yours\n",
+                   gpu_hours(charge.at("excess")));
+      }
+    }
+  }
+}
+
+std::variant<json, ExitStatus> look_up(const Client& client, const std::string& run) {
+  const auto id = resolve_run(client, run);
+  if (const auto* status = std::get_if<ExitStatus>(&id)) return *status;
+  return ask(client, {{"verb", "show"}, {"run", std::get<std::string>(id)}});
+}
+
+ExitStatus end_run(const Client& client, const std::string& run, const std::string& verb, bool wait) {
+  const auto id = resolve_run(client, run);
+  if (const auto* status = std::get_if<ExitStatus>(&id)) return *status;
+  const std::string& run_id = std::get<std::string>(id);
+  const auto done = ask(client, {{"verb", verb}, {"run", run_id}});
+  if (const auto* status = std::get_if<ExitStatus>(&done)) return *status;
+  json shown;
+  while (wait) {
+    const auto answer = ask(client, {{"verb", "show"}, {"run", run_id}});
+    if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+    shown = std::get<json>(answer);
+    if (is_over(shown.at("state"))) break;
+    std::this_thread::sleep_for(kLookEvery);
+  }
+  if (client.json) {
+    fmt::print("{}\n", (wait ? shown : json{{"run", run_id}, {"requested", verb}}).dump(2));
+  } else if (wait) {
+    fmt::print("{}: {}\n", shown.at("state").get<std::string>(), shown.at("reason").get<std::string>());
+    print_bill(shown);
+  } else {
+    fmt::print("{} was asked to {}; `trainyard show {}` tells when it has\n", run_id, verb, run_id);
+  }
+  return ExitStatus::kDone;
+}
+
+// What a watcher has printed already, so that it prints only what is new.
+class Watcher {
+ public:
+  explicit Watcher(bool on_terminal) : on_terminal_(on_terminal) {}
+
+  void show_state(const json& run) {
+    std::string text = run.at("state");
+    const std::string more = situation(run);
+    if (text == "running") {
+      const json& segment = run.at("segments").back();
+      if (segment.contains("nodes")) text += " on " + segment.at("nodes").get<std::string>();
+    } else if (!more.empty() && !is_over(run.at("state"))) {
+      // The expected start moves with every look: it is part of the line, not of what is new.
+      if (on_terminal_ && text == state_) overwrite(fmt::format("{}  {}", text, more));
+    }
+    if (text == state_) return;
+    state_ = text;
+    print_line(more.empty() || is_over(run.at("state")) ? text : fmt::format("{}  {}", text, more));
+  }
+
+  void show_metrics(const std::vector<std::string>& lines) {
+    for (const std::string& line : lines) {
+      const auto record = contract::parse_metrics_line(line);
+      if (!record) continue;
+      if (record->kind == "epoch") {
+        print_line(epoch_line(*record));
+      } else if (record->kind == "step" && on_terminal_) {
+        overwrite(step_line(*record));
+      } else if (record->kind == "start" && !record->text.empty()) {
+        print_line(record->text);
+      }
+    }
+  }
+
+  void print_line(const std::string& text) {
+    clear();
+    fmt::print("{}\n", text);
+    std::fflush(stdout);
+  }
+  void clear() {
+    if (has_progress_) fmt::print("\r\033[K");
+    has_progress_ = false;
+  }
+
+ private:
+  void overwrite(const std::string& text) {
+    fmt::print("\r\033[K{}", text);
+    std::fflush(stdout);
+    has_progress_ = true;
+  }
+  bool on_terminal_;
+  bool has_progress_ = false;
+  std::string state_;
+};
+
+}  // namespace
+
+ExitStatus list_runs(const Client& client, bool everybody, int count) {
+  const auto answer = ask(client, {{"verb", "list"}, {"all", everybody}, {"count", count}});
+  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+  const json& result = std::get<json>(answer);
+  if (client.json) {
+    fmt::print("{}\n", result.dump(2));
+    return ExitStatus::kDone;
+  }
+  const json& runs = result.at("runs");
+  if (runs.empty()) {
+    fmt::print("no runs yet. `trainyard train data=... model=yolov8n epochs=...` makes one.\n");
+    return ExitStatus::kDone;
+  }
+  fmt::print("{:<12} {:<10} {:<9} {:<20} {:>6} {:>15} {:>8} {}\n", "RUN", "USER", "STATE", "NAME", "JOB",
+             "CHARGED", "EPOCH", "");
+  for (const json& run : runs) {
+    const json* job = last_job(run);
+    const auto progress = read_progress(run.at("run_dir"));
+    fmt::print("{:<12} {:<10} {:<9} {:<20} {:>6} {:>15} {:>8} {}\n", run.at("run").get<std::string>(),
+               run.at("user").get<std::string>(), run.at("state").get<std::string>(),
+               run.at("name").get<std::string>(), job == nullptr ? "-" : job->dump(),
+               gpu_hours(run.at("charged")),
+               progress.last_epoch
+                   ? fmt::format("{}/{}", progress.epochs_done, progress.last_epoch->epochs)
+                   : "-",
+               situation(run));
+  }
+  if (!result.at("trouble").get<std::string>().empty()) {
+    fmt::print(stderr, "the service cannot see Slurm now: {}\n",
+               result.at("trouble").get<std::string>());
+  }
+  return ExitStatus::kDone;
+}
+
+ExitStatus show_run(const Client& client, const std::string& run) {
+  const auto answer = look_up(client, run);
+  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+  json result = std::get<json>(answer);
+  const std::string run_dir = result.at("run_dir");
+  const auto progress = read_progress(run_dir);
+  if (client.json) {
+    result["epochs_done"] = progress.epochs_done;
+    result["metrics"] = progress.last_epoch ? json(progress.last_epoch->values) : json(nullptr);
+    fmt::print("{}\n", result.dump(2));
+    return ExitStatus::kDone;
+  }
+  const std::string state = result.at("state");
+  fmt::print("run      {} {} of {}, made {}\n", result.at("run").get<std::string>(),
+             result.at("name").get<std::string>(), result.at("user").get<std::string>(),
+             local_time(result.at("created")));
+  const std::string more = situation(result);
+  fmt::print("state    {}{}\n", state, more.empty() || more == state ? "" : ": " + more);
+  fmt::print("folder   {}\n", run_dir);
+  for (const json& segment : result.at("segments")) {
+    const json& job = segment.at("job");
+    fmt::print("segment  {}: job {}{}{}{}\n", segment.at("segment").get<int>(),
+               job.is_null() ? "-" : job.dump(),
+               segment.contains("nodes") ? " on " + segment.at("nodes").get<std::string>() : "",
+               segment.contains("slurm_state")
+                   ? fmt::format(", Slurm: {} (exit code {})",
+                                 segment.at("slurm_state").get<std::string>(),
+                                 segment.at("exit_code").get<int>())
+                   : "",
+               segment.at("reason").is_null() ? "" : ", " + segment.at("reason").get<std::string>());
+  }
+  if (progress.last_epoch) fmt::print("metrics  {}\n", epoch_line(*progress.last_epoch));
+  const std::int64_t held = result.at("held");
+  if (held > 0) fmt::print("held     {} of fund {}\n", gpu_hours(held), result.at("fund").get<std::string>());
+  print_bill(result);
+  if (state == "failed") print_failure_log(result);
+  const std::string trouble = result.value("trouble", "");
+  if (!trouble.empty()) fmt::print(stderr, "the service cannot see Slurm now: {}\n", trouble);
+  return ExitStatus::kDone;
+}
+
+ExitStatus watch_run(const Client& client, const std::string& run) {
+  auto answer = look_up(client, run);
+  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+  json shown = std::get<json>(answer);
+  const std::string run_id = shown.at("run");
+  LineFollower metrics(std::string(shown.at("run_dir")) + "/" + std::string(contract::kMetricsFile));
+  Watcher watcher(prints_to_terminal() && !client.json);
+  int silence = 0;
+  while (true) {
+    if (!client.json) {
+      watcher.show_state(shown);
+      watcher.show_metrics(metrics.take());
+    }
+    if (is_over(shown.at("state"))) break;
+    std::this_thread::sleep_for(kLookEvery);
+    const auto reply = ask_service(client.site, {{"verb", "show"}, {"run", run_id}});
+    if (reply && reply->value("ok", false)) {
+      shown = reply->at("result");
+      silence = 0;
+    } else if (++silence == 20) {
+      // The run goes on without the service; so does the watching.
+      watcher.print_line("the service does not answer; the run is not affected. Waiting for it.");
+    }
+  }
+  watcher.clear();
+  const std::string state = shown.at("state");
+  if (client.json) {
+    const auto progress = read_progress(shown.at("run_dir"));
+    shown["metrics"] = progress.last_epoch ? json(progress.last_epoch->values) : json(nullptr);
+    fmt::print("{}\n", shown.dump(2));
+  } else {
+    fmt::print("{}\n", shown.at("reason").get<std::string>());
+    print_bill(shown);
+    if (state == "failed") print_failure_log(shown);
+  }
+  return state == "finished" ? ExitStatus::kDone : ExitStatus::kRunNotFinished;
+}
+
+ExitStatus print_log(const Client& client, const std::string& run, int lines, bool follow) {
+  auto answer = look_up(client, run);
+  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+  json shown = std::get<json>(answer);
+  const std::string run_id = shown.at("run");
+  while (follow && last_job(shown) == nullptr && !is_over(shown.at("state"))) {
+    std::this_thread::sleep_for(kLookEvery);
+    answer = ask(client, {{"verb", "show"}, {"run", run_id}});
+    if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+    shown = std::get<json>(answer);
+  }
+  const json* job = last_job(shown);
+  if (job == nullptr) {
+    return complain(client, ExitStatus::kRefused,
+                    {fmt::format("run {} has no job yet, so there is no log", run_id)});
+  }
+  const std::string path = log_path(shown.at("run_dir"), *job);
+  if (client.json) {
+    fmt::print("{}\n", json({{"run", run_id}, {"path", path}, {"lines", last_lines(path, lines)}})
+                           .dump(2, ' ', false, json::error_handler_t::replace));
+    return ExitStatus::kDone;
+  }
+  if (!follow) {
+    if (access(path.c_str(), R_OK) != 0) {
+      return complain(client, ExitStatus::kRefused,
+                      {fmt::format("{} cannot be read (yet)", path)});
+    }
+    for (const std::string& line : last_lines(path, lines)) fmt::print("{}\n", line);
+    return ExitStatus::kDone;
+  }
+  LineFollower log(path);
+  while (true) {
+    for (const std::string& line : log.take()) fmt::print("{}\n", line);
+    std::fflush(stdout);
+    if (is_over(shown.at("state"))) return ExitStatus::kDone;
+    std::this_thread::sleep_for(kLookEvery);
+    const auto reply = ask_service(client.site, {{"verb", "show"}, {"run", run_id}});
+    if (reply && reply->value("ok", false)) shown = reply->at("result");
+  }
+}
+
+ExitStatus stop_run(const Client& client, const std::string& run, bool wait) {
+  return end_run(client, run, "stop", wait);
+}
+
+ExitStatus cancel_run(const Client& client, const std::string& run, bool wait) {
+  return end_run(client, run, "cancel", wait);
+}
+
+}  // namespace scheduler

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "scheduler/run_folder.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include <fmt/format.h>
+
+#include "trainer/contract/train_spec.h"
+
+namespace scheduler {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kRequestFile = "request.toml";
+
+std::string script_name(int segment) { return fmt::format("job-{}.sh", segment); }
+
+// Aside, synced, renamed: a crash leaves the old file or the new one.
+Expected<void> write_file(const std::string& path, const std::string& text, mode_t mode) {
+  const std::string aside = path + ".new";
+  const auto fail = [&] {
+    return tl::unexpected(Error{fmt::format("{}: {}", path, std::strerror(errno))});
+  };
+  const int fd = open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+  if (fd < 0) return fail();
+  std::size_t written = 0;
+  while (written < text.size()) {
+    const ssize_t put = write(fd, text.data() + written, text.size() - written);
+    if (put < 0 && errno == EINTR) continue;
+    if (put <= 0) {
+      const auto error = fail();
+      close(fd);
+      return error;
+    }
+    written += static_cast<std::size_t>(put);
+  }
+  const bool is_synced = fsync(fd) == 0;
+  if (close(fd) != 0 || !is_synced || rename(aside.c_str(), path.c_str()) != 0) return fail();
+  return {};
+}
+
+}  // namespace
+
+std::string expand_path(const std::string& path) {
+  std::string out = path;
+  if (out == "~" || out.rfind("~/", 0) == 0) {
+    const char* home = std::getenv("HOME");
+    out = std::string(home != nullptr ? home : "") + out.substr(1);
+  }
+  std::error_code error;
+  const fs::path absolute = fs::absolute(out, error);
+  return error ? out : absolute.lexically_normal().string();
+}
+
+Expected<void> write_run_folder(const std::string& run_dir, const SegmentName& name,
+                                const TrainingRequest& request, const std::string& script) {
+  std::error_code error;
+  fs::create_directories(run_dir, error);
+  if (error) {
+    return tl::unexpected(Error{fmt::format("{}: {}. Choose another folder with --runs.", run_dir,
+                                            error.message())});
+  }
+  const auto write_all = [&]() -> Expected<void> {
+    contract::TrainSpec spec;
+    spec.run_id = name.run_id;
+    spec.run_dir = run_dir;
+    spec.args = request.args;
+    const auto wrote_spec = write_file(run_dir + "/" + std::string(contract::kSpecFile),
+                                       contract::to_json_text(spec) + "\n", 0644);
+    if (!wrote_spec) return wrote_spec;
+    const auto wrote_request = write_file(run_dir + "/" + kRequestFile, to_toml(request), 0644);
+    if (!wrote_request) return wrote_request;
+    return write_file(run_dir + "/" + script_name(name.segment), script, 0755);
+  };
+  const auto written = write_all();
+  if (!written && name.segment == 0) remove_run_folder(run_dir);
+  return written;
+}
+
+void remove_run_folder(const std::string& run_dir) {
+  std::error_code error;
+  for (const std::string& file : {std::string(contract::kSpecFile), std::string(kRequestFile),
+                                  script_name(0)}) {
+    fs::remove(run_dir + "/" + file, error);
+    fs::remove(run_dir + "/" + file + ".new", error);
+  }
+  fs::remove(run_dir, error);  // Only where it is empty.
+}
+
+std::vector<std::string> last_lines(const std::string& path, int count) {
+  std::ifstream file(path, std::ios::binary);
+  std::vector<std::string> lines;
+  if (!file || count <= 0) return lines;
+  file.seekg(0, std::ios::end);
+  const std::int64_t size = file.tellg();
+  const std::int64_t from = std::max<std::int64_t>(0, size - 65536);
+  file.seekg(from);
+  std::string line;
+  if (from > 0) std::getline(file, line);  // A torn first line.
+  while (std::getline(file, line)) {
+    // Of a line that a progress display overwrote, the last state is what was to be seen.
+    const std::size_t start = line.find_last_of('\r', line.size() >= 2 ? line.size() - 2 : 0);
+    lines.push_back(start == std::string::npos ? line : line.substr(start + 1));
+  }
+  if (lines.size() > static_cast<std::size_t>(count)) {
+    lines.erase(lines.begin(), lines.end() - count);
+  }
+  return lines;
+}
+
+RunProgress read_progress(const std::string& run_dir) {
+  RunProgress progress;
+  std::ifstream file(run_dir + "/" + std::string(contract::kMetricsFile));
+  std::string line;
+  while (std::getline(file, line)) {
+    auto record = contract::parse_metrics_line(line);
+    if (!record) continue;
+    if (record->kind == "epoch") {
+      progress.epochs_done = record->epoch;
+      progress.last_epoch = std::move(record);
+    } else if (record->kind == "step") {
+      progress.last_step = std::move(record);
+    }
+  }
+  return progress;
+}
+
+std::string log_path(const std::string& run_dir, std::int64_t job) {
+  return fmt::format("{}/slurm-{}.out", run_dir, job);
+}
+
+std::vector<std::string> LineFollower::take() {
+  std::vector<std::string> lines;
+  std::ifstream file(path_, std::ios::binary);
+  if (!file) return lines;
+  file.seekg(offset_);
+  char buffer[65536];
+  while (file.read(buffer, sizeof buffer) || file.gcount() > 0) {
+    rest_.append(buffer, static_cast<std::size_t>(file.gcount()));
+    offset_ += file.gcount();
+  }
+  std::size_t end = 0;
+  while ((end = rest_.find('\n')) != std::string::npos) {
+    lines.push_back(rest_.substr(0, end));
+    rest_.erase(0, end + 1);
+  }
+  return lines;
+}
+
+}  // namespace scheduler

@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "scheduler/site.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <string_view>
+#include <toml++/toml.h>
+
+#include "scheduler/text_file.h"
+#include "trainer/contract/train_args.h"
+
+namespace scheduler {
+namespace {
+
+constexpr std::int64_t kWeightMax_milli = 1'000'000;
+constexpr std::int64_t kHour_s = 3'600;
+constexpr std::int64_t kDay_s = 24 * kHour_s;
+
+std::string_view type_text(toml::node_type type) {
+  switch (type) {
+    case toml::node_type::table: return "a table";
+    case toml::node_type::array: return "an array";
+    case toml::node_type::string: return "a string";
+    case toml::node_type::integer: return "a whole number";
+    case toml::node_type::floating_point: return "a float";
+    case toml::node_type::boolean: return "true or false";
+    case toml::node_type::date: return "a date";
+    case toml::node_type::time: return "a time";
+    case toml::node_type::date_time: return "a date and time";
+    case toml::node_type::none: break;
+  }
+  return "nothing";
+}
+
+bool has_control_character(std::string_view text) {
+  return std::any_of(text.begin(), text.end(), [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte < 0x20 || byte == 0x7f;
+  });
+}
+
+struct LineFault {
+  int line = 0;
+  std::string message;
+};
+
+// Reads one table of site.toml. Every call names a key that the table may have; finish() makes
+// faults of the others. A value that is wrong becomes a fault and leaves its field as it was.
+class TableReader {
+ public:
+  TableReader(const toml::table& table, std::string prefix, std::vector<LineFault>& faults)
+      : table_(table), prefix_(std::move(prefix)), faults_(faults) {}
+
+  int line() const { return static_cast<int>(table_.source().begin.line); }
+
+  // The line of `key`, or of the table where the key is missing.
+  int line_of(std::string_view key) const {
+    const auto found = table_.find(key);
+    return found == table_.end() ? line() : static_cast<int>(found->first.source().begin.line);
+  }
+
+  void fault(std::string_view key, std::string message) {
+    fault_at(line_of(key), std::move(message));
+  }
+
+  void fault_at(int line, std::string message) {
+    faults_.push_back({line, std::move(message)});
+  }
+
+  const toml::node* find(std::string_view key) {
+    known_.emplace_back(key);
+    return table_.get(key);
+  }
+
+  void require(std::string_view key) {
+    if (!table_.contains(key)) fault(key, fmt::format("{}{} is missing.", prefix_, key));
+  }
+
+  void wrong_type(std::string_view key, std::string_view expected, const toml::node& node) {
+    fault(key, fmt::format("{}{} is {}. It takes {}.", prefix_, key, type_text(node.type()),
+                           expected));
+  }
+
+  void read(std::string_view key, std::string& out) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    const toml::value<std::string>* text = node->as_string();
+    if (text == nullptr) {
+      wrong_type(key, "a string", *node);
+    } else if (has_control_character(text->get())) {
+      fault(key, fmt::format("{}{} has a control character in it.", prefix_, key));
+    } else {
+      out = text->get();
+    }
+  }
+
+  void read(std::string_view key, std::vector<std::string>& out) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    const toml::array* array = node->as_array();
+    if (array == nullptr) {
+      wrong_type(key, "an array of strings", *node);
+      return;
+    }
+    std::vector<std::string> texts;
+    for (const toml::node& element : *array) {
+      const toml::value<std::string>* text = element.as_string();
+      if (text == nullptr) {
+        wrong_type(key, "an array of strings", element);
+        return;
+      }
+      texts.push_back(text->get());
+    }
+    out = std::move(texts);
+  }
+
+  template <typename Integer>
+  void read_integer(std::string_view key, Integer& out, std::int64_t low, std::int64_t high) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    const toml::value<std::int64_t>* number = node->as_integer();
+    if (number == nullptr) {
+      wrong_type(key, "a whole number", *node);
+    } else if (is_within(key, number->get(), low, high)) {
+      out = static_cast<Integer>(number->get());
+    }
+  }
+
+  template <typename Integer>
+  void read_integer(std::string_view key, std::optional<Integer>& out, std::int64_t low,
+                    std::int64_t high) {
+    Integer number = 0;
+    const std::size_t faults_before = faults_.size();
+    read_integer(key, number, low, high);
+    if (table_.contains(key) && faults_.size() == faults_before) out = number;
+  }
+
+  void read_float(std::string_view key, double& out, double low, double high) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    if (!node->is_number()) {
+      wrong_type(key, "a number", *node);
+      return;
+    }
+    const double number = node->value<double>().value_or(std::numeric_limits<double>::quiet_NaN());
+    if (!std::isfinite(number)) {
+      fault(key, fmt::format("{}{} = {} is not a number.", prefix_, key, number));
+    } else if (is_within(key, number, low, high)) {
+      out = number;
+    }
+  }
+
+  // A sub-table, read by `read_table(TableReader&)`; unknown keys in it are faults.
+  template <typename Read>
+  void read_table(std::string_view key, Read read_table) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    if (const toml::table* table = node->as_table()) {
+      TableReader reader(*table, fmt::format("{}{}.", prefix_, key), faults_);
+      read_table(reader);
+      reader.finish();
+    } else {
+      wrong_type(key, "a table", *node);
+    }
+  }
+
+  // An array of tables, at least one.
+  template <typename Read>
+  void read_tables(std::string_view key, Read read_table) {
+    const toml::node* node = find(key);
+    const toml::array* array = node == nullptr ? nullptr : node->as_array();
+    if (node != nullptr && array == nullptr) {
+      wrong_type(key, "an array of tables", *node);
+      return;
+    }
+    if (array == nullptr || array->empty()) {
+      fault(key, fmt::format("{}{} is missing. Give at least one.", prefix_, key));
+      return;
+    }
+    for (const toml::node& element : *array) {
+      const toml::table* table = element.as_table();
+      if (table == nullptr) {
+        wrong_type(key, "an array of tables", element);
+        return;
+      }
+      TableReader reader(*table, fmt::format("{}{}.", prefix_, key), faults_);
+      read_table(reader);
+      reader.finish();
+    }
+  }
+
+  void finish() {
+    for (const auto& [key, node] : table_) {
+      if (std::find(known_.begin(), known_.end(), key.str()) != known_.end()) continue;
+      const auto nearest = contract::nearest_name(key.str(), known_);
+      fault_at(static_cast<int>(key.source().begin.line),
+               fmt::format("{}{} is not known.{}", prefix_, key.str(),
+                           nearest ? fmt::format(" Did you mean \"{}\"?", *nearest) : ""));
+    }
+  }
+
+ private:
+  template <typename Number>
+  bool is_within(std::string_view key, Number number, Number low, Number high) {
+    if (number < low) {
+      fault(key, fmt::format("{}{} = {} is below the smallest allowed value {}.", prefix_, key,
+                             number, low));
+    } else if (number > high) {
+      fault(key, fmt::format("{}{} = {} is above the largest allowed value {}.", prefix_, key,
+                             number, high));
+    } else {
+      return true;
+    }
+    return false;
+  }
+
+  const toml::table& table_;
+  std::string prefix_;  // "limits."
+  std::vector<LineFault>& faults_;
+  std::vector<std::string> known_;
+};
+
+void check_absolute(TableReader& reader, std::string_view key, const std::string& path) {
+  if (path.starts_with('/')) return;
+  reader.fault(key, fmt::format("{} = \"{}\" is not an absolute path.", key, path));
+}
+
+void read_service(TableReader& reader, Site& site) {
+  constexpr std::size_t kSocketPathMax = 107;  // sun_path less its end.
+  reader.read("socket", site.socket);
+  check_absolute(reader, "socket", site.socket);
+  if (site.socket.size() > kSocketPathMax) {
+    reader.fault("socket", fmt::format("socket has {} bytes; a socket's path has at most {}.",
+                                       site.socket.size(), kSocketPathMax));
+  }
+  reader.read("database", site.database);
+  check_absolute(reader, "database", site.database);
+  reader.read("user", site.service_user);
+  if (site.service_user.empty()) reader.fault("user", "service.user is empty.");
+  reader.read_float("poll_interval_s", site.poll_interval_s, 0.1, 3'600);
+  reader.read("admin_users", site.admin_users);
+  reader.read("admin_groups", site.admin_groups);
+  reader.read_integer("unclaimed_hold_s", site.unclaimed_hold_s, 1, 30 * kDay_s);
+  reader.read_integer("record_wait_s", site.record_wait_s, 1, 30 * kDay_s);
+}
+
+void read_paths(TableReader& reader, Site& site) {
+  reader.read("trainer", site.trainer);
+  if (site.trainer.empty() ||
+      (site.trainer.find('/') != std::string::npos && !site.trainer.starts_with('/'))) {
+    reader.fault("trainer", fmt::format("trainer = \"{}\" is neither an absolute path nor a bare "
+                                        "name.", site.trainer));
+  }
+  reader.read("runs", site.runs);
+  if (!site.runs.starts_with('/') && !site.runs.starts_with("~/")) {
+    reader.fault("runs", fmt::format("runs = \"{}\" begins with neither \"/\" nor \"~/\".",
+                                     site.runs));
+  }
+}
+
+void read_limits(TableReader& reader, Limits& limits) {
+  constexpr std::int64_t kMany = 1'000'000;
+  constexpr double kHoursMax = 366 * 24;
+  limits.line = reader.line();
+  reader.read_integer("max_gpus", limits.max_gpus, 1, kMany);
+  reader.read_integer("max_nodes", limits.max_nodes, 1, kMany);
+  reader.read_integer("max_runs_per_user", limits.max_runs_per_user, 1, kMany);
+  double hours = 0;
+  reader.read_float("max_hours", hours, 0.1, kHoursMax);
+  // Slurm counts in minutes.
+  if (hours > 0) limits.max_time_s = std::llround(std::floor(hours * 60 + 1e-6)) * 60;
+}
+
+void read_defaults(TableReader& reader, Site& site) {
+  reader.read("type", site.default_type);
+  reader.read_integer("gpus", site.default_gpus, 1, 1'000'000);
+  reader.read("account", site.default_account);
+  reader.read("qos", site.default_qos);
+}
+
+std::optional<accounting::UtcSeconds> read_instant(TableReader& reader, std::string_view key) {
+  const toml::node* node = reader.find(key);
+  if (node == nullptr) {
+    reader.require(key);
+    return std::nullopt;
+  }
+  std::string text;
+  if (const toml::value<toml::date>* date = node->as_date()) {
+    text = fmt::format("{:04}-{:02}-{:02}", date->get().year, date->get().month, date->get().day);
+  } else if (const toml::value<std::string>* string = node->as_string()) {
+    text = string->get();
+  } else {
+    reader.wrong_type(key, "a date such as \"2026-01-31\"", *node);
+    return std::nullopt;
+  }
+  const auto instant = accounting::parse_utc(text);
+  if (!instant) {
+    reader.fault(key, fmt::format("from = \"{}\" is not a date. Write \"2026-01-31\" or "
+                                  "\"2026-01-31T08:00:00Z\".", text));
+  }
+  return instant;
+}
+
+std::optional<std::int64_t> read_weight(TableReader& reader, std::string_view key) {
+  const toml::node* node = reader.find(key);
+  std::optional<std::int64_t> weight_milli;
+  if (node == nullptr) {
+    reader.require(key);
+    return std::nullopt;
+  }
+  if (const toml::value<std::int64_t>* number = node->as_integer()) {
+    weight_milli = accounting::parse_weight(std::to_string(number->get()));
+  } else if (const toml::value<std::string>* text = node->as_string()) {
+    weight_milli = accounting::parse_weight(text->get());
+  } else if (const toml::value<double>* inexact = node->as_floating_point()) {
+    reader.fault(key, fmt::format("weight = {} is a float, which is not exact. Write it as a "
+                                  "string, such as \"{:.3f}\".", inexact->get(), inexact->get()));
+    return std::nullopt;
+  } else {
+    reader.wrong_type(key, "a string such as \"1.000\"", *node);
+    return std::nullopt;
+  }
+  if (!weight_milli) {
+    reader.fault(key, "weight is no number of thousandths. Write 0 or more, such as \"0.125\".");
+  } else if (*weight_milli > kWeightMax_milli) {
+    reader.fault(key, fmt::format("weight = {} is above the largest allowed value {}.",
+                                  accounting::format_weight(*weight_milli),
+                                  accounting::format_weight(kWeightMax_milli)));
+    return std::nullopt;
+  }
+  return weight_milli;
+}
+
+void read_weights(TableReader& reader, std::vector<accounting::WeightPeriod>& weights) {
+  reader.read_tables("weights", [&weights](TableReader& period) {
+    const auto from = read_instant(period, "from");
+    const auto weight_milli = read_weight(period, "weight");
+    if (!from || !weight_milli) return;
+    if (!weights.empty() && *from <= weights.back().from) {
+      period.fault("from", fmt::format("from = {} {} the one before it. Weights stand in "
+                                       "ascending order of their dates.",
+                                       accounting::format_utc(*from),
+                                       *from == weights.back().from ? "repeats" : "lies before"));
+      return;
+    }
+    weights.push_back({.from = *from, .weight_milli = *weight_milli});
+  });
+}
+
+bool is_gres(std::string_view text) {
+  if (!text.starts_with("gpu")) return false;
+  text.remove_prefix(3);
+  if (text.empty()) return true;
+  return text.size() > 1 && text.front() == ':' &&
+         std::all_of(text.begin() + 1, text.end(), [](char c) {
+           return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
+                  c == '_' || c == '-' || c == '.';
+         });
+}
+
+InstanceType read_instance_type(TableReader& reader) {
+  constexpr std::int64_t kMemoryMax_mb = 1'000'000'000;
+  InstanceType type;
+  type.line = reader.line();
+  for (const std::string_view key :
+       {"name", "partition", "gres", "nodes", "gpus_per_node", "images_per_s"}) {
+    reader.require(key);
+  }
+  reader.read("name", type.name);
+  reader.read("partition", type.partition);
+  reader.read("gres", type.gres);
+  if (!type.gres.empty() && !is_gres(type.gres)) {
+    reader.fault("gres", fmt::format("gres = \"{}\" is neither \"gpu\" nor \"gpu:TYPE\".",
+                                     type.gres));
+  }
+  reader.read_integer("nodes", type.nodes, 1, 100'000);
+  reader.read_integer("gpus_per_node", type.gpus_per_node, 1, 1'024);
+  reader.read_integer("cpus_per_gpu", type.cpus_per_gpu, 1, 1'024);
+  reader.read_integer("memory_per_gpu_mb", type.memory_per_gpu_mb, 0, kMemoryMax_mb);
+  reader.read_float("images_per_s", type.images_per_s, 0.001, 1e9);
+  reader.read_integer("startup_s", type.startup_s, 0, kDay_s);
+  read_weights(reader, type.weights);
+  return type;
+}
+
+void read_types(TableReader& reader, Site& site) {
+  reader.read_tables("instance_type", [&site](TableReader& each) {
+    InstanceType type = read_instance_type(each);
+    for (const std::string_view key : {"name", "partition"}) {
+      const std::string& value = key == "name" ? type.name : type.partition;
+      const bool has_space = value.find_first_of(" ,") != std::string::npos;
+      if (each.line_of(key) != each.line() && (value.empty() || has_space)) {
+        each.fault(key, fmt::format("{} = \"{}\" is not one word.", key, value));
+      }
+    }
+    if (const InstanceType* twin = site.find_type(type.name)) {
+      each.fault("name", fmt::format("name = \"{}\" stands at line {} already.", type.name,
+                                     twin->line));
+      return;
+    }
+    site.types.push_back(std::move(type));
+  });
+}
+
+void check_defaults(TableReader& reader, Site& site) {
+  const int line = reader.line_of("defaults");
+  if (site.default_type.empty() && site.types.size() == 1) site.default_type = site.types[0].name;
+  if (site.types.empty()) return;
+  if (site.default_type.empty()) {
+    reader.fault_at(line, "defaults.type is missing.");
+  } else if (site.find_type(site.default_type) == nullptr) {
+    std::vector<std::string> known;
+    for (const InstanceType& type : site.types) known.push_back(type.name);
+    reader.fault_at(line, fmt::format("defaults.type = \"{}\" is no instance_type. Known types: "
+                                      "{}.", site.default_type, fmt::join(known, ", ")));
+  }
+  if (site.limits.max_gpus && site.default_gpus > *site.limits.max_gpus) {
+    reader.fault_at(line, fmt::format("defaults.gpus = {} exceeds limits.max_gpus = {}.",
+                                      site.default_gpus, *site.limits.max_gpus));
+  }
+}
+
+std::vector<LineFault> read_all(const toml::table& table, Site& site) {
+  std::vector<LineFault> faults;
+  TableReader reader(table, "", faults);
+  reader.read("cluster", site.cluster);
+  reader.read_table("service", [&site](TableReader& each) { read_service(each, site); });
+  reader.read_table("paths", [&site](TableReader& each) { read_paths(each, site); });
+  reader.read_table("limits", [&site](TableReader& each) { read_limits(each, site.limits); });
+  reader.read_table("defaults", [&site](TableReader& each) { read_defaults(each, site); });
+  read_types(reader, site);
+  check_defaults(reader, site);
+  reader.finish();
+  std::stable_sort(faults.begin(), faults.end(),
+                   [](const LineFault& a, const LineFault& b) { return a.line < b.line; });
+  return faults;
+}
+
+}  // namespace
+
+const InstanceType* Site::find_type(const std::string& name) const {
+  for (const InstanceType& type : types) {
+    if (type.name == name) return &type;
+  }
+  return nullptr;
+}
+
+SiteOutcome read_site(const std::string& path) {
+  SiteOutcome outcome;
+  outcome.site.path = path;
+  const Expected<std::string> text = read_text_file(path);
+  if (!text) {
+    outcome.faults.push_back({path, text.error().message});
+    return outcome;
+  }
+  try {
+    for (LineFault& fault : read_all(toml::parse(*text, path), outcome.site)) {
+      outcome.faults.push_back({fmt::format("{}:{}", path, fault.line), std::move(fault.message)});
+    }
+  } catch (const toml::parse_error& error) {
+    const toml::source_position at = error.source().begin;
+    outcome.faults.push_back({fmt::format("{}:{}:{}", path, at.line, at.column),
+                              fmt::format("{}.", error.description())});
+  }
+  return outcome;
+}
+
+}  // namespace scheduler

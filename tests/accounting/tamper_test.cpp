@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Changes the raw tables behind the ledger's back, and sees verify() name what was done.
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "accounting/journal.h"
+#include "books.h"
+
+namespace accounting {
+namespace {
+
+constexpr UtcSeconds kNow = 1'795'507'200;
+
+// A grant (1), a hold (2), a charge (3), a release (4), and an open hold (5) with a cut charge (6).
+void fill(Books& books) {
+  must(books.ledger.grant(grant_of("g1", "user:ada", hours(100)), kNow));
+  must(books.ledger.hold(hold_of("r1/1", "user:ada", hours(64)), kNow + 1));
+  must(books.ledger.charge(charge_of("alpha/17/0", "r1/1", 8, 3'600), kNow + 2));
+  must(books.ledger.release("r1/1", "done", kNow + 3));
+  must(books.ledger.hold(hold_of("r2/1", "user:ada", hours(4)), kNow + 4));
+  must(books.ledger.charge(charge_of("alpha/18/0", "r2/1", 8, 3'600), kNow + 5));
+}
+
+// Runs `sql` with every trigger, key and constraint out of the way, then puts the triggers back.
+void tamper(Books& books, const std::string& sql) {
+  std::vector<std::pair<std::string, std::string>> triggers;
+  must(books.db.query("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'", {},
+                      [&](const Row& row) { triggers.emplace_back(row.text(0), row.text(1)); }));
+  must(books.db.execute_script("PRAGMA foreign_keys=OFF; PRAGMA ignore_check_constraints=ON"));
+  for (const auto& [name, text] : triggers) must(books.db.execute_script("DROP TRIGGER " + name));
+  must(books.db.execute_script(sql));
+  for (const auto& [name, text] : triggers) must(books.db.execute_script(text));
+  must(books.db.execute_script("PRAGMA foreign_keys=ON; PRAGMA ignore_check_constraints=OFF"));
+}
+
+struct Tampering {
+  std::string name;
+  std::string sql;
+  std::string fault;  // A part of one of the sentences of verify().
+};
+
+void PrintTo(const Tampering& tampering, std::ostream* out) {
+  *out << tampering.sql;
+}
+
+class Tampered : public testing::TestWithParam<Tampering> {};
+
+TEST_P(Tampered, IsNamedByVerify) {
+  Books books;
+  fill(books);
+  ASSERT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
+
+  tamper(books, GetParam().sql);
+
+  const auto faults = must(books.ledger.verify());
+  std::string all;
+  for (const std::string& fault : faults) all += fault + "\n";
+  EXPECT_NE(all.find(GetParam().fault), std::string::npos) << "verify() says:\n" << all;
+}
+
+const Tampering kTamperings[] = {
+    {"AmountOfAGrant", "UPDATE transfer SET amount = amount + 1 WHERE seq = 1",
+     "transfer 1 (g1): it was changed after it was written"},
+    {"AmountOfACharge", "UPDATE transfer SET amount = amount - 1 WHERE seq = 3",
+     "8 GPU x 3600 s x 1000, of a hold with 230400000 mGPUs left, charges 28800000 mGPUs, not "
+     "28799999"},
+    {"SecondsOfACharge", "UPDATE transfer SET seconds = 1 WHERE seq = 3",
+     "transfer 3 (alpha/17/0): it is not what was requested"},
+    {"PayerOfAHold", "UPDATE transfer SET debit = 'fund:user:eve' WHERE seq = 2",
+     "transfer 2 (r1/1): it takes fund:user:eve to -230400000 mGPUs, below its floor of 0"},
+    {"NegativeAmount", "UPDATE transfer SET amount = -5 WHERE seq = 1",
+     "transfer 1 (g1): the amount -5 is negative"},
+    {"OverflowingAmount", "UPDATE transfer SET amount = 9223372036854775807 WHERE seq IN (1, 2, 3)",
+     "overflow"},
+    {"SmallestAmount",
+     "UPDATE transfer SET amount = -9223372036854775807 - 1 WHERE seq IN (1, 2, 3, 4)",
+     "transfer 2 (r1/1): the amount -9223372036854775808 is negative"},
+    {"Note", "UPDATE transfer SET note = 'nothing to see' WHERE seq = 4",
+     "transfer 4 (r1/1/release): it was changed after it was written"},
+    {"Actor", "UPDATE transfer SET actor = 'eve' WHERE seq = 2",
+     "transfer 2 (r1/1): it was changed after it was written"},
+    {"Kind", "UPDATE transfer SET kind = 'gift' WHERE seq = 1",
+     "transfer 1 (g1): the kind \"gift\" is not known"},
+    {"Time", "UPDATE transfer SET ts_us = 5 WHERE seq = 4",
+     "transfer 4 (r1/1/release): its time 5 us is not later"},
+    {"RemovedFromTheMiddle", "DELETE FROM transfer WHERE seq = 3",
+     "transfer 4 (r1/1/release): it follows transfer 2: one is missing"},
+    {"RemovedAndRenumbered",
+     "DELETE FROM transfer WHERE seq = 4; UPDATE transfer SET seq = seq - 1 WHERE seq > 4",
+     "transfer 4 (r2/1): the chain is broken"},
+    {"RemovedFromTheEnd", "DELETE FROM transfer WHERE seq = 6",
+     "account usage:alpha: stored balance 43200000 mGPUs, transfers give 28800000."},
+    {"ChangedWithItsHash", "UPDATE transfer SET amount = 1, hash = prev_hash WHERE seq = 1",
+     "transfer 2 (r1/1): the chain is broken"},
+    {"Swapped",
+     "UPDATE transfer SET seq = 99 WHERE seq = 2; UPDATE transfer SET seq = 2 WHERE seq = 3; "
+     "UPDATE transfer SET seq = 3 WHERE seq = 99",
+     "transfer 2 (alpha/17/0): there is no hold r1/1"},
+    {"BalanceOfAFund", "UPDATE account SET balance = balance + 7 WHERE name = 'fund:user:ada'",
+     "account fund:user:ada: stored balance 316800007 mGPUs, transfers give 316800000"},
+    {"SumOfTheBalances", "UPDATE account SET balance = balance + 7 WHERE name = 'treasury'",
+     "the balances of all accounts sum to 7 mGPUs, not 0"},
+    {"FloorOfAFund", "UPDATE account SET floor = -1000 WHERE name = 'fund:user:ada'",
+     "account fund:user:ada: its kind, fund, unit or floor was changed"},
+    {"FloorTakenAway", "UPDATE account SET floor = NULL WHERE name = 'fund:user:ada'",
+     "account fund:user:ada: its kind, fund, unit or floor was changed"},
+    {"UnitOfAFund", "UPDATE account SET unit = 'EUR' WHERE name = 'fund:user:ada'",
+     "account fund:user:ada: its kind, fund, unit or floor was changed"},
+    {"RemovedAccount", "DELETE FROM account WHERE name = 'usage:alpha'",
+     "account usage:alpha: it has transfers but no row"},
+    {"InventedAccount",
+     "INSERT INTO account (name, kind, fund, floor, balance) "
+     "VALUES ('fund:user:eve', 'fund', 'user:eve', 0, 5)",
+     "account fund:user:eve: stored balance 5 mGPUs, transfers give 0"},
+    {"RemainderOfAHold", "UPDATE hold SET remaining = 5 WHERE id = 'r2/1'",
+     "hold r2/1: stored user:ada with 5 mGPUs left"},
+    {"ReopenedHold", "UPDATE hold SET closed_seq = NULL WHERE id = 'r1/1'", "hold r1/1: stored"},
+    {"RemovedHold", "DELETE FROM hold WHERE id = 'r2/1'",
+     "hold r2/1: it has a transfer but no row"},
+    {"InventedHold", "INSERT INTO hold VALUES ('r9/1', 'user:ada', 'r9', 0, NULL)",
+     "hold r9/1: it has a row but no transfer"},
+    {"RemovedFinding", "DELETE FROM finding",
+     "charge alpha/18/0: it was cut to its hold, and no finding says so"},
+    {"EmptiedBooks", "DELETE FROM transfer", "stored balance"},
+};
+
+std::string test_name(const testing::TestParamInfo<Tampering>& tampering) {
+  return tampering.param.name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, Tampered, testing::ValuesIn(kTamperings), test_name);
+
+TEST(TamperedBooks, AStatementThatOverflowsIsAnErrorAndNotANumber) {
+  Books books;
+  fill(books);
+
+  tamper(books,
+         "UPDATE transfer SET amount = 9223372036854775807 WHERE kind = 'grant';"
+         "UPDATE transfer SET amount = -9223372036854775807 - 1 WHERE kind = 'hold'");
+
+  const auto lines = books.ledger.lines("", "");
+  ASSERT_FALSE(lines);
+  EXPECT_NE(lines.error().message.find("overflows"), std::string::npos) << lines.error().message;
+  EXPECT_FALSE(export_journal(books.db));
+}
+
+TEST(TamperedSchema, AMissingTriggerIsNamed) {
+  Books books;
+  fill(books);
+
+  must(books.db.execute_script("DROP TRIGGER transfer_no_delete"));
+
+  EXPECT_EQ(must(books.ledger.verify()),
+            std::vector<std::string>{"schema: the trigger transfer_no_delete is missing."});
+}
+
+TEST(TamperedSchema, AChangedTriggerIsNamed) {
+  Books books;
+  fill(books);
+
+  must(books.db.execute_script(
+      "DROP TRIGGER transfer_no_delete;"
+      "CREATE TRIGGER transfer_no_delete BEFORE DELETE ON transfer BEGIN SELECT 1; END"));
+
+  EXPECT_EQ(must(books.ledger.verify()),
+            std::vector<std::string>{"schema: the trigger transfer_no_delete was changed."});
+}
+
+TEST(TamperedSchema, TablesOfOtherModulesAreNoFault) {
+  Books books;
+  fill(books);
+
+  must(books.db.execute_script("CREATE TABLE run_event (seq INTEGER PRIMARY KEY) STRICT"));
+
+  EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
+}
+
+}  // namespace
+}  // namespace accounting

@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// The dispatcher against a pretended Slurm: every way a run can end, every fault between two lines.
+#include "scheduler/dispatcher.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <optional>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "fake_cluster.h"
+#include "scheduler/job_script.h"
+
+namespace scheduler {
+namespace {
+
+constexpr std::int64_t kMargin = 90;  // KillWait 30 and two sweeps.
+
+Site test_site() {
+  Site site;
+  site.path = "site.toml";
+  site.unclaimed_hold_s = 60;
+  site.record_wait_s = 100;
+  site.default_type = "h100";
+  InstanceType type;
+  type.name = "h100";
+  type.partition = "gpu";
+  type.gres = "gpu:h100";
+  type.nodes = 2;
+  type.gpus_per_node = 2;
+  type.images_per_s = 10;
+  type.startup_s = 30;
+  type.weights = {{0, 1000}};
+  site.types = {type};
+  return site;
+}
+
+const Caller kAda{1000, "ada", {"vision"}, false};
+const Caller kAdmin{900, "root", {}, true};
+const Caller kBob{1001, "bob", {}, false};
+
+// A cluster, its books and a dispatcher that can be killed: `restart` makes a new one of the books.
+class World {
+ public:
+  World() { restart(); }
+
+  void restart() {
+    dispatcher_.reset();
+    auto opened = Dispatcher::open(site, database, cluster);
+    if (!opened) throw std::runtime_error(opened.error().message);
+    dispatcher_.emplace(std::move(*opened));
+  }
+  Dispatcher& dispatcher() { return *dispatcher_; }
+
+  void tick(std::int64_t seconds = 1) {
+    cluster.now += seconds;
+    const auto done = dispatcher_->tick(cluster.now);
+    ASSERT_TRUE(done) << done.error().message;
+  }
+  void grant(const std::string& fund, std::int64_t hours) {
+    const auto status = dispatcher_->ledger().grant(
+        {fmt::format("g{}", ++grants_), fund, {hours * accounting::kGpuHour.milli_gpu_s}, "root", ""},
+        cluster.now);
+    ASSERT_TRUE(status && *status == accounting::GrantStatus::kGranted);
+  }
+  Admission admission(const std::string& id = "runone", int segment = 0) const {
+    Admission admission;
+    admission.run_id = id;
+    admission.segment = segment;
+    admission.run_dir = "/runs/" + id;
+    admission.request.args.data = "/data/data.yaml";
+    admission.request.args.epochs = 10;
+    admission.request.resources.gpus = 2;
+    admission.request.resources.time_limit_s = 600;
+    admission.data = {100, 20};
+    return admission;
+  }
+  // Admits and submits as a client does. Returns the job.
+  JobId launch(const Admission& request, const Caller& caller = kAda) {
+    const auto outcome = dispatcher_->admit(caller, request, cluster.now);
+    if (!outcome) throw std::runtime_error(outcome.error().message);
+    const auto* refusal = std::get_if<Refusal>(&*outcome);
+    if (refusal != nullptr) throw std::runtime_error(refusal->reasons.front());
+    const SegmentName name{request.run_id, request.segment};
+    const auto submitted = cluster.submit(make_job_spec(std::get<Admitted>(*outcome).plan, name,
+                                                        request.run_dir, site, {}));
+    if (!submitted) return 0;
+    (void)dispatcher_->submitted(caller, request.run_id, request.segment, submitted->id, cluster.now);
+    return submitted->id;
+  }
+  Run run(const std::string& id = "runone") {
+    const auto view = dispatcher_->find(id);
+    if (!view || !*view) throw std::runtime_error("no run " + id);
+    return (*view)->run;
+  }
+  std::string state(const std::string& id = "runone") { return to_name(run(id).state); }
+  accounting::FundBalance balance(const std::string& fund = "user:ada") {
+    return **dispatcher_->ledger().balance(fund);
+  }
+  void expect_books_are_right() {
+    const auto faults = dispatcher_->ledger().verify();
+    ASSERT_TRUE(faults);
+    EXPECT_TRUE(faults->empty()) << faults->front();
+  }
+
+  Site site = test_site();
+  FakeCluster cluster;
+  accounting::Database database = std::move(*accounting::Database::open(":memory:"));
+
+ private:
+  std::optional<Dispatcher> dispatcher_;
+  int grants_ = 0;
+};
+
+class DispatcherTest : public ::testing::Test {
+ protected:
+  void SetUp() override { world.grant("user:ada", 10); }
+  World world;
+};
+
+TEST_F(DispatcherTest, ChargesWhatSlurmAllocatedAndReleasesTheRest) {
+  const JobId job = world.launch(world.admission());
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 2 * (600 + kMargin) * 1000);
+  world.tick();
+  EXPECT_EQ(world.state(), "queued");
+
+  world.cluster.start(job);
+  world.tick();
+  EXPECT_EQ(world.state(), "running");
+  world.cluster.now += 93;
+  world.cluster.end(job, JobState::kCompleted, 0);
+  world.tick();
+
+  EXPECT_EQ(world.state(), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 94 * 1000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  world.expect_books_are_right();
+  const auto report = world.dispatcher().audit();
+  ASSERT_TRUE(report);
+  EXPECT_TRUE(report->faults.empty()) << report->faults.front();
+  EXPECT_EQ(report->charges_compared, 1);
+}
+
+TEST_F(DispatcherTest, RefusesMoreThanTheFundHasWithBothNumbersAndWhatWouldFit) {
+  Admission admission = world.admission();
+  admission.request.resources.time_limit_s = 6 * 3600;
+
+  const auto outcome = world.dispatcher().admit(kAda, admission, world.cluster.now);
+
+  ASSERT_TRUE(outcome);
+  const auto* refusal = std::get_if<Refusal>(&*outcome);
+  ASSERT_NE(refusal, nullptr);
+  EXPECT_NE(refusal->reasons.front().find("10.000 GPU-h available"), std::string::npos);
+  EXPECT_NE(refusal->reasons.front().find("12.050 GPU-h"), std::string::npos);
+  EXPECT_NE(refusal->reasons.front().find("4 h 58 min would fit"), std::string::npos)
+      << refusal->reasons.front();
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  EXPECT_FALSE(*world.dispatcher().find("runone"));
+}
+
+TEST_F(DispatcherTest, ARetryOfTheSameAdmissionHoldsOnce) {
+  ASSERT_TRUE(world.dispatcher().admit(kAda, world.admission(), world.cluster.now));
+  const auto held = world.balance().held;
+
+  const auto again = world.dispatcher().admit(kAda, world.admission(), world.cluster.now);
+  ASSERT_TRUE(again);
+  ASSERT_NE(std::get_if<Admitted>(&*again), nullptr);
+  EXPECT_TRUE(std::get<Admitted>(*again).was_known);
+  EXPECT_EQ(world.balance().held, held);
+
+  Admission other = world.admission();
+  other.request.args.epochs = 11;
+  const auto refused = world.dispatcher().admit(kAda, other, world.cluster.now);
+  ASSERT_TRUE(refused);
+  EXPECT_NE(std::get_if<Refusal>(&*refused), nullptr);
+  EXPECT_EQ(world.balance().held, held);
+}
+
+TEST_F(DispatcherTest, ForeignFundsAndRunsAreRefused) {
+  Admission admission = world.admission("bobsrun");
+  admission.request.resources.fund = "user:ada";
+  const auto outcome = world.dispatcher().admit(kBob, admission, world.cluster.now);
+  ASSERT_TRUE(outcome);
+  EXPECT_NE(std::get_if<Refusal>(&*outcome), nullptr);
+
+  world.launch(world.admission());
+  const auto stopped = world.dispatcher().request_stop(kBob, "runone", world.cluster.now);
+  ASSERT_TRUE(stopped);
+  EXPECT_TRUE(stopped->has_value());
+  const auto by_admin = world.dispatcher().request_stop(kAdmin, "runone", world.cluster.now);
+  ASSERT_TRUE(by_admin);
+  EXPECT_FALSE(by_admin->has_value());
+}
+
+TEST_F(DispatcherTest, AGroupsFundIsSpentByItsMembersAlone) {
+  world.grant("group:vision", 5);
+  Admission admission = world.admission();
+  admission.request.resources.fund = "group:vision";
+  EXPECT_NE(world.launch(admission), 0u);
+  EXPECT_GT(world.balance("group:vision").held.milli_gpu_s, 0);
+
+  admission.run_id = "bobsrun";
+  const auto outcome = world.dispatcher().admit(kBob, admission, world.cluster.now);
+  ASSERT_TRUE(outcome);
+  EXPECT_NE(std::get_if<Refusal>(&*outcome), nullptr);
+}
+
+TEST_F(DispatcherTest, AHoldWhoseJobNeverAppearsIsReleased) {
+  ASSERT_TRUE(world.dispatcher().admit(kAda, world.admission(), world.cluster.now));
+  world.tick(30);
+  EXPECT_EQ(world.state(), "held");
+  world.tick(31);
+  EXPECT_EQ(world.state(), "failed");
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+}
+
+TEST_F(DispatcherTest, AJobWhoseSubmissionReplyWasLostIsFoundByItsComment) {
+  world.cluster.submit_loses_its_reply = true;
+  EXPECT_EQ(world.launch(world.admission()), 0u);
+  world.tick();
+  EXPECT_EQ(world.state(), "queued");
+}
+
+TEST_F(DispatcherTest, ASecondJobForOneHoldIsCancelled) {
+  const JobId job = world.launch(world.admission());
+  const Plan plan = world.run().last().plan;
+  const auto second = world.cluster.submit(
+      make_job_spec(plan, {"runone", 0}, "/runs/runone", world.site, {}));
+  world.tick();
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{second->id});
+  EXPECT_EQ(*world.run().last().job, job);
+}
+
+TEST_F(DispatcherTest, StopAsksARunningTrainerAndCancelsAWaitingJob) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  ASSERT_TRUE(world.dispatcher().request_stop(kAda, "runone", world.cluster.now));
+  world.tick();
+  EXPECT_EQ(world.state(), "stopping");
+  EXPECT_EQ(world.cluster.asked_to_stop, std::vector<JobId>{job});
+  world.cluster.now += 3;
+  world.cluster.end(job, JobState::kFailed, 10);
+  world.tick();
+  EXPECT_EQ(world.state(), "stopped");
+  EXPECT_EQ(world.run().reason, "stopped by ada; the checkpoint is saved");
+
+  const JobId other = world.launch(world.admission("runtwo"));
+  ASSERT_TRUE(world.dispatcher().request_stop(kAda, "runtwo", world.cluster.now));
+  world.tick();
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{other});
+  world.tick(10);
+  EXPECT_EQ(world.state("runtwo"), "stopped");
+  EXPECT_EQ(world.run("runtwo").charged().milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
+TEST_F(DispatcherTest, AResumedRunIsChargedTheSumOfItsSegments) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.now += 49;
+  world.cluster.end(job, JobState::kFailed, 10);
+  world.tick();
+  ASSERT_EQ(world.state(), "stopped");
+
+  Admission second = world.admission("runone", 1);
+  second.epochs_done = 4;
+  const JobId next = world.launch(second);
+  EXPECT_NE(next, job);
+  world.cluster.start(next);
+  world.tick();
+  world.cluster.now += 29;
+  world.cluster.end(next, JobState::kCompleted, 0);
+  world.tick();
+
+  EXPECT_EQ(world.state(), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * (50 + 30) * 1000);
+  world.expect_books_are_right();
+}
+
+TEST_F(DispatcherTest, EveryAttemptOfARequeuedJobIsChargedAndTheLimitIsCutToWhatIsLeft) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.now += 199;
+  world.cluster.requeue(job);
+  world.tick();
+
+  EXPECT_EQ(world.run().charged().milli_gpu_s, 2 * 200 * 1000);
+  // 690 s were held, 200 are gone: 490 - 90 of margin leave six whole minutes.
+  EXPECT_EQ(world.cluster.jobs.at(job).time_limit_s, 360);
+  world.cluster.start(job);
+  world.tick();
+  EXPECT_EQ(world.state(), "running");
+  world.cluster.now += 99;
+  world.cluster.end(job, JobState::kCompleted, 0);
+  world.tick();
+  EXPECT_EQ(world.state(), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * (200 + 100) * 1000);
+  world.expect_books_are_right();
+}
+
+TEST_F(DispatcherTest, ALimitThatSomebodyRaisedIsCutBack) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.jobs.at(job).time_limit_s = 86'400;
+  world.tick();
+  EXPECT_EQ(world.cluster.jobs.at(job).time_limit_s, 600);
+}
+
+TEST_F(DispatcherTest, AJobThatWasGivenMoreGpusIsCancelled) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.jobs.at(job).gpus = 4;
+  world.tick();
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{job});
+  world.tick(10);
+  EXPECT_EQ(world.state(), "failed");
+  EXPECT_NE(world.run().reason.find("4 GPUs"), std::string::npos);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+}
+
+TEST_F(DispatcherTest, AFinishedJobThatSomebodyRequeuesIsCancelled) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.end(job, JobState::kCompleted, 0);
+  world.tick();
+  ASSERT_EQ(world.state(), "finished");
+  world.cluster.requeue(job);
+  world.tick();
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{job});
+}
+
+TEST_F(DispatcherTest, ChargeIsCappedByTheHoldAndTheExcessIsAFinding) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.now += 1999;
+  world.cluster.end(job, JobState::kTimeout, 0);
+  world.tick();
+  EXPECT_EQ(world.state(), "stopped");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * (600 + kMargin) * 1000);
+  EXPECT_EQ(world.dispatcher().ledger().findings()->size(), 1u);
+  world.expect_books_are_right();
+}
+
+TEST_F(DispatcherTest, SettlesFromSlurmdbdWhenTheControllerHasForgottenTheJob) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.now += 50;
+  world.cluster.end(job, JobState::kCompleted, 0);
+  world.cluster.purge(job);
+  world.restart();
+  world.tick();
+  EXPECT_EQ(world.state(), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 51 * 1000 - 2000);
+}
+
+TEST_F(DispatcherTest, WaitsForSlurmdbdAndThenBelievesTheController) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.database_is_up = false;
+  world.cluster.now += 49;
+  world.cluster.end(job, JobState::kCompleted, 0);
+  world.tick();
+  EXPECT_EQ(world.state(), "settling");
+  EXPECT_GT(world.balance().held.milli_gpu_s, 0);
+  world.tick(99);
+  EXPECT_EQ(world.state(), "settling");
+  world.tick(10);
+  EXPECT_EQ(world.state(), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 50 * 1000);
+}
+
+TEST_F(DispatcherTest, ARecordThatIsLostIsNeitherFreeNorEndless) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  const std::int64_t start = world.cluster.now;
+  world.tick(40);
+  world.cluster.purge(job);
+  world.cluster.records.clear();
+  world.tick(60);
+  EXPECT_EQ(world.state(), "running");
+  world.tick(200);
+  world.tick(200);
+  EXPECT_EQ(world.state(), "failed");
+  const std::int64_t charged = world.balance().charged.milli_gpu_s;
+  EXPECT_GE(charged, 2 * (start + 20 - start) * 1000);
+  EXPECT_LE(charged, 2 * 45 * 1000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
+TEST_F(DispatcherTest, AControllerThatIsDownChangesNothing) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.controller_is_up = false;
+  world.tick(5000);
+  EXPECT_EQ(world.state(), "running");
+  EXPECT_FALSE(world.dispatcher().trouble().empty());
+  world.cluster.controller_is_up = true;
+  world.tick();
+  EXPECT_EQ(world.state(), "running");
+}
+
+struct Ending {
+  JobState state;
+  int exit_code;
+  const char* run_state;
+  const char* words;
+};
+
+TEST_F(DispatcherTest, EveryEndHasItsReasonInWords) {
+  const Ending kEndings[] = {
+      {JobState::kCompleted, 0, "finished", "finished"},
+      {JobState::kFailed, 10, "stopped", "stopped by a signal"},
+      {JobState::kFailed, 11, "stopped", "time limit of 10 min came near"},
+      {JobState::kFailed, 20, "failed", "exit code 20"},
+      {JobState::kFailed, 137, "failed", "signal 9"},
+      {JobState::kFailed, 1, "failed", "exit code 1"},
+      {JobState::kTimeout, 0, "stopped", "Slurm ended the job at its time limit"},
+      {JobState::kNodeFail, 0, "failed", "a node failed"},
+      {JobState::kPreempted, 0, "stopped", "preempted"},
+      {JobState::kOutOfMemory, 0, "failed", "out of memory"},
+      {JobState::kCancelled, 0, "cancelled", "scancel"},
+  };
+  int number = 0;
+  for (const Ending& ending : kEndings) {
+    const std::string id = fmt::format("ending{}", number++);
+    SCOPED_TRACE(id + " " + to_name(ending.state));
+    const JobId job = world.launch(world.admission(id));
+    world.cluster.start(job);
+    world.tick();
+    world.cluster.now += 9;
+    world.cluster.end(job, ending.state, ending.exit_code);
+    world.tick();
+    EXPECT_EQ(world.state(id), ending.run_state);
+    EXPECT_NE(world.run(id).reason.find(ending.words), std::string::npos) << world.run(id).reason;
+    EXPECT_EQ(world.run(id).charged().milli_gpu_s, 2 * 10 * 1000);
+  }
+  world.expect_books_are_right();
+}
+
+// The whole life of a run, with the service killed before every tick: same books.
+TEST_F(DispatcherTest, ARestartBeforeEveryTickLeavesTheSameBooks) {
+  const auto live = [&](bool with_restarts) {
+    World w;
+    w.grant("user:ada", 10);
+    const auto step = [&](std::int64_t seconds) {
+      if (with_restarts) w.restart();
+      w.tick(seconds);
+      if (with_restarts) w.restart();
+    };
+    const JobId job = w.launch(w.admission());
+    step(1);
+    w.cluster.start(job);
+    step(1);
+    w.cluster.now += 100;
+    w.cluster.requeue(job);
+    step(1);
+    w.cluster.start(job);
+    step(1);
+    (void)w.dispatcher().request_stop(kAda, "runone", w.cluster.now);
+    step(1);
+    w.cluster.end(job, JobState::kFailed, 10);
+    step(1);
+    w.expect_books_are_right();
+    return std::pair(w.state(), w.balance().charged.milli_gpu_s);
+  };
+  EXPECT_EQ(live(false), live(true));
+  EXPECT_EQ(live(true).first, "stopped");
+}
+
+TEST(RunEvents, SurviveTheirJson) {
+  const std::vector<EventBody> events = {
+      JobSubmitted{1, 17},
+      SubmissionFailed{0, "no such account"},
+      AttemptStarted{0, 17, 2, 1000, 4, "n[1-2]"},
+      StopRequested{"ada"},
+      CancelRequested{"bob"},
+      LimitCut{0, 600, 300},
+      JobRejected{0, "changed"},
+      JobEnded{0, 17, 1, JobState::kNodeFail, 1, 9, 10, 20, 4},
+      AttemptCharged{0, 17, 1, JobState::kRequeued, 10, 20, 4, {40'000}, {1}, 12},
+      SegmentClosed{0, Outcome::kStopped, "stopped"}};
+  for (const EventBody& event : events) {
+    SCOPED_TRACE(event_kind(event));
+    const auto json = event_to_json(event);
+    EXPECT_EQ(event_to_json(event_from_json(event_kind(event), json)), json);
+  }
+  EXPECT_THROW((void)event_from_json("Nonsense", {}), std::exception);
+}
+
+}  // namespace
+}  // namespace scheduler

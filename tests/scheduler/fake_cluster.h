@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// tests/scheduler/fake_cluster.h
+//
+// A pretended Slurm with a virtual clock and scripted faults, for what a real one cannot be made to
+// do at a given line. It keeps the controller's table and slurmdbd's records apart, as Slurm does.
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "scheduler/cluster.h"
+
+namespace scheduler {
+
+class FakeCluster final : public Cluster {
+ public:
+  ClusterFacts about{.name = "fake", .kill_wait_s = 30, .over_time_limit_s = 0};
+  std::int64_t now = 1'000'000;
+  std::uint32_t uid = 1000;          // Of whoever submits.
+  bool controller_is_up = true;
+  bool database_is_up = true;
+  bool submit_loses_its_reply = false;
+  std::string partition = "gpu";
+  std::map<JobId, JobSnapshot> jobs;                     // The controller's table.
+  std::map<JobId, std::vector<AllocationRecord>> records;
+  std::vector<JobId> asked_to_stop, cancelled;
+  int looks = 0;
+
+  Expected<ClusterFacts> facts() override {
+    if (!controller_is_up) return tl::unexpected(Error{"controller is down"});
+    return about;
+  }
+  bool is_reachable() override { return controller_is_up; }
+
+  Expected<std::vector<JobSnapshot>> load_jobs() override {
+    ++looks;
+    if (!controller_is_up) return tl::unexpected(Error{"controller is down"});
+    std::vector<JobSnapshot> out;
+    for (const auto& [id, job] : jobs) out.push_back(job);
+    return out;
+  }
+
+  Expected<std::vector<AllocationRecord>> load_records(std::span<const JobId> ids,
+                                                       std::int64_t since) override {
+    if (!database_is_up) return tl::unexpected(Error{"slurmdbd is down"});
+    std::vector<AllocationRecord> out;
+    for (const JobId id : ids) {
+      for (const AllocationRecord& record : records[id]) {
+        if (record.submit >= since) out.push_back(record);
+      }
+    }
+    return out;
+  }
+
+  Expected<Submitted> submit(const JobSpec& spec) override {
+    JobSnapshot job;
+    job.id = next_id_++;
+    job.uid = uid;
+    job.state = JobState::kPending;
+    job.reason = "Resources";
+    job.comment = spec.comment;
+    job.name = spec.name;
+    job.partition = spec.partition.empty() ? partition : spec.partition;
+    job.submit = now;
+    job.time_limit_s = spec.time_limit_s;
+    job.gpus = gpus_of(spec);
+    jobs[job.id] = job;
+    add_record(job);
+    if (submit_loses_its_reply) return tl::unexpected(Error{"the reply was lost"});
+    return Submitted{job.id, ""};
+  }
+  Expected<StartEstimate> estimate_start(const JobSpec&) override { return StartEstimate{now, "n1"}; }
+  Expected<void> ask_to_stop(JobId job) override {
+    asked_to_stop.push_back(job);
+    return {};
+  }
+  Expected<void> cancel(JobId job) override {
+    cancelled.push_back(job);
+    const auto found = jobs.find(job);
+    if (found != jobs.end() && !is_ended(found->second.state)) end(job, JobState::kCancelled, 0);
+    return {};
+  }
+  Expected<void> set_time_limit(JobId job, std::int64_t seconds) override {
+    jobs.at(job).time_limit_s = seconds;
+    return {};
+  }
+
+  // --- What Slurm does by itself ---------------------------------------------------------------
+
+  void start(JobId id) {
+    JobSnapshot& job = jobs.at(id);
+    job.state = JobState::kRunning;
+    job.start = now;
+    job.nodes = "n1";
+    job.reason.clear();
+    AllocationRecord& record = records[id].back();
+    record.start = now;
+    record.gpus = job.gpus;
+    record.nodes = job.nodes;
+    record.state = JobState::kRunning;
+  }
+  void end(JobId id, JobState state, int exit_code) {
+    JobSnapshot& job = jobs.at(id);
+    job.state = state;
+    job.end = now;
+    job.exit_code = exit_code;
+    close_record(id, state, exit_code);
+  }
+  // A requeue: the old attempt is closed, the same job waits again under a new submit time.
+  void requeue(JobId id) {
+    close_record(id, JobState::kRequeued, 0);
+    JobSnapshot& job = jobs.at(id);
+    ++job.attempt;
+    job.state = JobState::kPending;
+    job.submit = now;
+    job.start = job.end = 0;
+    job.nodes.clear();
+    add_record(job);
+  }
+  void purge(JobId id) { jobs.erase(id); }  // MinJobAge.
+
+ private:
+  static int gpus_of(const JobSpec& spec) {
+    return spec.nodes * std::stoi(spec.tres_per_node.substr(spec.tres_per_node.rfind(':') + 1));
+  }
+  void add_record(const JobSnapshot& job) {
+    AllocationRecord record;
+    record.id = job.id;
+    record.uid = job.uid;
+    record.state = JobState::kPending;
+    record.name = job.name;
+    record.submit = job.submit;
+    records[job.id].push_back(record);
+  }
+  void close_record(JobId id, JobState state, int exit_code) {
+    AllocationRecord& record = records[id].back();
+    record.state = state;
+    record.end = now;
+    record.exit_code = exit_code;
+  }
+  JobId next_id_ = 11;
+};
+
+}  // namespace scheduler

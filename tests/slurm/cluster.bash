@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# shellcheck shell=bash
+#
+# For tests against a real Slurm. All files share one private cluster, "tytest": the first that
+# calls `cluster_once` starts it, ctest's fixture takes it down after the last. By hand:
+#
+#   bats tests/slurm/cluster.bats
+#   scripts/cluster down --name tytest
+#
+# A test file begins with
+#
+#   load cluster
+#   setup_file() { cluster_once; }
+#
+# and with TRAINYARD_BUILD set to a build folder, as ctest does, Trainyard is installed on it from
+# there and trainyardd runs.
+
+repository=$(realpath "$BATS_TEST_DIRNAME/../..")
+tytest_state=/var/lib/trainyard-tytest
+tytest_user=tyalice
+
+# cluster VERB...: scripts/cluster on the shared cluster.
+cluster() { "$repository/scripts/cluster" --name tytest "$@"; }
+
+# as USER COMMAND...: runs a command on the shared cluster as a user, at home, for 120 s at most.
+as() {
+  local user=$1
+  shift
+  (cd "$(getent passwd "$user" | cut -d: -f6)" 2>/dev/null || cd /
+    cluster run --as "$user" -- timeout 120 "$@")
+}
+
+home_of() { getent passwd "$1" | cut -d: -f6; }
+
+# eventually SECONDS COMMAND...: polls until the command succeeds.
+eventually() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    ((SECONDS < deadline)) || return 1
+    sleep 0.2
+  done
+}
+
+# Two hosts of two GPUs, with `tytest_user` as an ordinary user.
+cluster_once() {
+  [[ $EUID == 0 ]] || skip "a private cluster needs root"
+  cluster up --hosts 2 --gpus 2 --fake-gpus
+  cluster user add "$tytest_user"
+  [[ -z ${TRAINYARD_BUILD:-} ]] || install_trainyard
+}
+
+# Installs what has been built; trainyardd starts anew only if it has changed.
+install_trainyard() {
+  local before after
+  before=$(cksum "$tytest_state/prefix/bin/trainyardd" 2>/dev/null)
+  cmake --install "$TRAINYARD_BUILD" --prefix "$tytest_state/prefix" >"$tytest_state/log/install.log"
+  after=$(cksum "$tytest_state/prefix/bin/trainyardd" 2>/dev/null)
+  if [[ $before != "$after" ]]; then
+    cluster restart trainyardd
+  fi
+}

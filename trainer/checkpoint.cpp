@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/checkpoint.h"
+
+#include <fmt/format.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "trainer/durable_file.h"
+#include "trainer/tensor_file.h"
+
+namespace trainer {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Progress, model, class_count, optimizer, batches_per_epoch, batch,
+                                   epoch, epoch_batch, step, pending_batches, optimizer_steps,
+                                   ema_updates, epochs_planned, is_mosaic_closed, is_finished,
+                                   reloads, seconds_used, best_fitness, best_epoch, loss_sums,
+                                   loss_batches, batch_seconds, validation_seconds, save_seconds)
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kPointerFile = "last.json";
+constexpr const char* kFormat = "trainyard-checkpoint-1";
+constexpr std::size_t kGenerations = 2;
+
+// A line of the pointer file.
+struct Generation {
+  std::string file;
+  std::string crc32;
+  std::uint64_t size = 0;
+  int epoch = 0;
+  std::int64_t step = 0;
+  std::int64_t serial = 0;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Generation, file, crc32, size, epoch, step, serial)
+
+// Newest first. Empty where there is no pointer file.
+std::vector<Generation> read_pointer(const std::string& folder) {
+  const std::string path = folder + "/" + kPointerFile;
+  if (!fs::exists(path)) return {};
+  try {
+    const auto json = nlohmann::json::parse(read_file(path));
+    if (json.at("format") != kFormat) {
+      throw std::runtime_error(fmt::format("{}: format {} is not {}.", path,
+                                           json.at("format").dump(), kFormat));
+    }
+    return json.at("generations").get<std::vector<Generation>>();
+  } catch (const nlohmann::json::exception& error) {
+    throw std::runtime_error(fmt::format(
+        "{}: {}. Name a whole checkpoint in it, or move {} away to start anew.", path,
+        error.what(), folder));
+  }
+}
+
+void write_pointer(const std::string& folder, const std::vector<Generation>& generations) {
+  nlohmann::ordered_json json;
+  json["format"] = kFormat;
+  json["generations"] = nlohmann::json(generations);
+  write_durably(folder + "/" + kPointerFile, json.dump(2) + "\n");
+}
+
+// Checkpoints that no pointer names: older generations and leftovers of a crash.
+void remove_unnamed(const std::string& folder, const std::vector<Generation>& generations) {
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename();
+    if (!name.starts_with("last-") ||
+        !(name.ends_with(".ckpt") || name.ends_with(".ckpt.part"))) {
+      continue;
+    }
+    const bool is_named =
+        std::any_of(generations.begin(), generations.end(),
+                    [&](const Generation& generation) { return generation.file == name; });
+    std::error_code ignored;  // Whatever stays is removed next time.
+    if (!is_named) fs::remove(entry.path(), ignored);
+  }
+}
+
+void append(NamedTensors& all, const std::string& prefix, const NamedTensors& tensors) {
+  for (const auto& [name, tensor] : tensors) all.emplace_back(prefix + name, tensor);
+}
+
+NamedTensors gradients_of(Optimizer& optimizer) {
+  NamedTensors named;
+  const std::vector<torch::Tensor> gradients = optimizer.gradients();
+  for (std::size_t i = 0; i < gradients.size(); ++i) {
+    named.emplace_back(optimizer.parameter_names()[i], gradients[i]);
+  }
+  return named;
+}
+
+// The tensors under `prefix`, without it.
+NamedTensors under(const NamedTensors& all, const std::string& prefix) {
+  NamedTensors part;
+  for (const auto& [name, tensor] : all) {
+    if (name.starts_with(prefix)) part.emplace_back(name.substr(prefix.size()), tensor);
+  }
+  return part;
+}
+
+void restore_module(const TensorFile& file, const std::string& prefix, torch::nn::Module& module) {
+  const std::size_t wanted = state_tensors(module).size();
+  const std::size_t copied = copy_matching(under(file.tensors, prefix), module);
+  if (copied != wanted) {
+    throw std::runtime_error(
+        fmt::format("{} of {} tensors of {} fit this model", copied, wanted, prefix));
+  }
+}
+
+void restore(const TensorFile& file, TrainState state) {
+  const Progress progress = parse_progress(file.metadata.at("progress"));
+  if (progress.model != state.progress.model ||
+      progress.class_count != state.progress.class_count ||
+      progress.optimizer != state.progress.optimizer || progress.batch != state.progress.batch ||
+      progress.batches_per_epoch != state.progress.batches_per_epoch) {
+    const auto text = [](const Progress& each) {
+      return fmt::format("model {}, {} classes, {}, batch {}, {} batches an epoch", each.model,
+                         each.class_count, each.optimizer, each.batch, each.batches_per_epoch);
+    };
+    throw std::invalid_argument(
+        fmt::format("The run folder holds a run with {}; these arguments make {}. Use the old "
+                    "arguments or another folder.",
+                    text(progress), text(state.progress)));
+  }
+  restore_module(file, "model/", state.model);
+  restore_module(file, "average/", state.average);
+  state.optimizer.load_state(under(file.tensors, "optimizer/"), progress.optimizer_steps);
+  state.optimizer.zero_grad();
+  const NamedTensors pending = under(file.tensors, "gradient/");
+  const NamedTensors gradients = gradients_of(state.optimizer);
+  if (!pending.empty() && pending.size() != gradients.size()) {
+    throw std::runtime_error("accumulated gradients are missing");
+  }
+  torch::NoGradGuard no_grad;
+  for (std::size_t i = 0; i < pending.size(); ++i) gradients[i].second.copy_(pending[i].second);
+  state.progress = progress;
+}
+
+// Reads and checks a generation. Throws std::runtime_error with the reason only.
+TensorFile read_generation(const std::string& folder, const Generation& generation) {
+  std::string bytes;
+  try {
+    bytes = read_file(folder + "/" + generation.file);
+  } catch (const std::system_error& error) {
+    throw std::runtime_error(error.code().message());
+  }
+  const std::string crc = fmt::format("{:08x}", crc32_of(bytes));
+  if (bytes.size() != generation.size) {
+    throw std::runtime_error(
+        fmt::format("{} bytes (recorded {})", bytes.size(), generation.size));
+  }
+  if (crc != generation.crc32) {
+    throw std::runtime_error(
+        fmt::format("checksum mismatch (recorded {}, read {})", generation.crc32, crc));
+  }
+  return parse_tensor_file(bytes);
+}
+
+// The newest usable generation, with a warning for each that is not.
+std::optional<std::pair<Generation, TensorFile>> newest(const std::string& folder,
+                                                        std::vector<std::string>& warnings) {
+  const std::vector<Generation> generations = read_pointer(folder);
+  std::string faults;
+  for (const Generation& generation : generations) {
+    try {
+      TensorFile file = read_generation(folder, generation);
+      if (!faults.empty()) warnings.push_back(fmt::format("{}Using {}.", faults, generation.file));
+      return std::pair(generation, std::move(file));
+    } catch (const std::runtime_error& error) {
+      faults += fmt::format("checkpoint {}: {}. ", generation.file, error.what());
+    }
+  }
+  if (generations.empty()) return std::nullopt;
+  throw std::runtime_error(fmt::format(
+      "{}No other generation is left. Move {} away to start anew.", faults, folder));
+}
+
+}  // namespace
+
+std::string to_json_text(const Progress& progress) { return nlohmann::json(progress).dump(); }
+
+Progress parse_progress(const std::string& json_text) {
+  try {
+    return nlohmann::json::parse(json_text).get<Progress>();
+  } catch (const nlohmann::json::exception& error) {
+    throw std::runtime_error(fmt::format("progress: {}", error.what()));
+  }
+}
+
+void save_checkpoint(const std::string& folder, TrainState state) {
+  fs::create_directories(folder);
+  std::vector<Generation> generations = read_pointer(folder);
+
+  TensorFile file;
+  file.metadata = {{"format", kFormat}, {"progress", to_json_text(state.progress)}};
+  append(file.tensors, "model/", state_tensors(state.model));
+  append(file.tensors, "average/", state_tensors(state.average));
+  append(file.tensors, "optimizer/", state.optimizer.state());
+  if (state.progress.pending_batches > 0) {
+    append(file.tensors, "gradient/", gradients_of(state.optimizer));
+  }
+
+  Generation made;
+  made.serial = generations.empty() ? 1 : generations.front().serial + 1;
+  made.file = fmt::format("last-{:06}.ckpt", made.serial);
+  made.epoch = state.progress.epoch;
+  made.step = state.progress.step;
+  const WrittenFile written = write_tensor_file(folder + "/" + made.file, file);
+  made.crc32 = fmt::format("{:08x}", written.crc32);
+  made.size = written.size;
+
+  generations.insert(generations.begin(), made);
+  if (generations.size() > kGenerations) generations.resize(kGenerations);
+  write_pointer(folder, generations);
+  remove_unnamed(folder, generations);
+}
+
+LoadReport load_checkpoint(const std::string& folder, TrainState state) {
+  LoadReport report;
+  const auto found = newest(folder, report.warnings);
+  if (!found) return report;
+  restore(found->second, state);
+  // A damaged generation shall not count as the second one that the next save keeps.
+  if (!report.warnings.empty()) {
+    std::vector<Generation> whole = read_pointer(folder);
+    std::erase_if(whole, [&](const Generation& each) { return each.serial > found->first.serial; });
+    write_pointer(folder, whole);
+  }
+  report.is_found = true;
+  report.file = found->first.file;
+  return report;
+}
+
+std::optional<Progress> read_progress(const std::string& folder) {
+  std::vector<std::string> warnings;
+  const auto found = newest(folder, warnings);
+  if (!found) return std::nullopt;
+  return parse_progress(found->second.metadata.at("progress"));
+}
+
+}  // namespace trainer

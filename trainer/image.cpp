@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/image.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <new>
+#include <opencv2/imgcodecs.hpp>
+#include <opencv2/imgproc.hpp>
+#include <optional>
+#include <string_view>
+
+#include "trainer/contract/disk.h"
+#include "trainer/contract/image_header.h"
+
+namespace trainer {
+namespace {
+
+constexpr std::size_t kImageFileBytesMax = std::size_t{1} << 30;
+
+// Decoders turn what is missing at the end of a JPEG into grey without a word. From the first scan
+// on a byte ff is followed by 00 or a marker, so an end marker there is the real one; those before
+// it belong to thumbnails.
+bool is_cut_short(std::string_view jpeg) {
+  const auto byte = [&](std::size_t at) { return static_cast<unsigned char>(jpeg[at]); };
+  std::size_t at = 2;
+  while (at + 4 <= jpeg.size() && byte(at) == 0xff) {
+    if (byte(at + 1) == 0xda) return jpeg.find("\xff\xd9", at) == std::string_view::npos;
+    const bool is_fill = byte(at + 1) == 0xff;
+    at += is_fill ? 1 : 2 + std::max<std::size_t>(2, byte(at + 2) * 256U + byte(at + 3));
+  }
+  return at + 4 > jpeg.size();  // Otherwise garbled: the decoder says what it thinks of it.
+}
+
+int round_half_even(double value) {
+  return static_cast<int>(std::nearbyint(value));
+}
+
+}  // namespace
+
+ReadImage read_image(const std::string& path) {
+  const contract::FileBytes file = contract::read_whole_file(path, kImageFileBytesMax);
+  if (file.problem) return {{}, *file.problem + "."};
+  if (const auto fault = contract::image_header_fault(file.bytes)) return {{}, *fault};
+  const auto header = contract::read_image_header(file.bytes);
+  if (header && header->format == "JPEG" && is_cut_short(file.bytes)) {
+    return {{}, "is cut short: the end marker of the JPEG is missing."};
+  }
+  try {
+    // A view: OpenCV takes the bytes as a matrix and does not write to them.
+    const cv::Mat bytes(1, static_cast<int>(file.bytes.size()), CV_8UC1,
+                        const_cast<char*>(file.bytes.data()));
+    cv::Mat pixels = cv::imdecode(bytes, cv::IMREAD_COLOR);
+    if (pixels.empty()) return {{}, fmt::format("is no {} that can be decoded.", header->format)};
+    if (std::min(pixels.cols, pixels.rows) < contract::kImageSideMin) {
+      return {{},
+              fmt::format("is {} x {} pixels, below the smallest side of {}.", pixels.cols,
+                          pixels.rows, contract::kImageSideMin)};
+    }
+    return {pixels, {}};
+  } catch (const cv::Exception& exception) {
+    return {{}, fmt::format("cannot be decoded: {}.", exception.err)};
+  } catch (const std::bad_alloc&) {
+    return {{}, "needs more memory to decode than there is."};
+  }
+}
+
+Letterbox plan_letterbox(cv::Size original, cv::Size target, const LetterboxOptions& options) {
+  Letterbox plan;
+  plan.gain = std::min(static_cast<double>(target.width) / original.width,
+                       static_cast<double>(target.height) / original.height);
+  if (!options.scale_up) plan.gain = std::min(plan.gain, 1.0);
+  plan.resized = {std::max(1, round_half_even(original.width * plan.gain)),
+                  std::max(1, round_half_even(original.height * plan.gain))};
+
+  double spare_x = target.width - plan.resized.width;
+  double spare_y = target.height - plan.resized.height;
+  if (options.pad_to_stride_only) {
+    spare_x = std::fmod(spare_x, options.stride);
+    spare_y = std::fmod(spare_y, options.stride);
+  }
+  if (options.center) {
+    // An odd pixel goes to the right and to the bottom.
+    plan.left = round_half_even(spare_x / 2 - 0.1);
+    plan.top = round_half_even(spare_y / 2 - 0.1);
+  }
+  plan.padded = {plan.resized.width + static_cast<int>(spare_x),
+                 plan.resized.height + static_cast<int>(spare_y)};
+  return plan;
+}
+
+cv::Mat apply_letterbox(const cv::Mat& image, const Letterbox& letterbox) {
+  cv::Mat resized = image;
+  if (image.size() != letterbox.resized) {
+    cv::resize(image, resized, letterbox.resized, 0, 0, cv::INTER_LINEAR);
+  }
+  const auto& [size, padded, left, top, gain] = letterbox;
+  cv::Mat result;
+  cv::copyMakeBorder(resized, result, top, padded.height - size.height - top, left,
+                     padded.width - size.width - left, cv::BORDER_CONSTANT,
+                     cv::Scalar::all(kPaddingGray));
+  return result;
+}
+
+void write_rgb_planes(const cv::Mat& image, unsigned char* planes) {
+  const auto plane = static_cast<std::size_t>(image.rows) * static_cast<std::size_t>(image.cols);
+  std::array<cv::Mat, 3> channels;
+  for (std::size_t i = 0; i < 3; ++i) {
+    channels[i] = cv::Mat(image.rows, image.cols, CV_8UC1, planes + (2 - i) * plane);
+  }
+  cv::split(image, channels.data());
+}
+
+}  // namespace trainer

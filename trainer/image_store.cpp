@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/image_store.h"
+
+#include <fmt/format.h>
+
+#include <opencv2/imgproc.hpp>
+#include <stdexcept>
+#include <utility>
+
+#include "trainer/image.h"
+
+namespace trainer {
+
+ImageStore::ImageStore(const std::vector<contract::ImageEntry>& images, int imgsz,
+                       std::size_t capacity)
+    : images_(images), imgsz_(imgsz), capacity_(capacity) {}
+
+ImageStore::Fitted ImageStore::get(std::int64_t index) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (unusable_.contains(index)) return {};
+    if (const auto found = by_index_.find(index); found != by_index_.end()) {
+      entries_.splice(entries_.begin(), entries_, found->second);
+      return entries_.front().image;
+    }
+  }
+  // Decoded outside the lock. Two threads may decode the same image at once; both get the same.
+  const std::string& path = images_[static_cast<std::size_t>(index)].path;
+  ReadImage read = read_image(path);
+  if (read.pixels.empty()) {
+    const std::lock_guard lock(mutex_);
+    if (unusable_.insert(index).second) {
+      unreadable_.push_back(fmt::format("{}: {}", path, read.problem));
+    }
+    return {};
+  }
+  Fitted image{.pixels = read.pixels, .original = read.pixels.size()};
+  const Letterbox plan = plan_letterbox(image.original, {imgsz_, imgsz_});
+  if (plan.resized != image.original) {
+    cv::resize(read.pixels, image.pixels = cv::Mat(), plan.resized, 0, 0, cv::INTER_LINEAR);
+  }
+  const std::lock_guard lock(mutex_);
+  remember(index, image);
+  return image;
+}
+
+void ImageStore::remember(std::int64_t index, const Fitted& image) {
+  if (capacity_ == 0 || by_index_.contains(index)) return;
+  entries_.push_front({index, image});
+  by_index_[index] = entries_.begin();
+  if (entries_.size() <= capacity_) return;
+  by_index_.erase(entries_.back().index);
+  entries_.pop_back();
+}
+
+std::int64_t ImageStore::usable_from(std::int64_t index) {
+  const auto count = static_cast<std::int64_t>(images_.size());
+  for (std::int64_t step = 0; step < count; ++step) {
+    const std::int64_t candidate = (index + step) % count;
+    if (!get(candidate).pixels.empty()) return candidate;
+  }
+  throw std::runtime_error(fmt::format("none of {} images can be read", count));
+}
+
+std::vector<std::string> ImageStore::take_unreadable() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(unreadable_, {});
+}
+
+}  // namespace trainer

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/loader.h"
+
+#include <fmt/format.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <array>
+#include <mutex>
+#include <opencv2/core.hpp>
+#include <set>
+#include <stdexcept>
+#include <utility>
+
+#include "trainer/augment.h"
+#include "trainer/image.h"
+#include "trainer/image_store.h"
+#include "trainer/prefetcher.h"
+#include "trainer/random.h"
+#include "trainer/sampler.h"
+
+namespace trainer {
+namespace {
+
+// A mosaic takes its other images from this many positions before its own, as the reference does
+// (eight batches), so that each image is decoded once and not four times. Fixed, for what a batch
+// holds must not hang on how it is loaded.
+constexpr std::int64_t kMosaicWindow = 256;
+
+std::size_t bytes_per_sample(int imgsz) {
+  return std::size_t{3} * static_cast<std::size_t>(imgsz) * static_cast<std::size_t>(imgsz);
+}
+
+// OpenCV's own threads would fight with ours and with torch's for the same cores.
+void keep_opencv_single_threaded() {
+  cv::setNumThreads(0);
+}
+
+Batch to_tensors(std::shared_ptr<RawBatch> raw, int imgsz) {
+  Batch batch;
+  const auto count = static_cast<std::int64_t>(raw->samples.size());
+  unsigned char* pixels = raw->pixels.get();
+  batch.images = torch::from_blob(
+      pixels, {count, 3, imgsz, imgsz}, [raw](void*) {},
+      torch::kUInt8);  // Lives as long as the tensor.
+
+  std::vector<float> targets;
+  for (std::size_t i = 0; i < raw->samples.size(); ++i) {
+    const RawBatch::Sample& sample = raw->samples[i];
+    for (const contract::Label& label : sample.labels) {
+      targets.insert(targets.end(), {static_cast<float>(i), static_cast<float>(label.cls), label.xc,
+                                     label.yc, label.w, label.h});
+    }
+    batch.sources.push_back({.index = sample.index,
+                             .width = sample.original.width,
+                             .height = sample.original.height,
+                             .gain = static_cast<float>(sample.gain),
+                             .pad_x = static_cast<float>(sample.left),
+                             .pad_y = static_cast<float>(sample.top)});
+  }
+  constexpr std::int64_t kColumns = 6;
+  const auto rows = static_cast<std::int64_t>(targets.size()) / kColumns;
+  batch.targets = torch::from_blob(targets.data(), {rows, kColumns}, torch::kFloat32).clone();
+  return batch;
+}
+
+}  // namespace
+
+struct TrainLoader::Impl {
+  Impl(const std::vector<contract::ImageEntry>& train_images, const contract::TrainArgs& train_args,
+       Options loader_options, Shard shard)
+      : images(train_images),
+        args(train_args),
+        options(loader_options),
+        layout{loader_options.batch_per_rank, shard.rank, shard.world},
+        store(train_images, loader_options.imgsz,
+              loader_options.cache_in_memory
+                  ? train_images.size()
+                  : static_cast<std::size_t>(kMosaicWindow + 2 * loader_options.threads)),
+        prefetcher(loader_options.threads, loader_options.batch_per_rank,
+                   bytes_per_sample(loader_options.imgsz)) {}
+
+  [[nodiscard]] Sample load(std::int64_t index) {
+    const ImageStore::Fitted image = store.get(index);
+    const auto w = static_cast<float>(image.pixels.cols), h = static_cast<float>(image.pixels.rows);
+    Sample sample{image.pixels, {}};
+    for (const contract::Label& label : images[static_cast<std::size_t>(index)].labels) {
+      sample.boxes.push_back({args.single_cls ? 0 : label.cls, (label.xc - label.w / 2) * w,
+                              (label.yc - label.h / 2) * h, (label.xc + label.w / 2) * w,
+                              (label.yc + label.h / 2) * h});
+    }
+    return sample;
+  }
+
+  // The sample at a position of an epoch: a function of its arguments and the images alone.
+  [[nodiscard]] Sample augmented(const EpochOrder& order, std::int64_t epoch, std::int64_t position,
+                                 double mosaic_probability, std::int64_t& index) {
+    Random random(options.seed, static_cast<std::uint64_t>(epoch),
+                  static_cast<std::uint64_t>(position));
+    index = store.usable_from(order.image_at(position));
+    Sample sample;
+    if (random.chance(mosaic_probability)) {
+      const std::int64_t window =
+          std::min<std::int64_t>(kMosaicWindow, static_cast<std::int64_t>(images.size()));
+      std::array<Sample, 4> parts;
+      parts[0] = load(index);
+      for (std::size_t i = 1; i < parts.size(); ++i) {
+        const std::int64_t steps_back = 1 + random.below(window);
+        parts[i] = load(store.usable_from(order.image_before(position, steps_back)));
+      }
+      sample = mosaic(parts, options.imgsz, random);
+    } else {
+      sample = on_square(load(index), options.imgsz);
+    }
+    sample = random_perspective(sample, options.imgsz, args, random);
+    jitter_colors(sample.pixels, args, random);
+    flip_randomly(sample, args, random);
+    return sample;
+  }
+
+  void fill(RawBatch& batch, int slot, const EpochOrder& order, std::int64_t epoch,
+            double mosaic_probability) {
+    RawBatch::Sample& target = batch.samples[static_cast<std::size_t>(slot)];
+    const Sample sample = augmented(order, epoch, layout.position(batch.number, slot),
+                                    mosaic_probability, target.index);
+    write_rgb_planes(sample.pixels, batch.pixels.get() + static_cast<std::size_t>(slot) *
+                                                             bytes_per_sample(options.imgsz));
+    target.original = sample.pixels.size();
+    const auto side = static_cast<float>(options.imgsz);
+    for (const PixelBox& box : sample.boxes) {
+      target.labels.push_back({box.cls, (box.x1 + box.x2) / 2 / side, (box.y1 + box.y2) / 2 / side,
+                               (box.x2 - box.x1) / side, (box.y2 - box.y1) / side});
+    }
+  }
+
+  const std::vector<contract::ImageEntry>& images;
+  const contract::TrainArgs args;
+  const Options options;
+  const BatchLayout layout;
+  ImageStore store;
+  Prefetcher prefetcher;  // Last: its threads end before what they use.
+};
+
+TrainLoader::TrainLoader(const std::vector<contract::ImageEntry>& images,
+                         const contract::TrainArgs& args, Options options, Shard shard) {
+  if (images.empty()) throw std::invalid_argument("no training images");
+  if (options.batch_per_rank < 1 || options.imgsz < 1 || shard.rank < 0 ||
+      shard.rank >= shard.world) {
+    throw std::invalid_argument(fmt::format("batch of {} images of {} px for rank {} of {}",
+                                            options.batch_per_rank, options.imgsz, shard.rank,
+                                            shard.world));
+  }
+  keep_opencv_single_threaded();
+  options.threads = std::max(1, options.threads);
+  impl_ = std::make_unique<Impl>(images, args, options, shard);
+}
+
+TrainLoader::~TrainLoader() = default;
+
+std::int64_t TrainLoader::batches_per_epoch() const {
+  return impl_->layout.batches_per_epoch(static_cast<std::int64_t>(impl_->images.size()));
+}
+
+void TrainLoader::start_epoch(std::int64_t epoch, std::int64_t first_batch, bool with_mosaic) {
+  Impl* impl = impl_.get();
+  const auto order = std::make_shared<const EpochOrder>(
+      static_cast<std::int64_t>(impl->images.size()), impl->options.seed, epoch);
+  const double mosaic_probability = with_mosaic ? impl->args.mosaic : 0;
+  const std::int64_t batches = batches_per_epoch();
+  impl->prefetcher.start(first_batch, batches, batches * impl->options.batch_per_rank,
+                         [impl, order, epoch, mosaic_probability](RawBatch& batch, int sample) {
+                           impl->fill(batch, sample, *order, epoch, mosaic_probability);
+                         });
+}
+
+Batch TrainLoader::next() {
+  std::shared_ptr<RawBatch> raw = impl_->prefetcher.next();
+  if (!raw) throw std::logic_error("TrainLoader::next after the last batch of the epoch");
+  return to_tensors(std::move(raw), impl_->options.imgsz);
+}
+
+std::vector<std::string> TrainLoader::take_unreadable() {
+  return impl_->store.take_unreadable();
+}
+
+struct ValLoader::Impl {
+  Impl(const std::vector<contract::ImageEntry>& val_images, int side, int batch, int threads,
+       bool is_single_class, Shard val_shard)
+      : images(val_images),
+        imgsz(side),
+        batch_size(batch),
+        single_cls(is_single_class),
+        shard(val_shard),
+        prefetcher(threads, batch, bytes_per_sample(side)) {}
+
+  void fill(RawBatch& batch, int slot) {
+    RawBatch::Sample& target = batch.samples[static_cast<std::size_t>(slot)];
+    target.index = (batch.number * batch_size + slot) * shard.world + shard.rank;
+    const contract::ImageEntry& entry = images[static_cast<std::size_t>(target.index)];
+    ReadImage read = read_image(entry.path);
+    const bool is_usable = !read.pixels.empty();
+    if (!is_usable) {
+      note_unreadable(target.index, fmt::format("{}: {}", entry.path, read.problem));
+      read.pixels = cv::Mat(imgsz, imgsz, CV_8UC3, cv::Scalar::all(kPaddingGray));
+      target.index = -1;
+    }
+    const Letterbox plan = plan_letterbox(read.pixels.size(), {imgsz, imgsz});
+    write_rgb_planes(apply_letterbox(read.pixels, plan),
+                     batch.pixels.get() + static_cast<std::size_t>(slot) * bytes_per_sample(imgsz));
+    target.original = read.pixels.size();
+    target.gain = plan.gain;
+    target.left = plan.left;
+    target.top = plan.top;
+    if (is_usable) target.labels = letterboxed(entry.labels, target);
+  }
+
+  [[nodiscard]] std::vector<contract::Label> letterboxed(std::vector<contract::Label> labels,
+                                                         const RawBatch::Sample& sample) const {
+    const double gain_x = sample.original.width * sample.gain / imgsz;
+    const double gain_y = sample.original.height * sample.gain / imgsz;
+    for (contract::Label& label : labels) {
+      label = {single_cls ? 0 : label.cls,
+               static_cast<float>(label.xc * gain_x + static_cast<double>(sample.left) / imgsz),
+               static_cast<float>(label.yc * gain_y + static_cast<double>(sample.top) / imgsz),
+               static_cast<float>(label.w * gain_x), static_cast<float>(label.h * gain_y)};
+    }
+    return labels;
+  }
+
+  void note_unreadable(std::int64_t index, std::string message) {
+    const std::lock_guard lock(mutex);
+    if (named.insert(index).second) unreadable.push_back(std::move(message));
+  }
+
+  const std::vector<contract::ImageEntry>& images;
+  const int imgsz, batch_size;
+  const bool single_cls;
+  const Shard shard;
+  std::mutex mutex;
+  std::set<std::int64_t> named;
+  std::vector<std::string> unreadable;  // Not yet taken.
+  Prefetcher prefetcher;                // Last: its threads end before what they use.
+};
+
+ValLoader::ValLoader(const std::vector<contract::ImageEntry>& images, int imgsz, int batch,
+                     int threads, bool single_cls, Shard shard) {
+  keep_opencv_single_threaded();
+  impl_ = std::make_unique<Impl>(images, imgsz, batch, threads, single_cls, shard);
+}
+
+ValLoader::~ValLoader() = default;
+
+void ValLoader::start() {
+  const auto& [rank, world] = impl_->shard;
+  const auto all = static_cast<std::int64_t>(impl_->images.size());
+  const std::int64_t mine = (all - rank + world - 1) / world;
+  const std::int64_t batches = (mine + impl_->batch_size - 1) / impl_->batch_size;
+  Impl* impl = impl_.get();
+  impl_->prefetcher.start(0, batches, mine,
+                          [impl](RawBatch& batch, int sample) { impl->fill(batch, sample); });
+}
+
+bool ValLoader::next(Batch& batch) {
+  std::shared_ptr<RawBatch> raw = impl_->prefetcher.next();
+  if (!raw) return false;
+  batch = to_tensors(std::move(raw), impl_->imgsz);
+  return true;
+}
+
+std::vector<std::string> ValLoader::take_unreadable() {
+  const std::lock_guard lock(impl_->mutex);
+  return std::exchange(impl_->unreadable, {});
+}
+
+}  // namespace trainer

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// trainer/run_folder.h
+//
+// What the trainer writes beside the weights: exit.json, metrics.jsonl, results.csv, args.yaml
+// (docs/formats/run_folder.md). Used by rank 0 alone, except stop_file_exists.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "trainer/contract/exit_code.h"
+#include "trainer/contract/metrics.h"
+#include "trainer/contract/train_args.h"
+
+namespace trainer {
+
+struct ExitRecord {
+  contract::ExitCode code = contract::ExitCode::kFinished;
+  std::string message;
+  int epoch = 0;            // Finished epochs.
+  std::int64_t step = 0;
+  int attempt = 0;
+};
+// "finished", "stopped", "deadline", "bad_input", "not_a_number", "out_of_memory", "environment",
+// "internal".
+[[nodiscard]] std::string_view reason_of(contract::ExitCode code);
+
+// A row of results.csv.
+struct ResultsRow {
+  int epoch = 0;  // Counted from 1.
+  double time_s = 0;
+  std::array<double, 3> train_losses{};
+  double precision = 0, recall = 0, map50 = 0, map50_95 = 0;
+  std::array<double, 3> val_losses{};
+  std::array<double, 3> lr{};
+};
+
+class RunFolder {
+ public:
+  // Makes the folder and weights/ where they are missing. Throws std::filesystem::filesystem_error.
+  explicit RunFolder(std::string path);
+
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] std::string weights() const;  // The folder of weights.
+  [[nodiscard]] bool stop_file_exists() const;
+  void remove_exit_record();
+  void write_exit_record(const ExitRecord& record);
+  void write_args(const contract::TrainArgs& args);
+
+  // One line, flushed. Of what a crash tore, readers skip the last line.
+  void append_metrics(const contract::MetricsRecord& record);
+
+  // Appends `row` and drops rows of its epoch or later ones, which a resumed run made before.
+  void add_results(const ResultsRow& row);
+  // The file as it was after `epochs` epochs.
+  void trim_results(int epochs);
+
+ private:
+  std::string path_;
+};
+
+}  // namespace trainer

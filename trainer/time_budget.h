@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// trainer/time_budget.h
+//
+// How a timed run fits into its hours. Pure: seconds go in, decisions come out.
+#pragma once
+
+#include <cstdint>
+
+namespace trainer {
+
+// How long things take, as measured so far; 0 where nothing is known yet.
+struct Pace {
+  double batch_s = 0;       // Training on one batch.
+  double validation_s = 0;
+  double save_s = 0;
+};
+
+// What has to happen after the last batch: validation, saving, a margin for leaving. The share of
+// two batches covers the one under way.
+[[nodiscard]] double closing_seconds(const Pace& pace);
+
+// A guess of the validation's pace before the first one: a validation image costs what a training
+// image costs (less for the gradient, more for suppression of an untrained model's many boxes).
+[[nodiscard]] double guess_validation_seconds(const Pace& pace, std::int64_t train_images_per_batch,
+                                              std::int64_t val_images);
+
+// How many epochs the run will have made when its time ends, fractions included. `epochs_done`
+// counts fractions too; `remaining_s` is what is left of the hours.
+[[nodiscard]] double plan_epochs(double epochs_done, double remaining_s, const Pace& pace,
+                                 std::int64_t batches_per_epoch);
+
+// Whether another epoch is worth beginning: at least a tenth of it fits.
+[[nodiscard]] bool is_worth_another_epoch(double remaining_s, const Pace& pace,
+                                          std::int64_t batches_per_epoch);
+
+}  // namespace trainer

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// trainer/train.h
+//
+// One attempt of a run, from the spec to finished, stopped or out of time. Whatever the run folder
+// holds is continued; the same call starts and resumes. All ranks call it with the same spec.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+#include "trainer/communicator.h"
+#include "trainer/contract/exit_code.h"
+#include "trainer/contract/train_spec.h"
+
+namespace trainer {
+
+// What the program finds around itself. Times are UTC seconds.
+struct Surroundings {
+  Communicator& communicator;
+  std::function<double()> now;
+  const std::atomic<bool>& stop_requested;  // Set by a signal.
+  double allocation_start = 0;              // Of this attempt: start-up counts.
+  double deadline = 0;                      // Save and leave by then; 0: none.
+  double seconds_used_before = 0;           // By earlier attempts, as the scheduler knows it.
+  int threads = 1;                          // CPUs of this rank.
+  int attempt = 0;
+  enum class Output { kTerminal, kLog, kNone } output = Output::kLog;
+};
+
+struct TrainOutcome {
+  contract::ExitCode code = contract::ExitCode::kFinished;
+  std::string message;
+  int epoch = 0;  // Finished epochs.
+  std::int64_t step = 0;
+};
+
+// The spec or the data set is wrong. Raised on all ranks alike.
+class BadInput : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// Writes RUN/exit.json for every outcome that it returns. Throws BadInput before any training;
+// other exceptions may leave other ranks waiting: the caller aborts them.
+[[nodiscard]] TrainOutcome train(const contract::TrainSpec& spec, const Surroundings& around);
+
+}  // namespace trainer

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/train_input.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+#include "trainer/train.h"
+
+namespace trainer {
+
+namespace {
+
+constexpr std::size_t kFaultsShown = 10;
+
+std::string to_text(const contract::DataFault& fault) {
+  return fault.where.empty() ? fault.message : fmt::format("{}: {}", fault.where, fault.message);
+}
+
+void check(const contract::TrainArgs& args, int world) {
+  std::string faults;
+  for (const contract::ArgFault& fault : contract::check_train_args(args)) {
+    faults += (faults.empty() ? "" : "\n") + fault.message;
+  }
+  if (faults.empty() && args.batch % world != 0) {
+    faults = fmt::format("batch = {} does not divide among {} GPUs. Use {} or {}.", args.batch, world,
+                         std::max(1, args.batch / world) * world, (args.batch / world + 1) * world);
+  }
+  if (!faults.empty()) throw BadInput(faults);
+}
+
+void take_dataset(const contract::DatasetReport& report, TrainInput& input) {
+  std::string fatal;
+  for (const contract::DataFault& fault : report.faults) {
+    if (fault.is_fatal) fatal += (fatal.empty() ? "" : "\n") + to_text(fault);
+  }
+  if (report.has_fatal()) throw BadInput(fatal);
+
+  for (std::size_t i = 0; i < std::min(kFaultsShown, report.faults.size()); ++i) {
+    input.warnings.push_back(to_text(report.faults[i]));
+  }
+  if (report.faults_total > static_cast<std::int64_t>(input.warnings.size())) {
+    input.warnings.push_back(fmt::format(
+        "{} more. All: trainyard-trainer check {}",
+        report.faults_total - static_cast<std::int64_t>(input.warnings.size()), input.args.data));
+  }
+  input.dataset = report.dataset;
+}
+
+void apply_fraction(std::vector<contract::ImageEntry>& images, double fraction) {
+  if (fraction >= 1) return;
+  const double kept = std::round(fraction * static_cast<double>(images.size()));
+  images.resize(std::max<std::size_t>(1, static_cast<std::size_t>(kept)));
+}
+
+void merge_classes(contract::Dataset& dataset) {
+  for (auto* split : {&dataset.train, &dataset.val, &dataset.test}) {
+    for (contract::ImageEntry& image : *split) {
+      for (contract::Label& label : image.labels) label.cls = 0;
+    }
+  }
+}
+
+}  // namespace
+
+void agree_on_input(Communicator& communicator, const std::function<void()>& work) {
+  std::string fault;
+  try {
+    work();
+  } catch (const BadInput& error) {
+    fault = error.what();
+  } catch (const std::invalid_argument& error) {
+    fault = error.what();
+  }
+  const auto all = communicator.all_gather(std::as_bytes(std::span(fault)));
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank].empty()) continue;
+    const std::string text(reinterpret_cast<const char*>(all[rank].data()), all[rank].size());
+    throw BadInput(rank == 0 ? text : fmt::format("rank {}: {}", rank, text));
+  }
+}
+
+TrainInput prepare_input(const contract::TrainArgs& args, Communicator& communicator) {
+  TrainInput input;
+  input.args = args;
+  agree_on_input(communicator, [&] {
+    check(args, communicator.size());
+    take_dataset(contract::load_dataset(args.data), input);
+  });
+  apply_fraction(input.dataset.train, args.fraction);
+  input.class_names = input.dataset.names;
+  if (args.single_cls) {
+    merge_classes(input.dataset);
+    input.class_names = {"item"};
+  }
+  input.batch_per_rank = args.batch / communicator.size();
+
+  // Ranks that see different files would train on different orders without noticing.
+  std::array<std::int64_t, 4> counts = {static_cast<std::int64_t>(input.dataset.train.size()),
+                                        -static_cast<std::int64_t>(input.dataset.train.size()),
+                                        static_cast<std::int64_t>(input.dataset.val.size()),
+                                        -static_cast<std::int64_t>(input.dataset.val.size())};
+  communicator.all_reduce_max(counts);
+  agree_on_input(communicator, [&] {
+    if (counts[0] != -counts[1] || counts[2] != -counts[3]) {
+      throw BadInput(fmt::format("{}: this rank on {} sees {} training and {} validation images, "
+                                 "others see up to {} and {}. Use a folder that all nodes share.",
+                                 args.data, communicator.host(), input.dataset.train.size(),
+                                 input.dataset.val.size(), counts[0], counts[2]));
+    }
+  });
+  return input;
+}
+
+}  // namespace trainer
