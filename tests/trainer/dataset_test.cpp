@@ -79,7 +79,7 @@ std::vector<BadCase> bad_yaml_cases() {
   return {
       {"no_yaml",
        {{"data.yaml", "train: [a\nval: }\n"}},
-       {"fatal: data.yaml:2: is no YAML: illegal flow end."}},
+       {"fatal: data.yaml:2: is no YAML: end of sequence flow not found."}},
       {"empty_yaml",
        {{"data.yaml", ""}},
        {"fatal: data.yaml: no mapping of keys (path, train, val, names)."}},
@@ -90,7 +90,7 @@ std::vector<BadCase> bad_yaml_cases() {
        {{"data.yaml", std::string("\x7f"
                                   "ELF\0\1\2\3",
                                   8)}},
-       {"fatal: data.yaml: no mapping of keys (path, train, val, names)."}},
+       {"fatal: data.yaml:1: is no YAML: unknown escape character: \\x01."}},
       {"nothing_given",
        {{"data.yaml", "author: me\n"}},
        {"fatal: data.yaml: train is missing. Name a folder of images or a list file.",
@@ -213,7 +213,7 @@ std::vector<BadCase> bad_label_cases() {
       bad_label("beyond_double", "0 1e999 .5 .1 .1\n", {"1: xc \"1e999\" is not a number."}),
       bad_label("decimal_comma", "0 0,5 .5 .1 .1\n", {"1: xc \"0,5\" is not a number."}),
       bad_label("hexadecimal", "0 0x1p-1 .5 .1 .1\n", {"1: xc \"0x1p-1\" is not a number."}),
-      bad_label("nul", std::string("0 .5\0 .5 .1 .1\n", 16),
+      bad_label("nul", std::string("0 .5\0 .5 .1 .1\n", 15),
                 {"1: xc \".5\\x00\" is not a number."}),
       bad_label("terminal_control", "0 \x1b[31m .5 .1 .1\n",
                 {"1: xc \"\\x1b[31m\" is not a number."}),

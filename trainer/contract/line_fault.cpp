@@ -49,7 +49,7 @@ std::string printable(std::string_view text, std::size_t bytes_max) {
 }
 
 std::string counted(long long count, std::string_view noun) {
-  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : noun.ends_with('s') ? "es" : "s");
 }
 
 }  // namespace contract

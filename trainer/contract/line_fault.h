@@ -18,7 +18,7 @@ struct LineFault {
 // `text` fit for a terminal: control characters and broken UTF-8 as \x1b, cut to `bytes_max`.
 [[nodiscard]] std::string printable(std::string_view text, std::size_t bytes_max = 80);
 
-// "1 row", "3 rows".
+// "1 row", "3 rows", "3 classes".
 [[nodiscard]] std::string counted(long long count, std::string_view noun);
 
 }  // namespace contract
