@@ -7,6 +7,7 @@
 #include <charconv>
 #include <string_view>
 
+#include "scheduler/text_file.h"
 #include "trainer/contract/train_spec.h"
 
 namespace scheduler {
@@ -25,16 +26,6 @@ std::string shell_quote(std::string_view text) {
     }
   }
   return quoted + "'";
-}
-
-// Fit for a comment line: it shall not end before its end.
-std::string one_line(std::string text) {
-  const auto is_control = [](char c) {
-    const auto byte = static_cast<unsigned char>(c);
-    return byte < 0x20 || byte == 0x7f;
-  };
-  std::replace_if(text.begin(), text.end(), is_control, '?');
-  return text;
 }
 
 // Slurm replaces %j and its like in file names; "%%" is a plain percent sign.
@@ -59,6 +50,7 @@ std::string clock_text(std::int64_t seconds) {
 std::string sbatch_lines(const Plan& plan, const SegmentName& name, const std::string& run_dir) {
   std::string lines;
   const auto add = [&lines](std::string_view option, const std::string& value) {
+    // A line end in a value would end the comment and begin a command.
     if (!value.empty()) lines += fmt::format("#SBATCH --{}={}\n", option, one_line(value));
   };
   add("job-name", job_name(plan, name));
@@ -166,7 +158,8 @@ std::string attempt_begin() {
 
 std::string stop_trap() {
   return fmt::format(
-      "# USR1 asks for a stop. srun relays USR2 to every rank; the stop file says the same to ranks\n"
+      "# USR1 asks for a stop. srun relays USR2 to every rank; the stop file says the same to "
+      "ranks\n"
       "# that do not listen yet. TERM is left to Slurm: the last checkpoint stands.\n"
       "srun_pid=\n"
       "stops=0\n"
@@ -250,8 +243,8 @@ std::string job_name(const Plan& plan, const SegmentName& name) {
   return plan.name + "." + name.run_id;
 }
 
-std::string render_job_script(const Plan& plan, const SegmentName& name,
-                              const std::string& run_dir, const Site& site) {
+std::string render_job_script(const Plan& plan, const SegmentName& name, const std::string& run_dir,
+                              const Site& site) {
   return header(plan, name, run_dir) + environment(plan, name, run_dir) + attempt_begin() +
          stop_trap() + launch(plan, site) + attempt_end();
 }

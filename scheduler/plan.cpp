@@ -85,7 +85,11 @@ class Planner {
  public:
   Planner(const TrainingRequest& request, const Site& site, const ClusterFacts& facts,
           const DataFacts& data, const Progress& progress, accounting::UtcSeconds now)
-      : request_(request), site_(site), facts_(facts), data_(data), progress_(progress),
+      : request_(request),
+        site_(site),
+        facts_(facts),
+        data_(data),
+        progress_(progress),
         now_(now) {}
 
   PlanOutcome outcome(const std::string& user) {
@@ -125,8 +129,8 @@ class Planner {
     if (weight) {
       plan_.quote.weight_milli = *weight;
     } else {
-      refuse("type = \"{}\" has no weight at {}; its first is in force from {} ({}).",
-             type_->name, accounting::format_utc(now_),
+      refuse("type = \"{}\" has no weight at {}; its first is in force from {} ({}).", type_->name,
+             accounting::format_utc(now_),
              type_->weights.empty() ? "no date" : accounting::format_utc(type_->weights[0].from),
              at(type_->line));
     }
@@ -181,37 +185,39 @@ class Planner {
     const std::int64_t batch = request_.args.batch;
     if (batch > 0 && batch % gpus == 0) return;
     const std::int64_t below = batch / gpus * gpus;
-    const std::string fits = below > 0 ? fmt::format("{} or {}", below, below + gpus)
-                                       : fmt::format("{}", gpus);
-    refuse("batch = {} is not divided evenly by {}. batch = {} would fit.", batch,
-           gpus_text(gpus), fits);
+    const std::string fits =
+        below > 0 ? fmt::format("{} or {}", below, below + gpus) : fmt::format("{}", gpus);
+    refuse("batch = {} is not divided evenly by {}. batch = {} would fit.", batch, gpus_text(gpus),
+           fits);
   }
 
   void check_nodes(std::int64_t gpus, std::int64_t nodes) {
     if (gpus % nodes != 0) {
       const std::int64_t below = gpus / nodes * nodes;
-      const std::string fits = below > 0 ? fmt::format("{} or {}", below, below + nodes)
-                                         : fmt::format("{}", nodes);
-      refuse("gpus = {} is not divided evenly by {}. gpus = {} would fit.", gpus,
-             nodes_text(nodes), fits);
+      const std::string fits =
+          below > 0 ? fmt::format("{} or {}", below, below + nodes) : fmt::format("{}", nodes);
+      refuse("gpus = {} is not divided evenly by {}. gpus = {} would fit.", gpus, nodes_text(nodes),
+             fits);
       return;
     }
     if (type_ == nullptr) return;
     const std::int64_t per_node = gpus / nodes;
     if (per_node > type_->gpus_per_node &&
         gpus <= std::int64_t{type_->nodes} * type_->gpus_per_node) {
-      refuse("gpus = {} on nodes = {} takes {} a node; type \"{}\" has {} ({}). nodes = {} would "
-             "fit.", gpus, nodes, gpus_text(per_node), type_->name,
-             gpus_text(type_->gpus_per_node), at(type_->line),
-             fewest_nodes(gpus));
+      refuse(
+          "gpus = {} on nodes = {} takes {} a node; type \"{}\" has {} ({}). nodes = {} would "
+          "fit.",
+          gpus, nodes, gpus_text(per_node), type_->name, gpus_text(type_->gpus_per_node),
+          at(type_->line), fewest_nodes(gpus));
     }
     // Slurm gives an exclusive job every GPU of its nodes, whatever it asked for.
     const auto exclusive = request_.resources.slurm.find("exclusive");
     if (exclusive != request_.resources.slurm.end() && exclusive->second == "true" &&
         per_node < type_->gpus_per_node) {
-      refuse("slurm.exclusive takes all {} of a node; this run asks for {} a node and would hold "
-             "too little. gpus = {} would fit.", gpus_text(type_->gpus_per_node), per_node,
-             type_->gpus_per_node * nodes);
+      refuse(
+          "slurm.exclusive takes all {} of a node; this run asks for {} a node and would hold "
+          "too little. gpus = {} would fit.",
+          gpus_text(type_->gpus_per_node), per_node, type_->gpus_per_node * nodes);
     }
   }
 
@@ -234,9 +240,10 @@ class Planner {
     plan_.partition = asked.partition.empty() ? type_->partition : asked.partition;
     // Without a type in the GRES the partition alone tells which GPUs come, and so what they cost.
     if (plan_.partition != type_->partition && type_->gres.find(':') == std::string::npos) {
-      refuse("partition = \"{}\" is not the \"{}\" of type \"{}\" ({}), whose GPUs Slurm knows by "
-             "their partition only. Leave partition out or choose another type.",
-             plan_.partition, type_->partition, type_->name, at(type_->line));
+      refuse(
+          "partition = \"{}\" is not the \"{}\" of type \"{}\" ({}), whose GPUs Slurm knows by "
+          "their partition only. Leave partition out or choose another type.",
+          plan_.partition, type_->partition, type_->name, at(type_->line));
     }
   }
 
@@ -251,11 +258,10 @@ class Planner {
     }
     const std::int64_t hours_s = std::llround(asked_s);
     const std::int64_t left_s = hours_s - std::max<std::int64_t>(progress_.allocated_s, 0);
-    const std::string left = left_s == hours_s
-                                 ? fmt::format("time = {}", duration_text(hours_s))
-                                 : fmt::format("time = {}, of which {} are used,",
-                                               duration_text(hours_s),
-                                               duration_text(progress_.allocated_s));
+    const std::string left =
+        left_s == hours_s ? fmt::format("time = {}", duration_text(hours_s))
+                          : fmt::format("time = {}, of which {} are used,", duration_text(hours_s),
+                                        duration_text(progress_.allocated_s));
     check_longest(left, left_s, "Ask for fewer hours.");
     if (type_ == nullptr) return;
 
@@ -263,9 +269,11 @@ class Planner {
     const std::int64_t needed_s = margin_s + type_->startup_s + kMinute;
     plan_.time_limit_s = (left_s - margin_s) / kMinute * kMinute;
     if (left_s < needed_s || plan_.time_limit_s < kMinute) {
-      refuse("{} leaves {}, shorter than the {} that a run needs (margin {} + start-up {} + 1 "
-             "min).", left, duration_text(std::max<std::int64_t>(left_s, 0)),
-             duration_text(needed_s), duration_text(margin_s), duration_text(type_->startup_s));
+      refuse(
+          "{} leaves {}, shorter than the {} that a run needs (margin {} + start-up {} + 1 "
+          "min).",
+          left, duration_text(std::max<std::int64_t>(left_s, 0)), duration_text(needed_s),
+          duration_text(margin_s), duration_text(type_->startup_s));
       return;
     }
     plan_.quote.expected_s = left_s;
@@ -282,17 +290,17 @@ class Planner {
     if (asked_s) {
       limit_as_asked(*asked_s, rest_s);
     } else if (rest_s) {
-      plan_.time_limit_s = std::max(
-          kShortestLimit_s, round_up_to_minute(type_->startup_s + *rest_s + (*rest_s + 1) / 2 +
-                                               kMinute));
+      plan_.time_limit_s =
+          std::max(kShortestLimit_s,
+                   round_up_to_minute(type_->startup_s + *rest_s + (*rest_s + 1) / 2 + kMinute));
       check_longest("the limit from the estimate, " + duration_text(plan_.time_limit_s) + ",",
                     plan_.time_limit_s,
                     "Take more GPUs, fewer epochs, or give a time limit and resume later.");
     } else {
       refuse("{} train images: no estimate can be made. Give a time limit.", data_.train_images);
     }
-    plan_.quote.expected_s = rest_s ? std::min(type_->startup_s + *rest_s, plan_.time_limit_s)
-                                    : plan_.time_limit_s;
+    plan_.quote.expected_s =
+        rest_s ? std::min(type_->startup_s + *rest_s, plan_.time_limit_s) : plan_.time_limit_s;
     held_s_ = plan_.time_limit_s + facts_.margin_s();
   }
 
@@ -312,8 +320,8 @@ class Planner {
 
   // False, with a reason: `seconds` exceed the site's longest time or any time.
   bool check_longest(const std::string& what, std::int64_t seconds, std::string_view advice) {
-    const std::int64_t longest_s = std::min(site_.limits.max_time_s.value_or(kLongestLimit_s),
-                                            kLongestLimit_s);
+    const std::int64_t longest_s =
+        std::min(site_.limits.max_time_s.value_or(kLongestLimit_s), kLongestLimit_s);
     if (seconds <= longest_s) return true;
     const std::string source =
         longest_s == kLongestLimit_s ? "" : fmt::format(" ({})", at(site_.limits.line));
@@ -344,8 +352,8 @@ class Planner {
   }
 
   void price() {
-    const auto expected = usage_amount(plan_.gpus, plan_.quote.expected_s,
-                                       plan_.quote.weight_milli);
+    const auto expected =
+        usage_amount(plan_.gpus, plan_.quote.expected_s, plan_.quote.weight_milli);
     const auto hold = usage_amount(plan_.gpus, held_s_, plan_.quote.weight_milli);
     if (!expected || !hold) {
       refuse("{} x {} x weight {} is more than the books can hold.", gpus_text(plan_.gpus),

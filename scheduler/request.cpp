@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <toml++/toml.h>
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
@@ -10,7 +11,6 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
-#include <toml++/toml.h>
 #include <utility>
 
 #include "scheduler/text_file.h"
@@ -25,8 +25,8 @@ constexpr std::int64_t kDurationMax_s = 3'660 * kDay_s;
 constexpr std::string_view kSlurmPrefix = "slurm.";
 
 const std::vector<std::string>& resource_keys() {
-  static const std::vector<std::string> kKeys = {"gpus",      "nodes", "type",       "fund", "account",
-                                                 "partition", "qos",   "time_limit", "name", "runs"};
+  static const std::vector<std::string> kKeys = {
+      "gpus", "nodes", "type", "fund", "account", "partition", "qos", "time_limit", "name", "runs"};
   return kKeys;
 }
 
@@ -84,13 +84,6 @@ const contract::ArgInfo* find_train_arg(std::string_view key) {
 }
 
 // ---- Texts -------------------------------------------------------------------------------------
-
-bool has_control_character(std::string_view text) {
-  return std::any_of(text.begin(), text.end(), [](char c) {
-    const auto byte = static_cast<unsigned char>(c);
-    return byte < 0x20 || byte == 0x7f;
-  });
-}
 
 // How many bytes the UTF-8 sequence at the front has; 0: it is none.
 std::size_t utf8_length(std::string_view text) {
@@ -168,8 +161,10 @@ Answer set_fund(std::string& out, std::string_view text) {
   const std::string_view kind = text.substr(0, colon);
   if (colon == std::string_view::npos || (kind != "user" && kind != "group") ||
       !is_word(text.substr(colon + 1))) {
-    return fmt::format("fund = \"{}\" is not the name of a fund. Write \"user:NAME\" or "
-                       "\"group:NAME\".", text);
+    return fmt::format(
+        "fund = \"{}\" is not the name of a fund. Write \"user:NAME\" or "
+        "\"group:NAME\".",
+        text);
   }
   out = text;
   return std::nullopt;
@@ -222,8 +217,10 @@ Answer set_resource(Resources& resources, std::string_view key, std::string_view
   if (key == "time_limit") {
     const std::optional<std::int64_t> limit_s = parse_duration_s(text);
     if (!limit_s) {
-      return fmt::format("time_limit = \"{}\" is not a duration. Write \"90m\", \"2h\", "
-                         "\"1:30:00\" or \"1-12:00:00\".", text);
+      return fmt::format(
+          "time_limit = \"{}\" is not a duration. Write \"90m\", \"2h\", "
+          "\"1:30:00\" or \"1-12:00:00\".",
+          text);
     }
     resources.time_limit_s = *limit_s;
     return std::nullopt;
@@ -267,8 +264,10 @@ Answer set_any(TrainingRequest& request, const std::string& key, std::string tex
     // "~" belongs to shells; a folder of that name would be made by mistake. The caller knows the
     // home folder of runs.
     if (text.starts_with('~') && key != "runs") {
-      return fmt::format("{} = \"{}\" begins with \"~\", which is not expanded here. Give the "
-                         "whole path.", key, text);
+      return fmt::format(
+          "{} = \"{}\" begins with \"~\", which is not expanded here. Give the "
+          "whole path.",
+          key, text);
     }
     if (!text.starts_with('~')) text = (base / text).lexically_normal().string();
   }
@@ -283,13 +282,20 @@ Answer set_any(TrainingRequest& request, const std::string& key, std::string tex
 
 std::string_view type_text(const toml::node& node) {
   switch (node.type()) {
-    case toml::node_type::table: return "a table";
-    case toml::node_type::array: return "an array";
-    case toml::node_type::string: return "a string";
-    case toml::node_type::integer: return "a whole number";
-    case toml::node_type::floating_point: return "a float";
-    case toml::node_type::boolean: return "true or false";
-    default: return "a date or time";
+    case toml::node_type::table:
+      return "a table";
+    case toml::node_type::array:
+      return "an array";
+    case toml::node_type::string:
+      return "a string";
+    case toml::node_type::integer:
+      return "a whole number";
+    case toml::node_type::floating_point:
+      return "a float";
+    case toml::node_type::boolean:
+      return "true or false";
+    default:
+      return "a date or time";
   }
 }
 
@@ -352,8 +358,7 @@ class RequestReader {
     } catch (const toml::parse_error& error) {
       is_readable_ = false;
       const toml::source_position at = error.source().begin;
-      outcome_.faults.push_back({fmt::format("{}:{}:{}", toml_path_, at.line, at.column),
-                                 fmt::format("{}.", error.description())});
+      outcome_.faults.push_back(syntax_fault(toml_path_, at.line, at.column, error.description()));
     }
   }
 
@@ -505,8 +510,8 @@ class RequestReader {
 // "30" or, between colons, "05". Nothing where anything but up to nine digits stands.
 std::optional<std::int64_t> parse_digits(std::string_view text) {
   constexpr std::size_t kDigitsMax = 9;
-  if (text.empty() || text.size() > kDigitsMax || text.find_first_not_of("0123456789") !=
-                                                      std::string_view::npos) {
+  if (text.empty() || text.size() > kDigitsMax ||
+      text.find_first_not_of("0123456789") != std::string_view::npos) {
     return std::nullopt;
   }
   return parse_integer(text);

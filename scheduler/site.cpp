@@ -3,12 +3,12 @@
 
 #include <fmt/format.h>
 
+#include <toml++/toml.h>
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
 #include <string_view>
-#include <toml++/toml.h>
 
 #include "scheduler/text_file.h"
 #include "trainer/contract/train_args.h"
@@ -22,25 +22,28 @@ constexpr std::int64_t kDay_s = 24 * kHour_s;
 
 std::string_view type_text(toml::node_type type) {
   switch (type) {
-    case toml::node_type::table: return "a table";
-    case toml::node_type::array: return "an array";
-    case toml::node_type::string: return "a string";
-    case toml::node_type::integer: return "a whole number";
-    case toml::node_type::floating_point: return "a float";
-    case toml::node_type::boolean: return "true or false";
-    case toml::node_type::date: return "a date";
-    case toml::node_type::time: return "a time";
-    case toml::node_type::date_time: return "a date and time";
-    case toml::node_type::none: break;
+    case toml::node_type::table:
+      return "a table";
+    case toml::node_type::array:
+      return "an array";
+    case toml::node_type::string:
+      return "a string";
+    case toml::node_type::integer:
+      return "a whole number";
+    case toml::node_type::floating_point:
+      return "a float";
+    case toml::node_type::boolean:
+      return "true or false";
+    case toml::node_type::date:
+      return "a date";
+    case toml::node_type::time:
+      return "a time";
+    case toml::node_type::date_time:
+      return "a date and time";
+    case toml::node_type::none:
+      break;
   }
   return "nothing";
-}
-
-bool has_control_character(std::string_view text) {
-  return std::any_of(text.begin(), text.end(), [](char c) {
-    const auto byte = static_cast<unsigned char>(c);
-    return byte < 0x20 || byte == 0x7f;
-  });
 }
 
 struct LineFault {
@@ -67,9 +70,7 @@ class TableReader {
     fault_at(line_of(key), std::move(message));
   }
 
-  void fault_at(int line, std::string message) {
-    faults_.push_back({line, std::move(message)});
-  }
+  void fault_at(int line, std::string message) { faults_.push_back({line, std::move(message)}); }
 
   const toml::node* find(std::string_view key) {
     known_.emplace_back(key);
@@ -81,8 +82,8 @@ class TableReader {
   }
 
   void wrong_type(std::string_view key, std::string_view expected, const toml::node& node) {
-    fault(key, fmt::format("{}{} is {}. It takes {}.", prefix_, key, type_text(node.type()),
-                           expected));
+    fault(key,
+          fmt::format("{}{} is {}. It takes {}.", prefix_, key, type_text(node.type()), expected));
   }
 
   void read(std::string_view key, std::string& out) {
@@ -253,12 +254,13 @@ void read_paths(TableReader& reader, Site& site) {
   if (site.trainer.empty() ||
       (site.trainer.find('/') != std::string::npos && !site.trainer.starts_with('/'))) {
     reader.fault("trainer", fmt::format("trainer = \"{}\" is neither an absolute path nor a bare "
-                                        "name.", site.trainer));
+                                        "name.",
+                                        site.trainer));
   }
   reader.read("runs", site.runs);
   if (!site.runs.starts_with('/') && !site.runs.starts_with("~/")) {
-    reader.fault("runs", fmt::format("runs = \"{}\" begins with neither \"/\" nor \"~/\".",
-                                     site.runs));
+    reader.fault("runs",
+                 fmt::format("runs = \"{}\" begins with neither \"/\" nor \"~/\".", site.runs));
   }
 }
 
@@ -300,7 +302,8 @@ std::optional<accounting::UtcSeconds> read_instant(TableReader& reader, std::str
   const auto instant = accounting::parse_utc(text);
   if (!instant) {
     reader.fault(key, fmt::format("from = \"{}\" is not a date. Write \"2026-01-31\" or "
-                                  "\"2026-01-31T08:00:00Z\".", text));
+                                  "\"2026-01-31T08:00:00Z\".",
+                                  text));
   }
   return instant;
 }
@@ -318,7 +321,8 @@ std::optional<std::int64_t> read_weight(TableReader& reader, std::string_view ke
     weight_milli = accounting::parse_weight(text->get());
   } else if (const toml::value<double>* inexact = node->as_floating_point()) {
     reader.fault(key, fmt::format("weight = {} is a float, which is not exact. Write it as a "
-                                  "string, such as \"{:.3f}\".", inexact->get(), inexact->get()));
+                                  "string, such as \"{:.3f}\".",
+                                  inexact->get(), inexact->get()));
     return std::nullopt;
   } else {
     reader.wrong_type(key, "a string such as \"1.000\"", *node);
@@ -374,8 +378,8 @@ InstanceType read_instance_type(TableReader& reader) {
   reader.read("partition", type.partition);
   reader.read("gres", type.gres);
   if (!type.gres.empty() && !is_gres(type.gres)) {
-    reader.fault("gres", fmt::format("gres = \"{}\" is neither \"gpu\" nor \"gpu:TYPE\".",
-                                     type.gres));
+    reader.fault("gres",
+                 fmt::format("gres = \"{}\" is neither \"gpu\" nor \"gpu:TYPE\".", type.gres));
   }
   reader.read_integer("nodes", type.nodes, 1, 100'000);
   reader.read_integer("gpus_per_node", type.gpus_per_node, 1, 1'024);
@@ -398,8 +402,8 @@ void read_types(TableReader& reader, Site& site) {
       }
     }
     if (const InstanceType* twin = site.find_type(type.name)) {
-      each.fault("name", fmt::format("name = \"{}\" stands at line {} already.", type.name,
-                                     twin->line));
+      each.fault("name",
+                 fmt::format("name = \"{}\" stands at line {} already.", type.name, twin->line));
       return;
     }
     site.types.push_back(std::move(type));
@@ -416,7 +420,8 @@ void check_defaults(TableReader& reader, Site& site) {
     std::vector<std::string> known;
     for (const InstanceType& type : site.types) known.push_back(type.name);
     reader.fault_at(line, fmt::format("defaults.type = \"{}\" is no instance_type. Known types: "
-                                      "{}.", site.default_type, fmt::join(known, ", ")));
+                                      "{}.",
+                                      site.default_type, fmt::join(known, ", ")));
   }
   if (site.limits.max_gpus && site.default_gpus > *site.limits.max_gpus) {
     reader.fault_at(line, fmt::format("defaults.gpus = {} exceeds limits.max_gpus = {}.",
@@ -463,8 +468,7 @@ SiteOutcome read_site(const std::string& path) {
     }
   } catch (const toml::parse_error& error) {
     const toml::source_position at = error.source().begin;
-    outcome.faults.push_back({fmt::format("{}:{}:{}", path, at.line, at.column),
-                              fmt::format("{}.", error.description())});
+    outcome.faults.push_back(syntax_fault(path, at.line, at.column, error.description()));
   }
   return outcome;
 }

@@ -3,12 +3,21 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <memory>
 #include <system_error>
 
 namespace scheduler {
+namespace {
+
+bool is_control_character(char c) {
+  const auto byte = static_cast<unsigned char>(c);
+  return byte < 0x20 || byte == 0x7f;
+}
+
+}  // namespace
 
 Expected<std::string> read_text_file(const std::string& path) {
   constexpr std::size_t kBytesMax = 1'048'576;
@@ -27,6 +36,22 @@ Expected<std::string> read_text_file(const std::string& path) {
     return tl::unexpected(Error{fmt::format("is larger than {} bytes.", kBytesMax)});
   }
   return text;
+}
+
+bool has_control_character(std::string_view text) {
+  return std::any_of(text.begin(), text.end(), is_control_character);
+}
+
+std::string one_line(std::string text) {
+  std::replace_if(text.begin(), text.end(), is_control_character, '?');
+  return text;
+}
+
+Fault syntax_fault(const std::string& path, unsigned line, unsigned column,
+                   std::string_view description) {
+  constexpr std::string_view kPreamble = "Error while parsing ";
+  if (description.starts_with(kPreamble)) description.remove_prefix(kPreamble.size());
+  return {fmt::format("{}:{}:{}", path, line, column), fmt::format("not TOML: {}.", description)};
 }
 
 }  // namespace scheduler

@@ -359,7 +359,7 @@ TEST_F(DispatcherTest, SettlesFromSlurmdbdWhenTheControllerHasForgottenTheJob) {
   world.restart();
   world.tick();
   EXPECT_EQ(world.state(), "finished");
-  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 51 * 1000 - 2000);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 51 * 1000);
 }
 
 TEST_F(DispatcherTest, WaitsForSlurmdbdAndThenBelievesTheController) {
@@ -383,7 +383,6 @@ TEST_F(DispatcherTest, ARecordThatIsLostIsNeitherFreeNorEndless) {
   const JobId job = world.launch(world.admission());
   world.cluster.start(job);
   world.tick();
-  const std::int64_t start = world.cluster.now;
   world.tick(40);
   world.cluster.purge(job);
   world.cluster.records.clear();
@@ -393,7 +392,7 @@ TEST_F(DispatcherTest, ARecordThatIsLostIsNeitherFreeNorEndless) {
   world.tick(200);
   EXPECT_EQ(world.state(), "failed");
   const std::int64_t charged = world.balance().charged.milli_gpu_s;
-  EXPECT_GE(charged, 2 * (start + 20 - start) * 1000);
+  EXPECT_GE(charged, 2 * 20 * 1000);
   EXPECT_LE(charged, 2 * 45 * 1000);
   EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
   world.expect_books_are_right();

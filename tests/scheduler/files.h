@@ -69,7 +69,7 @@ class Folder {
   explicit Folder(const std::string& name = "") {
     std::string pattern = (std::filesystem::temp_directory_path() / "trainyard-XXXXXX").string();
     root_ = mkdtemp(pattern.data());
-    path_ = root_ / name;
+    path_ = name.empty() ? root_ : root_ / name;
     std::filesystem::create_directories(path_);
   }
   ~Folder() {

@@ -37,8 +37,11 @@ Plan timed_plan() {
   plan.time_limit_s = 9'000;
   plan.is_timed = true;
   plan.slurm = {{"constraint", "nvlink&ib"}, {"exclusive", "true"}, {"nice", "100"}};
-  plan.quote = {.weight_milli = 1'000, .expected_s = 9'120, .expected = {72'960'000},
-                .hold = {72'960'000}, .basis = "hours asked for"};
+  plan.quote = {.weight_milli = 1'000,
+                .expected_s = 9'120,
+                .expected = {72'960'000},
+                .hold = {72'960'000},
+                .basis = "hours asked for"};
   return plan;
 }
 
@@ -50,8 +53,11 @@ Plan epochs_plan() {
   plan.name = "yolov8n-coco8";
   plan.tres_per_node = "gres:gpu:1";
   plan.time_limit_s = 5'520;
-  plan.quote = {.weight_milli = 125, .expected_s = 3'630, .expected = {453'750},
-                .hold = {701'250}, .basis = "prior: 100 images/s a GPU"};
+  plan.quote = {.weight_milli = 125,
+                .expected_s = 3'630,
+                .expected = {453'750},
+                .hold = {701'250},
+                .basis = "prior: 100 images/s a GPU"};
   return plan;
 }
 
@@ -135,9 +141,9 @@ TEST(JobScript, IsAsWrittenDown) {
                       render_job_script(timed_plan(), kName, "/runs/ada/r7k2m", site()));
   test::expect_golden(kGolden / "epochs_1x1.sbatch",
                       render_job_script(epochs_plan(), {"r7k2m", 3}, "/runs/ada/r7k2m", site()));
-  test::expect_golden(kGolden / "hostile_names.sbatch",
-                      render_job_script(epochs_plan(), kName, "/runs/it's 50% \"$HOME\"\n#x",
-                                        site()));
+  test::expect_golden(
+      kGolden / "hostile_names.sbatch",
+      render_job_script(epochs_plan(), kName, "/runs/it's 50% \"$HOME\"\n#x", site()));
 }
 
 TEST(JobScript, ItsPageShowsTheGoldenScript) {
@@ -153,11 +159,21 @@ TEST(JobScript, StartsTheTrainerWithEveryNumberGiven) {
 
   EXPECT_EQ(script.run(timed_plan()), 0);
 
-  const std::vector<std::string> expected = {
-      "--mpi=pmix", "--nodes=2", "--ntasks=8", "--ntasks-per-node=4", "--cpus-per-task=12",
-      "--cpu-bind=none", "--kill-on-bad-exit=1", "--wait=60", "bash", "-c",
-      "trap \"\" USR2; exec \"$0\" \"$@\"", "/opt/trainyard/bin/trainyard-trainer", "train",
-      "--spec", script.run_dir() + "/train_spec.json"};
+  const std::vector<std::string> expected = {"--mpi=pmix",
+                                             "--nodes=2",
+                                             "--ntasks=8",
+                                             "--ntasks-per-node=4",
+                                             "--cpus-per-task=12",
+                                             "--cpu-bind=none",
+                                             "--kill-on-bad-exit=1",
+                                             "--wait=60",
+                                             "bash",
+                                             "-c",
+                                             "trap \"\" USR2; exec \"$0\" \"$@\"",
+                                             "/opt/trainyard/bin/trainyard-trainer",
+                                             "train",
+                                             "--spec",
+                                             script.run_dir() + "/train_spec.json"};
   EXPECT_EQ(script.srun_arguments(), expected);
 }
 
@@ -234,7 +250,8 @@ TEST(JobScript, TheExitCodeIsWhatRankZeroWrote) {
        "printf '{\"code\": 10, \"epoch\": 3}' > \"$RUN/exit.json\"; exit 143", 10},
       {"over several lines",
        "printf '{\\n  \"attempt\": 1,\\n  \"code\" : 22,\\n  \"epoch\": 3\\n}\\n' > "
-       "\"$RUN/exit.json\"", 22},
+       "\"$RUN/exit.json\"",
+       22},
       {"a message that quotes a code",
        "printf '%s' '{\"code\":21,\"message\":\"\\\"code\\\":5\"}' > \"$RUN/exit.json\"", 21},
       {"nothing written, srun fails", "exit 137", 137},

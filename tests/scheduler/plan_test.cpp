@@ -16,14 +16,29 @@ const accounting::UtcSeconds kNow = *accounting::parse_utc("2026-11-24T08:00:00Z
 constexpr std::int64_t kMargin_s = 30 + 60;  // Of ClusterFacts as they stand.
 
 InstanceType h100() {
-  return {.name = "h100", .partition = "gpu", .gres = "gpu:h100", .nodes = 4, .gpus_per_node = 4,
-          .cpus_per_gpu = 8, .memory_per_gpu_mb = 1'500, .images_per_s = 100, .startup_s = 30,
-          .weights = {{0, 1'000}, {kNow + 1'000, 2'500}}, .line = 31};
+  return {.name = "h100",
+          .partition = "gpu",
+          .gres = "gpu:h100",
+          .nodes = 4,
+          .gpus_per_node = 4,
+          .cpus_per_gpu = 8,
+          .memory_per_gpu_mb = 1'500,
+          .images_per_s = 100,
+          .startup_s = 30,
+          .weights = {{0, 1'000}, {kNow + 1'000, 2'500}},
+          .line = 31};
 }
 
 InstanceType small() {
-  return {.name = "small", .partition = "cheap", .gres = "gpu", .nodes = 1, .gpus_per_node = 2,
-          .images_per_s = 10, .startup_s = 60, .weights = {{kNow - 10, 125}}, .line = 44};
+  return {.name = "small",
+          .partition = "cheap",
+          .gres = "gpu",
+          .nodes = 1,
+          .gpus_per_node = 2,
+          .images_per_s = 10,
+          .startup_s = 60,
+          .weights = {{kNow - 10, 125}},
+          .line = 44};
 }
 
 struct Case {
@@ -37,17 +52,15 @@ struct Case {
   Case() {
     request.args.data = "/data/coco8.yaml";
     site.path = "site.toml";
-    site.limits = {.max_gpus = 8, .max_nodes = 2, .max_runs_per_user = 3, .max_time_s = 86'400,
-                   .line = 12};
+    site.limits = {
+        .max_gpus = 8, .max_nodes = 2, .max_runs_per_user = 3, .max_time_s = 86'400, .line = 12};
     site.default_type = "h100";
     site.default_account = "science";
     site.default_qos = "normal";
     site.types = {h100(), small()};
   }
 
-  PlanOutcome make() const {
-    return make_plan(request, site, facts, data, progress, "ada", now);
-  }
+  PlanOutcome make() const { return make_plan(request, site, facts, data, progress, "ada", now); }
   Plan plan() const {
     const PlanOutcome outcome = make();
     if (const auto* refusal = std::get_if<Refusal>(&outcome)) {
@@ -83,9 +96,13 @@ TEST(Plan, FollowsTheSiteWhereTheRequestIsSilent) {
 
 TEST(Plan, TheRequestWinsOverTheSite) {
   Case c;
-  c.request.resources = {.gpus = 2, .type = "small", .fund = "group:vision", .account = "a",
-                         .qos = "q", .name = "1. Versuch: \"Rüben\" & Co",
-                         .slurm = {{"nice", "5"}}};
+  c.request.resources.gpus = 2;
+  c.request.resources.type = "small";
+  c.request.resources.fund = "group:vision";
+  c.request.resources.account = "a";
+  c.request.resources.qos = "q";
+  c.request.resources.name = "1. Versuch: \"Rüben\" & Co";
+  c.request.resources.slurm = {{"nice", "5"}};
 
   const Plan plan = c.plan();
 
@@ -125,8 +142,13 @@ TEST(Plan, TakesAsFewNodesAsHoldTheGpus) {
     std::optional<int> nodes_asked;
     int nodes, gpus_per_node;
   };
-  for (const Row& row : std::vector<Row>{{1, {}, 1, 1}, {4, {}, 1, 4}, {6, {}, 2, 3}, {8, {}, 2, 4},
-                                         {2, 2, 2, 1}, {4, 2, 2, 2}, {8, 2, 2, 4}}) {
+  for (const Row& row : std::vector<Row>{{1, {}, 1, 1},
+                                         {4, {}, 1, 4},
+                                         {6, {}, 2, 3},
+                                         {8, {}, 2, 4},
+                                         {2, 2, 2, 1},
+                                         {4, 2, 2, 2},
+                                         {8, 2, 2, 4}}) {
     SCOPED_TRACE(row.gpus);
     Case c;
     c.request.args.batch = 48;
@@ -194,7 +216,11 @@ TEST(Plan, TheEstimateFollowsSizeModelGpusValidationAndProgress) {
       {"model m", [](Case& c) { c.request.args.model = "yolov8m"; }, 30 + 32'649},
       {"four GPUs", [](Case& c) { c.request.resources.gpus = 4; }, 30 + 900},
       {"validation", [](Case& c) { c.data.val_images = 900; }, 30 + 3'960},
-      {"validation off", [](Case& c) { c.data.val_images = 900; c.request.args.val = false; },
+      {"validation off",
+       [](Case& c) {
+         c.data.val_images = 900;
+         c.request.args.val = false;
+       },
        30 + 3'600},
       {"a part of the images", [](Case& c) { c.request.args.fraction = 0.5; }, 30 + 1'800},
       {"60 epochs done", [](Case& c) { c.progress.epochs_done = 60; }, 30 + 1'440},
@@ -261,27 +287,52 @@ TEST(Plan, RefusesWithBothNumbersAndWhatWouldFit) {
        [](Case& c) { c.request.resources.type = "h200"; }},
       {"type = \"small\" has no weight at 2026-11-24T07:58:20Z; its first is in force from "
        "2026-11-24T07:59:50Z (site.toml:44).",
-       [](Case& c) { c.request.resources.type = "small"; c.now = kNow - 100; }},
+       [](Case& c) {
+         c.request.resources.type = "small";
+         c.now = kNow - 100;
+       }},
       {"gpus = 16 exceeds the limit of 8 for a run (site.toml:12). Ask for 8 or fewer.",
-       [](Case& c) { c.request.resources = {.gpus = 16}; c.site.limits.max_nodes = 4; }},
+       [](Case& c) {
+         c.request.resources.gpus = 16;
+         c.site.limits.max_nodes = 4;
+       }},
       {"nodes = 4 exceeds the limit of 2 for a run (site.toml:12). Ask for 2 or fewer.",
-       [](Case& c) { c.request.resources = {.gpus = 4, .nodes = 4}; }},
+       [](Case& c) {
+         c.request.resources.gpus = 4;
+         c.request.resources.nodes = 4;
+       }},
       {"gpus = 4 exceeds the 2 GPUs of type \"small\" (1 node x 2 GPUs, site.toml:44). Ask for 2 "
        "or fewer.",
-       [](Case& c) { c.request.resources = {.gpus = 4, .type = "small"}; }},
+       [](Case& c) {
+         c.request.resources.gpus = 4;
+         c.request.resources.type = "small";
+       }},
       {"nodes = 2 exceeds the 1 node of type \"small\" (site.toml:44). Ask for 1 or fewer.",
-       [](Case& c) { c.request.resources = {.gpus = 2, .nodes = 2, .type = "small"}; }},
+       [](Case& c) {
+         c.request.resources.gpus = 2;
+         c.request.resources.nodes = 2;
+         c.request.resources.type = "small";
+       }},
       {"gpus = 8 on nodes = 1 takes 8 GPUs a node; type \"h100\" has 4 GPUs (site.toml:31). "
        "nodes = 2 would fit.",
-       [](Case& c) { c.request.resources = {.gpus = 8, .nodes = 1}; }},
+       [](Case& c) {
+         c.request.resources.gpus = 8;
+         c.request.resources.nodes = 1;
+       }},
       {"gpus = 5 is not divided evenly by 2 nodes. gpus = 4 or 6 would fit.",
-       [](Case& c) { c.request.resources.gpus = 5; c.request.args.batch = 20; }},
+       [](Case& c) {
+         c.request.resources.gpus = 5;
+         c.request.args.batch = 20;
+       }},
       {"gpus = 1 is not divided evenly by 2 nodes. gpus = 2 would fit.",
        [](Case& c) { c.request.resources.nodes = 2; }},
       {"batch = 16 is not divided evenly by 3 GPUs. batch = 15 or 18 would fit.",
        [](Case& c) { c.request.resources.gpus = 3; }},
       {"batch = 2 is not divided evenly by 4 GPUs. batch = 4 would fit.",
-       [](Case& c) { c.request.resources.gpus = 4; c.request.args.batch = 2; }},
+       [](Case& c) {
+         c.request.resources.gpus = 4;
+         c.request.args.batch = 2;
+       }},
       {"time = 48 h exceeds the limit of 24 h for a run (site.toml:12). Ask for fewer hours.",
        [](Case& c) { c.request.args.time_h = 48; }},
       {"time = 2 min leaves 2 min, shorter than the 3 min that a run needs (margin 90 s + "
@@ -289,7 +340,10 @@ TEST(Plan, RefusesWithBothNumbersAndWhatWouldFit) {
        [](Case& c) { c.request.args.time_h = 1.0 / 30; }},
       {"time = 2 h, of which 2 h are used, leaves 0 min, shorter than the 3 min that a run needs "
        "(margin 90 s + start-up 30 s + 1 min).",
-       [](Case& c) { c.request.args.time_h = 2; c.progress.allocated_s = 7'200; }},
+       [](Case& c) {
+         c.request.args.time_h = 2;
+         c.progress.allocated_s = 7'200;
+       }},
       {"time_limit = 48 h exceeds the limit of 24 h for a run (site.toml:12). Ask for less.",
        [](Case& c) { c.request.resources.time_limit_s = 2 * 86'400; }},
       {"time_limit = 80 s is shorter than the 90 s that a run needs (start-up 30 s + 1 min).",
@@ -297,14 +351,20 @@ TEST(Plan, RefusesWithBothNumbersAndWhatWouldFit) {
       {"the limit from the estimate, 150.03 h, exceeds the limit of 24 h for a run (site.toml:12). "
        "Take more GPUs, fewer epochs, or give a time limit and resume later.",
        [](Case& c) { c.request.args.epochs = 10'000; }},
-      {"0 train images: no estimate can be made. Give a time limit.",
-       [](Case& c) { c.data = {}; }},
-      {"partition = \"gpu\" is not the \"cheap\" of type \"small\" (site.toml:44), whose GPUs Slurm "
+      {"0 train images: no estimate can be made. Give a time limit.", [](Case& c) { c.data = {}; }},
+      {"partition = \"gpu\" is not the \"cheap\" of type \"small\" (site.toml:44), whose GPUs "
+       "Slurm "
        "knows by their partition only. Leave partition out or choose another type.",
-       [](Case& c) { c.request.resources = {.type = "small", .partition = "gpu"}; }},
+       [](Case& c) {
+         c.request.resources.type = "small";
+         c.request.resources.partition = "gpu";
+       }},
       {"slurm.exclusive takes all 4 GPUs of a node; this run asks for 2 a node and would hold too "
        "little. gpus = 4 would fit.",
-       [](Case& c) { c.request.resources = {.gpus = 2, .slurm = {{"exclusive", "true"}}}; }},
+       [](Case& c) {
+         c.request.resources.gpus = 2;
+         c.request.resources.slurm = {{"exclusive", "true"}};
+       }},
   };
 
   for (const Row& row : rows) {
@@ -318,7 +378,8 @@ TEST(Plan, RefusesWithBothNumbersAndWhatWouldFit) {
 
 TEST(Plan, AllReasonsAreNamedAtOnce) {
   Case c;
-  c.request.resources = {.gpus = 20, .nodes = 3};
+  c.request.resources.gpus = 20;
+  c.request.resources.nodes = 3;
   c.request.args.time_h = 100;
 
   EXPECT_EQ(c.reasons().size(), 6u);
@@ -333,7 +394,8 @@ TEST(Plan, APartitionOfOnesOwnIsFineWhereTheGresNamesTheType) {
 
 TEST(Plan, AnExclusiveRunOnWholeNodesIsFine) {
   Case c;
-  c.request.resources = {.gpus = 4, .slurm = {{"exclusive", "true"}}};
+  c.request.resources.gpus = 4;
+  c.request.resources.slurm = {{"exclusive", "true"}};
 
   EXPECT_EQ(c.plan().gpus_per_node, 4);
 }
@@ -341,7 +403,8 @@ TEST(Plan, AnExclusiveRunOnWholeNodesIsFine) {
 TEST(Plan, SurvivesTheWayThroughJson) {
   Case c;
   c.request.args.time_h = 2;
-  c.request.resources = {.gpus = 4, .slurm = {{"nice", "5"}}};
+  c.request.resources.gpus = 4;
+  c.request.resources.slurm = {{"nice", "5"}};
   const nlohmann::json json = c.plan();
 
   const auto again = nlohmann::json::parse(json.dump()).get<Plan>();
@@ -377,11 +440,16 @@ class Dice {
 
   std::int64_t number(std::int64_t low, std::int64_t high) {
     switch (random_() % 8) {
-      case 0: return low;
-      case 1: return high;
-      case 2: return std::min(high, low + 1);
-      case 3: return std::min(high, low + static_cast<std::int64_t>(random_() % 10));
-      default: return std::uniform_int_distribution<std::int64_t>(low, high)(random_);
+      case 0:
+        return low;
+      case 1:
+        return high;
+      case 2:
+        return std::min(high, low + 1);
+      case 3:
+        return std::min(high, low + static_cast<std::int64_t>(random_() % 10));
+      default:
+        return std::uniform_int_distribution<std::int64_t>(low, high)(random_);
     }
   }
   bool coin() { return random_() % 2 == 0; }
@@ -417,7 +485,8 @@ Case any_case(Dice& dice) {
   c.data = {.train_images = dice.number(0, images_max), .val_images = dice.number(0, images_max)};
   c.progress = {.epochs_done = static_cast<int>(dice.number(0, 10'001)),
                 .allocated_s = dice.coin() ? 0 : dice.number(0, 3'000'000)};
-  c.facts = {.name = "", .kill_wait_s = dice.number(0, 65'535),
+  c.facts = {.name = "",
+             .kill_wait_s = dice.number(0, 65'535),
              .over_time_limit_s = dice.number(0, 86'400)};
   return c;
 }

@@ -13,7 +13,9 @@ namespace {
 
 const std::filesystem::path kRequests = test::kSource / "tests/scheduler/requests";
 
-std::string json_text(const TrainingRequest& request) { return nlohmann::json(request).dump(); }
+std::string json_text(const TrainingRequest& request) {
+  return nlohmann::json(request).dump();
+}
 
 RequestOutcome read_settings(const std::vector<Setting>& settings) {
   return read_request("", settings, "/work");
@@ -44,8 +46,8 @@ TEST(Request, EveryInvalidFileNamesItsFaults) {
 TEST(Request, EveryValidFileIsReadAndSurvivesTheWayThroughTomlAndJson) {
   const test::Folder folder;
   auto files = test::files_in(kRequests / "valid", ".toml");
-  for (const std::filesystem::path& example : test::files_in(test::kSource / "docs/examples",
-                                                             ".toml")) {
+  for (const std::filesystem::path& example :
+       test::files_in(test::kSource / "docs/examples", ".toml")) {
     if (!example.filename().string().starts_with("site")) files.push_back(example);
   }
   ASSERT_GE(files.size(), 9u);
@@ -112,9 +114,9 @@ TEST(Request, RelativePathsStartAtTheFileOrAtTheWorkFolder) {
                    "[train]\ndata = \"../sets/a.yaml\"\npretrained = \"w.safetensors\"\n");
 
   const RequestOutcome from_file = read_request("train.toml", {}, folder.path().string());
-  const RequestOutcome from_line = read_request(
-      (folder.path() / "train.toml").string(),
-      {{"data=", "data", "sets/b.yaml"}, {"--runs", "runs", "./runs"}}, "/home/ada");
+  const RequestOutcome from_line =
+      read_request((folder.path() / "train.toml").string(),
+                   {{"data=", "data", "sets/b.yaml"}, {"--runs", "runs", "./runs"}}, "/home/ada");
 
   EXPECT_EQ(from_file.request.args.data, (folder.path().parent_path() / "sets/a.yaml").string());
   EXPECT_EQ(from_file.request.args.pretrained, (folder.path() / "w.safetensors").string());
@@ -183,8 +185,8 @@ TEST(Request, EveryPassableSlurmOptionIsPassed) {
     SCOPED_TRACE(key);
     const std::string value = key == "exclusive" ? "true" : key == "mail-type" ? "END" : "1";
 
-    const RequestOutcome outcome = read_settings({{"data=", "data", "/data/a.yaml"},
-                                                  {"slurm." + key + "=", "slurm." + key, value}});
+    const RequestOutcome outcome = read_settings(
+        {{"data=", "data", "/data/a.yaml"}, {"slurm." + key + "=", "slurm." + key, value}});
 
     EXPECT_EQ(to_text(outcome.faults), "");
     EXPECT_EQ(outcome.request.resources.slurm.at(key), value);
@@ -196,19 +198,41 @@ TEST(Request, DurationsAreReadAsPeopleAndSlurmWriteThem) {
     const char* text;
     std::optional<std::int64_t> seconds;
   };
-  const std::vector<Row> rows = {
-      {"90", 90},           {"90s", 90},          {"15m", 900},
-      {"2h", 7'200},        {"3d", 259'200},      {"30:00", 1'800},
-      {"90:00", 5'400},     {"1:30:00", 5'400},   {"100:00:00", 360'000},
-      {"1-12", 129'600},    {"1-12:30", 131'400}, {"1-12:00:00", 129'600},
-      {"0-00:01:00", 60},   {"3660d", 316'224'000},
-      {"", {}},             {"0", {}},            {"0h", {}},
-      {"-5", {}},           {"+5", {}},           {"1.5h", {}},
-      {"h", {}},            {"5x", {}},           {" 5", {}},
-      {"1:75:00", {}},      {"1:2:3:4", {}},      {":30", {}},
-      {"30:", {}},          {"1-", {}},           {"-12", {}},
-      {"1-24:00:00", {}},   {"1-12-3", {}},       {"3661d", {}},
-      {"99999999999d", {}}, {"999999999d", {}},   {"999999999:59:59", {}}};
+  const std::vector<Row> rows = {{"90", 90},
+                                 {"90s", 90},
+                                 {"15m", 900},
+                                 {"2h", 7'200},
+                                 {"3d", 259'200},
+                                 {"30:00", 1'800},
+                                 {"90:00", 5'400},
+                                 {"1:30:00", 5'400},
+                                 {"100:00:00", 360'000},
+                                 {"1-12", 129'600},
+                                 {"1-12:30", 131'400},
+                                 {"1-12:00:00", 129'600},
+                                 {"0-00:01:00", 60},
+                                 {"3660d", 316'224'000},
+                                 {"", {}},
+                                 {"0", {}},
+                                 {"0h", {}},
+                                 {"-5", {}},
+                                 {"+5", {}},
+                                 {"1.5h", {}},
+                                 {"h", {}},
+                                 {"5x", {}},
+                                 {" 5", {}},
+                                 {"1:75:00", {}},
+                                 {"1:2:3:4", {}},
+                                 {":30", {}},
+                                 {"30:", {}},
+                                 {"1-", {}},
+                                 {"-12", {}},
+                                 {"1-24:00:00", {}},
+                                 {"1-12-3", {}},
+                                 {"3661d", {}},
+                                 {"99999999999d", {}},
+                                 {"999999999d", {}},
+                                 {"999999999:59:59", {}}};
 
   for (const Row& row : rows) {
     SCOPED_TRACE(row.text);
@@ -218,13 +242,18 @@ TEST(Request, DurationsAreReadAsPeopleAndSlurmWriteThem) {
 
 TEST(Request, JsonThatNoParserWouldHaveMadeIsRefused) {
   const TrainingRequest good = read_settings({{"data=", "data", "/data/a.yaml"}}).request;
-  const std::vector<nlohmann::json> patches = {
-      {{"resources", {{"gpus", 0}}}},           {{"resources", {{"gpus", 2.5}}}},
-      {{"resources", {{"fund", "vision"}}}},    {{"resources", {{"name", "a\nb"}}}},
-      {{"resources", {{"colour", "red"}}}},     {{"slurm", {{"time", "1"}}}},
-      {{"slurm", {{"constraint", "a\nb"}}}},    {{"train", {{"epochs", -1}}}},
-      {{"train", {{"data", "a\nb"}}}},          {{"train", 3}},
-      {{"resources", "x"}},                     {{"slurm", nullptr}}};
+  const std::vector<nlohmann::json> patches = {{{"resources", {{"gpus", 0}}}},
+                                               {{"resources", {{"gpus", 2.5}}}},
+                                               {{"resources", {{"fund", "vision"}}}},
+                                               {{"resources", {{"name", "a\nb"}}}},
+                                               {{"resources", {{"colour", "red"}}}},
+                                               {{"slurm", {{"time", "1"}}}},
+                                               {{"slurm", {{"constraint", "a\nb"}}}},
+                                               {{"train", {{"epochs", -1}}}},
+                                               {{"train", {{"data", "a\nb"}}}},
+                                               {{"train", 3}},
+                                               {{"resources", "x"}},
+                                               {{"slurm", nullptr}}};
 
   for (const nlohmann::json& patch : patches) {
     SCOPED_TRACE(patch.dump());
@@ -239,7 +268,8 @@ TEST(Request, JsonThatNoParserWouldHaveMadeIsRefused) {
 TEST(Request, ItsTomlHoldsEveryTrainArgument) {
   const std::string text = to_toml(read_settings({{"data=", "data", "/data/a.yaml"},
                                                   {"time=", "time", "2"},
-                                                  {"pretrained=", "pretrained", "/w"}}).request);
+                                                  {"pretrained=", "pretrained", "/w"}})
+                                       .request);
 
   for (const contract::ArgInfo& info : contract::train_arg_table()) {
     EXPECT_NE(text.find("\n" + info.name + " = "), std::string::npos) << info.name;

@@ -122,8 +122,9 @@ TEST(Site, EveryFaultNamesItsLine) {
     const char *from, *to, *faults;
   };
   const std::vector<Row> rows = {
-      {"max_gpus", "max_gpu", "site.toml:3: limits.max_gpu is not known. Did you mean "
-                              "\"max_gpus\"?\n"},
+      {"max_gpus", "max_gpu",
+       "site.toml:3: limits.max_gpu is not known. Did you mean "
+       "\"max_gpus\"?\n"},
       {"max_gpus = 4", "max_gpus = 0",
        "site.toml:3: limits.max_gpus = 0 is below the smallest allowed value 1.\n"},
       {"max_gpus = 4", "max_gpus = \"4\"",
@@ -136,8 +137,9 @@ TEST(Site, EveryFaultNamesItsLine) {
       {"type = \"h100\"", "type = \"a100\"",
        "site.toml:5: defaults.type = \"a100\" is no instance_type. Known types: h100.\n"},
       {"[limits]", "[limit]", "site.toml:2: limit is not known. Did you mean \"limits\"?\n"},
-      {"cluster = \"demo\"", "cluster = 3", "site.toml:1: cluster is a whole number. It takes a "
-                                            "string.\n"},
+      {"cluster = \"demo\"", "cluster = 3",
+       "site.toml:1: cluster is a whole number. It takes a "
+       "string.\n"},
       {"cluster = \"demo\"", "service = {socket = \"run/socket\"}",
        "site.toml:1: socket = \"run/socket\" is not an absolute path.\n"},
       {"cluster = \"demo\"", "service = {poll_interval_s = 0}",
@@ -170,7 +172,7 @@ TEST(Site, EveryFaultNamesItsLine) {
        "site.toml:15: weight = 1001.000 is above the largest allowed value 1000.000.\n"},
       {"weight = \"1.000\"", "wait = 1",
        "site.toml:15: instance_type.weights.weight is missing.\n"
-       "site.toml:15: instance_type.weights.wait is not known.\n"},
+       "site.toml:15: instance_type.weights.wait is not known. Did you mean \"weight\"?\n"},
       {"from = \"2026-01-01\"", "from = \"2026-13-01\"",
        "site.toml:15: from = \"2026-13-01\" is not a date. Write \"2026-01-31\" or "
        "\"2026-01-31T08:00:00Z\".\n"},
@@ -186,7 +188,7 @@ TEST(Site, EveryFaultNamesItsLine) {
        "site.toml:15: from = 2025-01-01T00:00:00Z lies before the one before it. Weights stand in "
        "ascending order of their dates.\n"},
       {"cluster = \"demo\"", "cluster = demo",
-       "site.toml:1:11: Error while parsing value: could not determine value type.\n"},
+       "site.toml:1:11: not TOML: value: could not determine value type.\n"},
   };
 
   for (const Row& row : rows) {

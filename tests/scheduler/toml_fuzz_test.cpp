@@ -32,17 +32,48 @@ class Damage {
   std::size_t below(std::size_t n) { return n == 0 ? 0 : random_() % n; }
 
   void edit(std::string& text) {
-    static const std::vector<std::string> kTokens = {
-        "[", "]]", "{", "}", "\"", "'''", "=", ".", ",", "\n", "\\u0000", "\\U0010FFFF", "nan",
-        "-inf", "1e999", "-9223372036854775808", "9223372036854775807", "true", "1979-05-27",
-        "[train]\n", "[[instance_type]]\n", "\xff", "\xed\xa0\x80", "#", "a.b.c", "0x", "1_000"};
+    static const std::vector<std::string> kTokens = {"[",
+                                                     "]]",
+                                                     "{",
+                                                     "}",
+                                                     "\"",
+                                                     "'''",
+                                                     "=",
+                                                     ".",
+                                                     ",",
+                                                     "\n",
+                                                     "\\u0000",
+                                                     "\\U0010FFFF",
+                                                     "nan",
+                                                     "-inf",
+                                                     "1e999",
+                                                     "-9223372036854775808",
+                                                     "9223372036854775807",
+                                                     "true",
+                                                     "1979-05-27",
+                                                     "[train]\n",
+                                                     "[[instance_type]]\n",
+                                                     "\xff",
+                                                     "\xed\xa0\x80",
+                                                     "#",
+                                                     "a.b.c",
+                                                     "0x",
+                                                     "1_000"};
     const std::size_t at = below(text.size() + 1);
     const std::size_t length = below(16);
     switch (below(5)) {
-      case 0: text.erase(std::min(at, text.size()), length); break;
-      case 1: text.insert(at, kTokens[below(kTokens.size())]); break;
-      case 2: text.insert(at, text.substr(below(text.size() + 1), length)); break;
-      case 3: if (at < text.size()) text[at] = static_cast<char>(below(256)); break;
+      case 0:
+        text.erase(std::min(at, text.size()), length);
+        break;
+      case 1:
+        text.insert(at, kTokens[below(kTokens.size())]);
+        break;
+      case 2:
+        text.insert(at, text.substr(below(text.size() + 1), length));
+        break;
+      case 3:
+        if (at < text.size()) text[at] = static_cast<char>(below(256));
+        break;
       default: {
         // Another value for some key.
         const std::size_t equals = text.find('=', at);
@@ -84,8 +115,8 @@ TEST(TomlFuzz, NoDamageUpsetsTheRequestParser) {
   const std::string path = (folder.path() / "fuzz.toml").string();
   std::vector<std::string> seeds;
   for (const char* kind : {"valid", "invalid"}) {
-    for (const auto& file : test::files_in(test::kSource / "tests/scheduler/requests" / kind,
-                                           ".toml")) {
+    for (const auto& file :
+         test::files_in(test::kSource / "tests/scheduler/requests" / kind, ".toml")) {
       seeds.push_back(test::read_file(file));
     }
   }
@@ -111,18 +142,19 @@ TEST(TomlFuzz, NoDamageUpsetsTheSiteParser) {
 
   damage_until_time_is_up(test::blocks_of(test::kSource / "docs/formats/site.md", "toml"),
                           [&path](const std::string& text) {
-    test::write_file(path, text);
+                            test::write_file(path, text);
 
-    const SiteOutcome outcome = read_site(path);
+                            const SiteOutcome outcome = read_site(path);
 
-    expect_whole_lines(outcome.faults, text);
-    if (!outcome.faults.empty()) return;
-    EXPECT_NE(outcome.site.find_type(outcome.site.default_type), nullptr) << text;
-    for (const InstanceType& type : outcome.site.types) {
-      EXPECT_FALSE(type.weights.empty()) << text;
-      EXPECT_GT(type.nodes * type.gpus_per_node, 0) << text;
-    }
-  });
+                            expect_whole_lines(outcome.faults, text);
+                            if (!outcome.faults.empty()) return;
+                            EXPECT_NE(outcome.site.find_type(outcome.site.default_type), nullptr)
+                                << text;
+                            for (const InstanceType& type : outcome.site.types) {
+                              EXPECT_FALSE(type.weights.empty()) << text;
+                              EXPECT_GT(type.nodes * type.gpus_per_node, 0) << text;
+                            }
+                          });
 }
 
 }  // namespace
