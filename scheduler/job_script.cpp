@@ -114,7 +114,8 @@ std::int64_t deadline_s(const Plan& plan) {
 std::string environment(const Plan& plan, const SegmentName& name, const std::string& run_dir) {
   constexpr std::int64_t kTimedEnd_s = 10;
   std::string text = fmt::format(
-      "export TRAINYARD_ALLOCATION_START=$(date +%s)\n"
+      "TRAINYARD_ALLOCATION_START=$(date +%s)\n"
+      "export TRAINYARD_ALLOCATION_START\n"
       "export TRAINYARD_RUN_ID={run}\n"
       "export TRAINYARD_SEGMENT={segment}\n"
       "export TRAINYARD_ATTEMPT=${{SLURM_RESTART_COUNT:-0}}\n",
@@ -139,21 +140,26 @@ std::string environment(const Plan& plan, const SegmentName& name, const std::st
   return text;
 }
 
-// What an earlier attempt or segment left behind must not speak for this one.
-std::string attempt_begin() {
+// What an earlier attempt or segment left behind must not speak for this one. The stop that an
+// earlier attempt was asked for still holds.
+std::string forget() {
   return fmt::format(
       "rm -f \"$run_dir\"/{exit}\n"
       "if [ \"$TRAINYARD_ATTEMPT\" -eq 0 ]; then rm -f \"$run_dir\"/{stop}; fi\n"
-      "printf '{{\"segment\":%d,\"attempt\":%d,\"job\":%d,\"start\":%d,\"nodes\":\"%s\"}}\\n' \\\n"
-      "  \"$TRAINYARD_SEGMENT\" \"$TRAINYARD_ATTEMPT\" \"${{SLURM_JOB_ID:-0}}\" \\\n"
-      "  \"$TRAINYARD_ALLOCATION_START\" \"${{SLURM_JOB_NODELIST:-}}\" "
-      ">> \"$run_dir\"/attempts.jsonl\n"
-      "printf -- '---- run %s, segment %d, attempt %d: job %d on %s, %s ----\\n' \\\n"
-      "  \"$TRAINYARD_RUN_ID\" \"$TRAINYARD_SEGMENT\" \"$TRAINYARD_ATTEMPT\" "
-      "\"${{SLURM_JOB_ID:-0}}\" \\\n"
-      "  \"${{SLURM_JOB_NODELIST:-}}\" \"$(date -u +%FT%TZ)\"\n"
       "\n",
       fmt::arg("exit", contract::kExitFile), fmt::arg("stop", contract::kStopFile));
+}
+
+std::string attempt_begin() {
+  return "printf '{\"segment\":%d,\"attempt\":%d,\"job\":%d,\"start\":%d,\"nodes\":\"%s\"}\\n' \\\n"
+         "  \"$TRAINYARD_SEGMENT\" \"$TRAINYARD_ATTEMPT\" \"${SLURM_JOB_ID:-0}\" \\\n"
+         "  \"$TRAINYARD_ALLOCATION_START\" \"${SLURM_JOB_NODELIST:-}\" "
+         ">> \"$run_dir\"/attempts.jsonl\n"
+         "printf -- '---- run %s, segment %d, attempt %d: job %d on %s, %s ----\\n' \\\n"
+         "  \"$TRAINYARD_RUN_ID\" \"$TRAINYARD_SEGMENT\" \"$TRAINYARD_ATTEMPT\" "
+         "\"${SLURM_JOB_ID:-0}\" \\\n"
+         "  \"${SLURM_JOB_NODELIST:-}\" \"$(date -u +%FT%TZ)\"\n"
+         "\n";
 }
 
 std::string stop_trap() {
@@ -245,8 +251,8 @@ std::string job_name(const Plan& plan, const SegmentName& name) {
 
 std::string render_job_script(const Plan& plan, const SegmentName& name, const std::string& run_dir,
                               const Site& site) {
-  return header(plan, name, run_dir) + environment(plan, name, run_dir) + attempt_begin() +
-         stop_trap() + launch(plan, site) + attempt_end();
+  return header(plan, name, run_dir) + environment(plan, name, run_dir) + forget() + stop_trap() +
+         attempt_begin() + launch(plan, site) + attempt_end();
 }
 
 JobSpec make_job_spec(const Plan& plan, const SegmentName& name, const std::string& run_dir,

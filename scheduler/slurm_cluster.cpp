@@ -219,20 +219,20 @@ Expected<std::unique_ptr<Description>> describe(const JobSpec& spec) {
   return description;
 }
 
+// A connection to slurmdbd for one question. slurmdbd gives each connection one transaction of its
+// database, so a kept connection would see for ever what its first question saw.
 class DatabaseConnection {
  public:
-  ~DatabaseConnection() { close(); }
-  void* get() {
-    if (connection_ == nullptr) {
-      std::uint16_t flags = 0;
-      connection_ = slurmdb_connection_get(&flags);
-    }
-    return connection_;
+  DatabaseConnection() {
+    std::uint16_t flags = 0;
+    connection_ = slurmdb_connection_get(&flags);
   }
-  void close() {
+  ~DatabaseConnection() {
     if (connection_ != nullptr) slurmdb_connection_close(&connection_);
-    connection_ = nullptr;
   }
+  DatabaseConnection(const DatabaseConnection&) = delete;
+  DatabaseConnection& operator=(const DatabaseConnection&) = delete;
+  [[nodiscard]] void* get() const { return connection_; }
 
  private:
   void* connection_ = nullptr;
@@ -279,13 +279,11 @@ class SlurmCluster final : public Cluster {
     if (cluster_name_.empty()) {
       if (const auto known = facts(); !known) return tl::unexpected(known.error());
     }
-    void* connection = database_.get();
+    const DatabaseConnection database;
+    void* connection = database.get();
     if (connection == nullptr) return tl::unexpected(slurm_error("connecting to slurmdbd", errno));
     if (gpu_tres_.empty()) {
-      if (const auto found = find_gpu_tres(connection); !found) {
-        database_.close();
-        return tl::unexpected(found.error());
-      }
+      if (const auto found = find_gpu_tres(connection); !found) return tl::unexpected(found.error());
     }
 
     std::vector<slurm_selected_step_t> steps(jobs.size());
@@ -311,7 +309,6 @@ class SlurmCluster final : public Cluster {
     slurm_list_destroy(condition.step_list);
     slurm_list_destroy(condition.cluster_list);
     if (answer == nullptr) {
-      database_.close();
       return tl::unexpected(slurm_error("asking slurmdbd for job records", error));
     }
     ListIterator rows = slurm_list_iterator_create(answer);
@@ -437,7 +434,6 @@ class SlurmCluster final : public Cluster {
 
   std::string cluster_name_;
   std::string gpu_tres_;
-  DatabaseConnection database_;
 };
 
 }  // namespace

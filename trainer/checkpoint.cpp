@@ -2,7 +2,7 @@
 #include "trainer/checkpoint.h"
 
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -213,10 +213,12 @@ void save_checkpoint(const std::string& folder, TrainState state) {
   made.crc32 = fmt::format("{:08x}", written.crc32);
   made.size = written.size;
 
-  generations.insert(generations.begin(), made);
-  if (generations.size() > kGenerations) generations.resize(kGenerations);
-  write_pointer(folder, generations);
-  remove_unnamed(folder, generations);
+  std::vector<Generation> kept = {made};
+  for (const Generation& generation : generations) {
+    if (kept.size() < kGenerations) kept.push_back(generation);
+  }
+  write_pointer(folder, kept);
+  remove_unnamed(folder, kept);
 }
 
 LoadReport load_checkpoint(const std::string& folder, TrainState state) {

@@ -2,7 +2,7 @@
 #include "trainer/gradient_reducer.h"
 
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/utils.h>
 #include <zlib.h>
 
 #include <cstring>

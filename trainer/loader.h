@@ -46,7 +46,7 @@ class TrainLoader {
     std::uint64_t seed = 0;
     bool cache_in_memory = false;
   };
-  // `dataset` outlives the loader.
+  // `images` outlives the loader.
   TrainLoader(const std::vector<contract::ImageEntry>& images, const contract::TrainArgs& args,
               Options options, Shard shard);
   ~TrainLoader();
@@ -69,6 +69,7 @@ class TrainLoader {
 
 // The validation images of one rank (every world-th), square letterbox, no augmentation. The last
 // batch may be smaller. Ranks may have different numbers of batches: no collective in between.
+// `images` outlives the loader.
 class ValLoader {
  public:
   ValLoader(const std::vector<contract::ImageEntry>& images, int imgsz, int batch, int threads,

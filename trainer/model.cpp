@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "trainer/model.h"
 
-#include <torch/torch.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/container/modulelist.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <cmath>
@@ -43,10 +47,10 @@ struct ConvImpl : nn::Module {
 TORCH_MODULE(Conv);
 
 struct BottleneckImpl : nn::Module {
-  BottleneckImpl(int channels, bool has_shortcut)
+  BottleneckImpl(int channels, bool with_shortcut)
       : cv1(register_module("cv1", Conv(channels, channels, 3))),
         cv2(register_module("cv2", Conv(channels, channels, 3))),
-        has_shortcut(has_shortcut) {}
+        has_shortcut(with_shortcut) {}
 
   torch::Tensor forward(const torch::Tensor& x) {
     const torch::Tensor y = cv2(cv1(x));

@@ -92,6 +92,10 @@ void RunFolder::remove_exit_record() {
   fs::remove(fmt::format("{}/{}", path_, contract::kExitFile));
 }
 
+void RunFolder::remove_stop_file() {
+  fs::remove(fmt::format("{}/{}", path_, contract::kStopFile));
+}
+
 void RunFolder::write_exit_record(const ExitRecord& record) {
   nlohmann::ordered_json json;
   json["code"] = static_cast<int>(record.code);

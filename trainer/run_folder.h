@@ -46,6 +46,7 @@ class RunFolder {
   [[nodiscard]] std::string weights() const;  // The folder of weights.
   [[nodiscard]] bool stop_file_exists() const;
   void remove_exit_record();
+  void remove_stop_file();
   void write_exit_record(const ExitRecord& record);
   void write_args(const contract::TrainArgs& args);
 

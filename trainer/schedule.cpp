@@ -62,7 +62,9 @@ BatchPlan plan_batch(const ScheduleOptions& options, std::int64_t batch_index, d
     const auto span = static_cast<double>(options.warmup_batches);
     plan.rates.lr[kBiases] = ramp(x, span, options.optimizer.warmup_bias_lr, lr);
     plan.rates.lr[kWeights] = plan.rates.lr[kNorms] = ramp(x, span, 0.0, lr);
-    plan.rates.momentum = ramp(x, span, options.warmup_momentum, options.optimizer.momentum);
+    if (options.optimizer.kind == OptimizerKind::kSgd) {  // beta1 of Adam stays as it is.
+      plan.rates.momentum = ramp(x, span, options.warmup_momentum, options.optimizer.momentum);
+    }
     const double batches_full = static_cast<double>(options.nominal_batch) / options.batch;
     plan.accumulate =
         std::max(1, static_cast<int>(std::nearbyint(ramp(x, span, 1.0, batches_full))));

@@ -2,7 +2,7 @@
 #include "trainer/tensor_file.h"
 
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <cstring>

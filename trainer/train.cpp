@@ -3,7 +3,7 @@
 
 #include <fmt/format.h>
 #include <torch/cuda.h>
-#include <torch/torch.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <array>
@@ -23,6 +23,7 @@
 #include "trainer/optimizer.h"
 #include "trainer/run_folder.h"
 #include "trainer/schedule.h"
+#include "trainer/tensor_file.h"
 #include "trainer/time_budget.h"
 #include "trainer/train_input.h"
 #include "trainer/validate.h"
@@ -673,6 +674,7 @@ TrainOutcome Run::leave(ExitCode code, std::string message) {
   record("end", {}, std::string(reason_of(code)));
   TrainOutcome outcome{code, std::move(message), progress_.epoch, progress_.step};
   if (is_first_rank()) {
+    folder_.remove_stop_file();  // It is obeyed: the next attempt shall not stop at once.
     folder_.write_exit_record(
         {code, outcome.message, outcome.epoch, outcome.step, around_.attempt});
   }

@@ -32,14 +32,18 @@ module_library(trainer
     fmt::fmt nlohmann_json::nlohmann_json ZLIB::ZLIB MPI::MPI_CXX Threads::Threads
     opencv_core opencv_imgproc opencv_imgcodecs)
 
-target_precompile_headers(trainyard_trainer PRIVATE <torch/torch.h>)
+# Not torch/torch.h, and line numbers only: a file compiles in a third of the time.
+target_precompile_headers(trainyard_trainer PRIVATE <torch/types.h> <torch/utils.h>
+  <torch/nn/module.h>)
+target_compile_options(trainyard_trainer PRIVATE $<$<CONFIG:RelWithDebInfo>:-g1>)
 set_source_files_properties(${trainer_plain_sources} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
 
 add_executable(trainyard-trainer trainyard_trainer.cpp)
 target_link_libraries(trainyard-trainer PRIVATE trainyard::trainer fmt::fmt CLI11::CLI11)
 target_compile_definitions(trainyard-trainer PRIVATE TRAINYARD_VERSION="${PROJECT_VERSION}")
 target_precompile_headers(trainyard-trainer REUSE_FROM trainyard_trainer)
-set_target_properties(trainyard-trainer PROPERTIES POSITION_INDEPENDENT_CODE ON)
+# As the header was compiled.
+target_compile_options(trainyard-trainer PRIVATE -fPIC $<$<CONFIG:RelWithDebInfo>:-g1>)
 trainyard_warnings(trainyard-trainer)
 install(TARGETS trainyard-trainer RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 

@@ -3,7 +3,8 @@
 // trainyard-trainer: one process of a training run, and small helpers around it. Exceptions rise to
 // here and nowhere else; they become one line with the rank, RUN/exit.json and an exit code.
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/cuda.h>
+#include <torch/utils.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>

@@ -2,7 +2,7 @@
 #include "trainer/validate.h"
 
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <span>

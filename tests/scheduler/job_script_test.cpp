@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 
 #include <chrono>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -93,6 +94,7 @@ class ScriptRun {
   pid_t start(const Plan& plan, const SegmentName& name = kName) {
     const std::filesystem::path script = tools_.path() / "script";
     test::write_file(script, render_job_script(plan, name, run_dir(), site()));
+    std::fflush(nullptr);
     const pid_t pid = fork();
     if (pid == 0) {
       const std::string log = (tools_.path() / "log").string();

@@ -241,7 +241,8 @@ TEST_F(Loader, ValidationBoxesMapBackToTheOriginal) {
   picture(cv::Rect(30, 20, 150, 60)).setTo(cv::Scalar(0, 0, 255));
   cv::imwrite(folder.at("a.png"), picture);
   const contract::Label label{2, 105 / 301.0F, .5F, 150 / 301.0F, .6F};
-  ValLoader val({{folder.at("a.png"), {label}}}, 160, 4, 1, false, {});
+  const std::vector<contract::ImageEntry> images = {{folder.at("a.png"), {label}}};
+  ValLoader val(images, 160, 4, 1, false, {});
   val.start();
 
   Batch batch;
