@@ -72,6 +72,8 @@ std::string step_line(const MetricsRecord& record) {
 }
 
 void print_failure_log(const json& run) {
+  const std::string message = exit_message(run.at("run_dir"));
+  if (!message.empty()) fmt::print("trainer  {}\n", message);
   const json* job = last_job(run);
   if (job == nullptr) return;
   const std::string path = log_path(run.at("run_dir"), *job);

@@ -12,6 +12,7 @@
 #include <fstream>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "trainer/contract/train_spec.h"
 
@@ -132,6 +133,13 @@ RunProgress read_progress(const std::string& run_dir) {
     }
   }
   return progress;
+}
+
+std::string exit_message(const std::string& run_dir) {
+  std::ifstream file(run_dir + "/" + std::string(contract::kExitFile));
+  const nlohmann::json record = nlohmann::json::parse(file, nullptr, false);
+  if (!record.is_object() || !record.contains("message") || !record["message"].is_string()) return {};
+  return record["message"];
 }
 
 std::string log_path(const std::string& run_dir, std::int64_t job) {

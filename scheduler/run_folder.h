@@ -37,6 +37,9 @@ struct RunProgress {
 };
 [[nodiscard]] RunProgress read_progress(const std::string& run_dir);
 
+// What the trainer said when it left (exit.json); empty where it did not.
+[[nodiscard]] std::string exit_message(const std::string& run_dir);
+
 // The newest log of a job's attempts: RUN/slurm-JOB.out.
 [[nodiscard]] std::string log_path(const std::string& run_dir, std::int64_t job);
 

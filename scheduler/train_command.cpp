@@ -200,6 +200,8 @@ ExitStatus submit(const Client& client, Cluster& cluster, const Launch& launch, 
   }
   const JobSpec spec =
       make_job_spec(plan, launch.name, launch.run_dir, client.site, job_environment());
+  // Asked before the job is in the queue: afterwards it would stand in its own way.
+  const auto estimate = cluster.estimate_start(spec);
   const auto submitted = cluster.submit(spec);
   if (!submitted) {
     (void)ask_service(client.site, {{"verb", "submission_failed"},
@@ -216,7 +218,6 @@ ExitStatus submit(const Client& client, Cluster& cluster, const Launch& launch, 
                                   {"run", launch.name.run_id},
                                   {"segment", launch.name.segment},
                                   {"job", submitted->id}});
-  const auto estimate = cluster.estimate_start(spec);
   if (client.json) {
     json out = plan_to_answer(launch, plan, data);
     out["job"] = submitted->id;
@@ -226,9 +227,9 @@ ExitStatus submit(const Client& client, Cluster& cluster, const Launch& launch, 
     fmt::print("run      {} in {}\n", launch.name.run_id, launch.run_dir);
     print_plan(plan, data, launch.request);
     fmt::print("job      {}{}\n", submitted->id,
-               estimate ? fmt::format(", a start is expected at {} or before{}",
+               estimate ? fmt::format(", expected to start at {}{}",
                                       local_time(estimate->start),
-                                      estimate->nodes.empty() ? "" : " (" + estimate->nodes + ")")
+                                      estimate->nodes.empty() ? "" : " on " + estimate->nodes)
                         : "");
     if (!submitted->message.empty()) fmt::print("         {}\n", submitted->message);
     if (!options.follow) {

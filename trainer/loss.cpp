@@ -26,7 +26,8 @@ PaddedObjects pad_objects(const torch::Tensor& targets, std::int64_t images,
   const torch::Tensor counts = torch::bincount(image, {}, images);
   const std::int64_t most = targets.size(0) == 0 ? 0 : counts.max().item<std::int64_t>();
   // The place of an object among those of its image: stable sort by image, less where it starts.
-  const torch::Tensor order = std::get<1>(image.sort(/*stable=*/true, /*dim=*/0));
+  const c10::optional<bool> is_stable = true;
+  const torch::Tensor order = std::get<1>(image.sort(is_stable, /*dim=*/0, /*descending=*/false));
   const torch::Tensor sorted_image = image.index_select(0, order);
   const torch::Tensor start = counts.cumsum(0) - counts;
   const torch::Tensor place = torch::arange(targets.size(0), image.options()) -

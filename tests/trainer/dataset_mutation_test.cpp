@@ -24,10 +24,10 @@ constexpr auto kTimeEach = std::chrono::milliseconds(1500);
 
 // Edits drawn towards what parsers trip over: digits, signs, brackets, anchors, zero bytes.
 std::string mutate(std::string text, std::mt19937_64& random) {
-  const std::string spice(
-      "\0\n\r\t -+.e0:[]{}&*!|>%@`\"'#,?\xff\xef\xbb\xbf"
-      "99999999999",
-      45);
+  const std::string spice =
+      std::string(1, '\0') +
+      "\n\r\t -+.e0:[]{}&*!|>%@`\"'#,?\xff\xef\xbb\xbf"
+      "99999999999";
   const auto below = [&](std::size_t bound) { return random() % bound; };
   for (std::size_t edits = 1 + below(8); edits > 0; --edits) {
     const std::size_t at = below(text.size() + 1);

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// What a run carries from batch to batch, and what of it survives on disk.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/utils.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <random>
+
+#include "tests/trainer/reference_numbers.h"
+#include "tests/trainer/temp_folder.h"
+#include "trainer/checkpoint.h"
+#include "trainer/durable_file.h"
+#include "trainer/ema.h"
+#include "trainer/optimizer.h"
+#include "trainer/run_folder.h"
+#include "trainer/schedule.h"
+#include "trainer/tensor_file.h"
+#include "trainer/time_budget.h"
+#include "trainer/weights_file.h"
+
+namespace trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+class ScheduleCase : public testing::TestWithParam<const char*> {};
+
+TEST_P(ScheduleCase, FollowsTheReferenceBatchByBatch) {
+  SKIP_WITHOUT_REFERENCE("schedule.json");
+  const nlohmann::json run = reference::json("schedule.json").at(GetParam());
+  contract::TrainArgs args;
+  for (const auto& [key, value] : run.at("args").items()) {
+    const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+    static_cast<void>(contract::set_train_arg(args, key, text));  // Some are not ours.
+  }
+  args.batch = 2;
+  constexpr int kClasses = 1;
+  const OptimizerChoice choice = choose_optimizer(args, kClasses, run.at("n_train"));
+  const std::int64_t batches = run.at("nb");
+  ScheduleOptions options = schedule_options(args, choice, batches, args.epochs);
+  options.warmup_batches = std::max<std::int64_t>(0, run.at("nw").get<std::int64_t>());
+  EXPECT_EQ(name_of(choice.kind), run.at("optimizer").get<std::string>());
+  EXPECT_NEAR(scaled_weight_decay(args), run.at("groups").at(1).at("weight_decay"), 1e-12);
+
+  std::int64_t pending = 0, updates = 0;
+  for (std::size_t i = 0; i < run.at("iters").size(); ++i) {
+    SCOPED_TRACE(i);
+    const nlohmann::json expected = run.at("iters").at(i);
+    const BatchPlan plan =
+        plan_batch(options, static_cast<std::int64_t>(i), expected.at("epoch"), args.epochs);
+    if (++pending >= plan.accumulate) {
+      ++updates;
+      pending = 0;
+    }
+    for (std::size_t group = 0; group < kGroupCount; ++group) {
+      EXPECT_NEAR(plan.rates.lr[group], expected.at("lr").at(group), 1e-9);
+    }
+    EXPECT_NEAR(plan.rates.momentum, expected.at("momentum").at(0), 1e-9);
+    EXPECT_EQ(plan.accumulate, expected.at("accumulate"));
+    EXPECT_EQ(updates, expected.at("ema_updates"));
+    EXPECT_NEAR(ema_decay(updates), expected.at("ema_d"), 1e-12);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Reference, ScheduleCase,
+                         testing::Values("sgd_linear", "sgd_cos", "adamw_linear", "auto", "nowarm"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(Schedule, WarmUpTakesAtMostHalfOfTheRun) {
+  const contract::TrainArgs args;
+
+  EXPECT_EQ(warmup_batches(args, 1000, 100), 3000);
+  EXPECT_EQ(warmup_batches(args, 13, 60), 100);
+  EXPECT_EQ(warmup_batches(args, 1000, 1), 500);
+  EXPECT_EQ(warmup_batches(args, 10, 0.5), 2);
+}
+
+TEST(Schedule, ShorterPlansBendTheCurveDown) {
+  const ScheduleOptions options;
+
+  EXPECT_DOUBLE_EQ(decay_factor(options, 0, 100), 1.0);
+  EXPECT_GT(decay_factor(options, 5, 100), decay_factor(options, 5, 10));
+  EXPECT_DOUBLE_EQ(decay_factor(options, 10, 10), 0.01);
+  EXPECT_DOUBLE_EQ(decay_factor(options, 12, 10), 0.01);
+}
+
+TEST(Optimizer, AutoTakesSgdForLongRuns) {
+  contract::TrainArgs args;
+
+  EXPECT_EQ(choose_optimizer(args, 3, 205).kind, OptimizerKind::kAdamW);
+  EXPECT_DOUBLE_EQ(choose_optimizer(args, 3, 205).lr0, 0.001429);
+  EXPECT_EQ(choose_optimizer(args, 3, 64 * 101).kind, OptimizerKind::kSgd);
+}
+
+TEST(Optimizer, GroupsAreThoseOfTheReference) {
+  const DetectionModel model("yolov8n", 80);
+  const Optimizer optimizer(model, OptimizerKind::kSgd, 5e-4);
+
+  EXPECT_EQ(optimizer.group_size(kBiases), 63U);
+  EXPECT_EQ(optimizer.group_size(kWeights), 63U);  // The reference counts the constant one as well.
+  EXPECT_EQ(optimizer.group_size(kNorms), 57U);
+}
+
+TEST(Ema, FollowsTheReference) {
+  SKIP_WITHOUT_REFERENCE("ema.json");
+  const nlohmann::json run = reference::json("ema.json");
+  for (const auto& [x, decay] : run.at("values").items()) {
+    EXPECT_NEAR(ema_decay(std::stoll(x)), decay, 1e-12);
+  }
+  torch::NoGradGuard no_grad;
+  const auto make = [] {
+    torch::nn::Sequential module(torch::nn::Conv2d(1, 2, 1), torch::nn::BatchNorm2d(2));
+    for (const auto& [name, tensor] : state_tensors(*module)) {
+      if (tensor.is_floating_point()) {
+        tensor.copy_(reference::uniform("ema." + name, tensor.sizes().vec()));
+      }
+    }
+    return module;
+  };
+  const torch::nn::Sequential model = make(), average = make();
+
+  for (const nlohmann::json& step : run.at("trace")) {
+    const int number = step.at("step");
+    for (const auto& [name, tensor] : state_tensors(*model)) {
+      if (!tensor.is_floating_point()) continue;
+      const std::string key = "ema.step" + std::to_string(number) + "." + name;
+      tensor.add_((0.1 * reference::uniform(key, tensor.sizes().vec())).to(torch::kFloat));
+    }
+    update_ema(*average, *model, number);
+
+    for (const auto& [name, tensor] : state_tensors(*average)) {
+      if (!step.at("ema").contains(name)) continue;
+      SCOPED_TRACE(name);
+      const auto expected = step.at("ema").at(name).get<std::vector<float>>();
+      const torch::Tensor flat = tensor.flatten();
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        EXPECT_NEAR(flat[static_cast<std::int64_t>(i)].item<float>(), expected[i], 1e-6);
+      }
+    }
+  }
+}
+
+TEST(TimeBudget, PlansWhatFits) {
+  const Pace pace{.batch_s = 1, .validation_s = 10, .save_s = 2};
+
+  const double epochs = plan_epochs(2, 1000, pace, 100);
+
+  // 1000 s less the closing (1.2 * 12 + 2 + 3), an epoch of 112 s, the last one's 12 s reserved.
+  EXPECT_NEAR(epochs, 2 + (1000 - 19.4 + 12) / 112, 1e-9);
+  EXPECT_DOUBLE_EQ(plan_epochs(2, 0, pace, 100), 2 + 12.0 / 112);
+  EXPECT_TRUE(is_worth_another_epoch(100, pace, 100));
+  EXPECT_FALSE(is_worth_another_epoch(25, pace, 100));
+}
+
+TEST(TensorFile, KeepsEveryTypeAndShape) {
+  const TempFolder folder;
+  TensorFile file;
+  file.metadata = {{"a", "b\n\"c\""}};
+  file.tensors = {{"bool", torch::tensor({true, false, true})},
+                  {"half", torch::rand({3, 5}).to(torch::kHalf)},
+                  {"scalar", torch::tensor(7, torch::kLong)},
+                  {"empty", torch::zeros({0, 4})},
+                  {"strided", torch::rand({4, 6}).t()},
+                  {"double", torch::rand({2}, torch::kDouble)}};
+
+  write_tensor_file(folder.at("t.safetensors"), file);
+  const TensorFile read = read_tensor_file(folder.at("t.safetensors"));
+
+  EXPECT_EQ(read.metadata, file.metadata);
+  ASSERT_EQ(read.tensors.size(), file.tensors.size());
+  const std::map<std::string, torch::Tensor> by_name(read.tensors.begin(), read.tensors.end());
+  for (const auto& [name, tensor] : file.tensors) {
+    SCOPED_TRACE(name);
+    EXPECT_TRUE(torch::equal(by_name.at(name), tensor));
+    EXPECT_EQ(by_name.at(name).scalar_type(), tensor.scalar_type());
+  }
+}
+
+TEST(TensorFile, RefusesDamageAndNeverReadsBeyondTheEnd) {
+  const TempFolder folder;
+  write_tensor_file(folder.at("t"), {.tensors = {{"x", torch::rand({16})}}});
+  const std::string whole = read_file(folder.at("t"));
+  ASSERT_NO_THROW(static_cast<void>(parse_tensor_file(whole)));
+
+  for (std::size_t length = 0; length < whole.size(); ++length) {
+    SCOPED_TRACE(length);
+    EXPECT_THROW(static_cast<void>(parse_tensor_file(whole.substr(0, length))), std::runtime_error);
+  }
+  std::mt19937 random(1);
+  for (int i = 0; i < 5000; ++i) {
+    std::string bytes = whole;
+    bytes[random() % bytes.size()] ^= static_cast<char>(1 << random() % 8);
+    try {
+      static_cast<void>(parse_tensor_file(bytes));
+    } catch (const std::runtime_error&) {
+      // Either is fine; what counts is that nothing else happens.
+    }
+  }
+}
+
+// A run's state with everything in it, made once: filling it is the slow part.
+struct Saved {
+  explicit Saved(std::uint64_t seed) {
+    torch::NoGradGuard no_grad;
+    torch::manual_seed(seed);
+    model = std::make_shared<DetectionModel>("yolov8n", 3);
+    average = std::make_shared<DetectionModel>("yolov8n", 3);
+    optimizer.emplace(*model, OptimizerKind::kSgd, 5e-4);
+    for (const torch::Tensor& gradient : optimizer->gradients()) gradient.normal_();
+    progress = {.model = "yolov8n", .class_count = 3, .optimizer = "SGD", .batches_per_epoch = 13,
+                .batch = 16, .epoch = static_cast<int>(seed), .step = 13, .pending_batches = 1};
+  }
+  void step() {
+    StepRates rates;
+    rates.lr.fill(0.01);
+    optimizer->step(rates);
+    progress.optimizer_steps = optimizer->steps();
+  }
+  TrainState state() { return {*model, *average, *optimizer, progress}; }
+  std::uint64_t sum() {
+    double sum = 0;
+    for (const auto& [name, tensor] : state_tensors(*model)) sum += tensor.to(torch::kDouble).sum().item<double>();
+    for (const auto& [name, tensor] : optimizer->state()) sum += tensor.to(torch::kDouble).sum().item<double>();
+    for (const torch::Tensor& gradient : optimizer->gradients()) sum += gradient.to(torch::kDouble).sum().item<double>();
+    std::uint64_t bits = 0;
+    std::memcpy(&bits, &sum, sizeof bits);
+    return bits;
+  }
+
+  std::shared_ptr<DetectionModel> model, average;
+  std::optional<Optimizer> optimizer;
+  Progress progress;
+};
+
+TEST(Checkpoint, RestoresEverything) {
+  const TempFolder folder;
+  Saved saved(1);
+  saved.step();
+  save_checkpoint(folder.at("weights"), saved.state());
+
+  Saved other(2);
+  const LoadReport report = load_checkpoint(folder.at("weights"), other.state());
+
+  EXPECT_TRUE(report.is_found);
+  EXPECT_TRUE(report.warnings.empty());
+  EXPECT_EQ(other.sum(), saved.sum());
+  EXPECT_EQ(to_json_text(other.progress), to_json_text(saved.progress));
+  EXPECT_EQ(other.optimizer->steps(), 1);
+}
+
+TEST(Checkpoint, AnEmptyFolderIsNoCheckpoint) {
+  const TempFolder folder;
+  Saved saved(1);
+
+  EXPECT_FALSE(load_checkpoint(folder.at("weights"), saved.state()).is_found);
+  EXPECT_FALSE(read_progress(folder.at("weights")).has_value());
+}
+
+TEST(Checkpoint, FallsBackWhereTheNewestIsDamagedAndSaysSo) {
+  const TempFolder folder;
+  const std::string weights = folder.at("weights");
+  Saved saved(1);
+  for (const int epoch : {1, 2, 3}) {
+    saved.progress.epoch = epoch;
+    save_checkpoint(weights, saved.state());
+  }
+  EXPECT_FALSE(fs::exists(weights + "/last-000001.ckpt"));  // Two generations are kept.
+  ASSERT_TRUE(fs::exists(weights + "/last-000002.ckpt"));
+  std::string bytes = read_file(weights + "/last-000003.ckpt");
+  bytes[bytes.size() / 2] ^= 1;
+  write_durably(weights + "/last-000003.ckpt", bytes);
+
+  const LoadReport report = load_checkpoint(weights, saved.state());
+
+  ASSERT_EQ(report.warnings.size(), 1U);
+  EXPECT_NE(report.warnings[0].find("checkpoint last-000003.ckpt: checksum mismatch (recorded "),
+            std::string::npos);
+  EXPECT_NE(report.warnings[0].find("Using last-000002.ckpt."), std::string::npos);
+  EXPECT_EQ(saved.progress.epoch, 2);
+
+  save_checkpoint(weights, saved.state());
+  EXPECT_TRUE(fs::exists(weights + "/last-000002.ckpt"));  // The whole one counts, not the damaged.
+  EXPECT_FALSE(fs::exists(weights + "/last-000003.ckpt"));
+}
+
+TEST(Checkpoint, ATornFileIsNotUsedAndNoneLeftIsAnError) {
+  const TempFolder folder;
+  const std::string weights = folder.at("weights");
+  Saved saved(1);
+  save_checkpoint(weights, saved.state());
+  fs::resize_file(weights + "/last-000001.ckpt", 1000);
+
+  try {
+    static_cast<void>(load_checkpoint(weights, saved.state()));
+    FAIL() << "loaded";
+  } catch (const std::runtime_error& error) {
+    EXPECT_NE(std::string(error.what()).find("last-000001.ckpt: 1000 bytes (recorded "),
+              std::string::npos)
+        << error.what();
+  }
+}
+
+TEST(Checkpoint, OfAnotherRunIsRefused) {
+  const TempFolder folder;
+  Saved saved(1);
+  save_checkpoint(folder.at("weights"), saved.state());
+  saved.progress.batch = 8;
+
+  EXPECT_THROW(static_cast<void>(load_checkpoint(folder.at("weights"), saved.state())),
+               std::invalid_argument);
+}
+
+TEST(Checkpoint, AKillWhileSavingLeavesAWholeOne) {
+  const TempFolder folder;
+  const std::string weights = folder.at("weights");
+  Saved saved(1);
+  saved.progress.pending_batches = 0;
+  save_checkpoint(weights, saved.state());
+  std::mt19937 random(7);
+
+  int last_epoch = 0;
+  for (int round = 0; round < 6; ++round) {
+    SCOPED_TRACE(round);
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      for (int epoch = last_epoch + 1;; ++epoch) {
+        saved.progress.epoch = epoch;
+        save_checkpoint(weights, saved.state());
+      }
+    }
+    usleep(50'000 + random() % 400'000);
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+
+    const LoadReport report = load_checkpoint(weights, saved.state());
+
+    EXPECT_TRUE(report.is_found);
+    EXPECT_TRUE(report.warnings.empty());
+    EXPECT_GE(saved.progress.epoch, last_epoch);
+    last_epoch = saved.progress.epoch;
+  }
+}
+
+TEST(WeightsFile, MakesTheModelAgain) {
+  const TempFolder folder;
+  const Saved saved(1);
+  save_weights(folder.at("best.safetensors"), *saved.model,
+               {.class_names = {"a", "b", "c"}, .imgsz = 320, .epoch = 4, .fitness = 0.5});
+
+  const LoadedModel loaded = load_model(folder.at("best.safetensors"));
+  DetectionModel other("yolov8n", 80);
+
+  EXPECT_EQ(loaded.info.class_names, (std::vector<std::string>{"a", "b", "c"}));
+  EXPECT_EQ(loaded.info.imgsz, 320);
+  EXPECT_TRUE(torch::equal(loaded.model->parameters()[0], saved.model->parameters()[0]));
+  EXPECT_EQ(load_pretrained(folder.at("best.safetensors"), other), "325 of 355 tensors");
+  EXPECT_THROW(static_cast<void>(load_pretrained(folder.at("missing"), other)),
+               std::invalid_argument);
+}
+
+TEST(RunFolder, AResumedRunHasNoEpochTwice) {
+  const TempFolder folder;
+  RunFolder run(folder.at("run"));
+  for (const int epoch : {1, 2, 3}) run.add_results({.epoch = epoch, .time_s = 10.0 * epoch});
+
+  run.add_results({.epoch = 2, .time_s = 99});
+  const std::string text = read_file(folder.at("run/results.csv"));
+  run.trim_results(1);
+
+  EXPECT_EQ(text.substr(0, 15), "epoch,time,trai");
+  EXPECT_NE(text.find("\n1,10,"), std::string::npos);
+  EXPECT_NE(text.find("\n2,99,"), std::string::npos);
+  EXPECT_EQ(text.find("\n3,"), std::string::npos);
+  EXPECT_EQ(read_file(folder.at("run/results.csv")).find("\n2,"), std::string::npos);
+}
+
+TEST(RunFolder, TheExitRecordIsThatOfTheDocumentation) {
+  const TempFolder folder;
+  RunFolder run(folder.at("run"));
+
+  run.write_exit_record({.code = contract::ExitCode::kStopped, .message = "m", .epoch = 12, .step = 164});
+  const auto json = nlohmann::json::parse(read_file(folder.at("run/exit.json")));
+  run.remove_exit_record();
+
+  EXPECT_EQ(json, nlohmann::json({{"code", 10}, {"reason", "stopped"}, {"message", "m"},
+                                  {"epoch", 12}, {"step", 164}, {"attempt", 0}}));
+  EXPECT_FALSE(fs::exists(folder.at("run/exit.json")));
+}
+
+}  // namespace
+}  // namespace trainer
