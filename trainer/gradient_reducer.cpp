@@ -73,10 +73,22 @@ void GradientReducer::send(const std::vector<torch::Tensor>& bucket, double fact
 void broadcast_tensors(Communicator& communicator, const std::vector<torch::Tensor>& tensors) {
   if (communicator.size() == 1) return;
   torch::NoGradGuard no_grad;
+  // All in one message: a network has hundreds of small tensors.
+  std::vector<std::byte> packed;
   for (const torch::Tensor& tensor : tensors) {
     const torch::Tensor values = on_host(tensor);
-    communicator.broadcast(bytes_of(values), /*root=*/0);
-    if (communicator.rank() != 0) tensor.detach().copy_(values);
+    const std::span<std::byte> bytes = bytes_of(values);
+    packed.insert(packed.end(), bytes.begin(), bytes.end());
+  }
+  communicator.broadcast(packed, /*root=*/0);
+  if (communicator.rank() == 0) return;
+  std::size_t at = 0;
+  for (const torch::Tensor& tensor : tensors) {
+    const torch::Tensor values = torch::empty(tensor.sizes(), tensor.scalar_type());
+    const std::span<std::byte> bytes = bytes_of(values);
+    std::memcpy(bytes.data(), packed.data() + at, bytes.size());
+    tensor.detach().copy_(values);
+    at += bytes.size();
   }
 }
 

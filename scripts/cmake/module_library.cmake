@@ -10,7 +10,7 @@ function(trainyard_warnings target)
     -Wshadow                # a name that hides another is a bug in waiting
     -Wnon-virtual-dtor      # deleting through a base
     -Wold-style-cast        # casts are to be seen
-    -Wunused -Woverloaded-virtual -Wnull-dereference)
+    -Wunused -Woverloaded-virtual)
   if(TRAINYARD_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()

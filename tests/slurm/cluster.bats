@@ -47,6 +47,20 @@ record_is_complete() {
   cluster status
 }
 
+@test "what cannot be done is said at once" {
+  run timeout 10 "$repository/scripts/cluster" up --hosts many
+  [ "$status" -eq 2 ]
+  [[ $output == *"--hosts many: a number"* ]]
+
+  run timeout 10 "$repository/scripts/cluster" up --name tynever --state /tmp/tynever
+  [ "$status" -eq 2 ]
+  [[ $output == *"each host has a /tmp of its own"* ]]
+
+  run timeout 10 "$repository/scripts/cluster" status --name tynever
+  [ "$status" -eq 3 ]
+  [[ $output == *"There is no cluster \"tynever\""* ]]
+}
+
 @test "other numbers of hosts or GPUs are refused while it stands" {
   run cluster up --hosts 3
   [ "$status" -eq 1 ]

@@ -122,7 +122,7 @@ TEST(Ema, FollowsTheReference) {
     }
     return module;
   };
-  const torch::nn::Sequential model = make(), average = make();
+  torch::nn::Sequential model = make(), average = make();
 
   for (const nlohmann::json& step : run.at("trace")) {
     const int number = step.at("step");
