@@ -287,6 +287,13 @@ ExitStatus train(const Client& client, const TrainOptions& options) {
     data = look_at_data(launch.request.args.data, options.skip_bad_labels);
   }
   std::vector<Fault> faults = outcome.faults;
+  const std::string& type = launch.request.resources.type;
+  if (!type.empty() && client.site.find_type(type) == nullptr) {
+    std::vector<std::string> known;
+    for (const InstanceType& each : client.site.types) known.push_back(each.name);
+    faults.push_back({"type", fmt::format("type = \"{}\" is not known. Known types: {} ({}).", type,
+                                          fmt::join(known, ", "), client.site.path)});
+  }
   const std::string& pretrained = launch.request.args.pretrained;
   if (!pretrained.empty() && access(pretrained.c_str(), R_OK) != 0) {
     faults.push_back({"pretrained", fmt::format("{} cannot be read", pretrained)});

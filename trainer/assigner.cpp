@@ -15,7 +15,7 @@ constexpr double kEpsilon = 1e-9;
 
 // bool [B, M, A]: the cell's centre lies inside the object.
 torch::Tensor centres_inside(const torch::Tensor& points, const torch::Tensor& objects) {
-  const torch::Tensor low = objects.narrow(-1, 0, 2).unsqueeze(2);   // [B, M, 1, 2]
+  const torch::Tensor low = objects.narrow(-1, 0, 2).unsqueeze(2);  // [B, M, 1, 2]
   const torch::Tensor high = objects.narrow(-1, 2, 2).unsqueeze(2);
   const torch::Tensor margin = torch::minimum((points - low).amin(-1), (high - points).amin(-1));
   return margin > kEpsilon;
@@ -50,17 +50,17 @@ Assignment assign(const torch::Tensor& scores, const torch::Tensor& boxes,
                       cell = pairs.select(1, 2);
   torch::Tensor overlap = torch::zeros(eligible.sizes(), boxes.options());
   torch::Tensor score = torch::zeros(eligible.sizes(), scores.options());
-  overlap.index_put_({image, row, cell}, complete_iou(objects.index({image, row}),
-                                                      boxes.index({image, cell})).clamp_min(0));
-  score.index_put_({image, row, cell},
-                   scores.index({image, cell, labels.index({image, row})}));
+  overlap.index_put_(
+      {image, row, cell},
+      complete_iou(objects.index({image, row}), boxes.index({image, cell})).clamp_min(0));
+  score.index_put_({image, row, cell}, scores.index({image, cell, labels.index({image, row})}));
   torch::Tensor metric = score.pow(options.alpha) * overlap.pow(options.beta);
 
   // The best of them, and a cell for one object only.
   torch::Tensor taken = best_cells(metric, options.top_k) & eligible;
   const torch::Tensor contested = taken.sum(1, /*keepdim=*/true) > 1;
-  const torch::Tensor strongest = torch::zeros_like(taken).scatter_(
-      1, overlap.argmax(1, /*keepdim=*/true), true);
+  const torch::Tensor strongest =
+      torch::zeros_like(taken).scatter_(1, overlap.argmax(1, /*keepdim=*/true), true);
   taken = torch::where(contested, strongest, taken);
 
   Assignment result;
@@ -74,8 +74,8 @@ Assignment assign(const torch::Tensor& scores, const torch::Tensor& boxes,
   const torch::Tensor overlap_best = (overlap * taken).amax(-1, /*keepdim=*/true);
   const torch::Tensor wanted = (metric * overlap_best / (metric_best + kEpsilon)).amax(1);
   const torch::Tensor cell_labels = labels.gather(1, result.object).clamp_min(0);
-  result.scores = torch::zeros_like(scores).scatter_(
-      -1, cell_labels.unsqueeze(-1), (wanted * result.foreground).unsqueeze(-1));
+  result.scores = torch::zeros_like(scores).scatter_(-1, cell_labels.unsqueeze(-1),
+                                                     (wanted * result.foreground).unsqueeze(-1));
   return result;
 }
 

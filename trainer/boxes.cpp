@@ -61,15 +61,14 @@ torch::Tensor complete_iou(const torch::Tensor& a, const torch::Tensor& b) {
   const torch::Tensor common =
       (torch::minimum(a_high, b_high) - torch::maximum(a_low, b_low)).clamp_min(0);
   const torch::Tensor intersection = common.select(-1, 0) * common.select(-1, 1);
-  const torch::Tensor joined =
-      a_width * a_height + b_width * b_height - intersection + kEpsilon;
+  const torch::Tensor joined = a_width * a_height + b_width * b_height - intersection + kEpsilon;
   const torch::Tensor iou = intersection / joined;
 
   const torch::Tensor hull = torch::maximum(a_high, b_high) - torch::minimum(a_low, b_low);
   const torch::Tensor diagonal = hull.square().sum(-1) + kEpsilon;
   const torch::Tensor offset = (b_low + b_high - a_low - a_high).square().sum(-1) / 4;
-  const torch::Tensor aspect = 4 / (M_PI * M_PI) *
-                               ((b_width / b_height).atan() - (a_width / a_height).atan()).square();
+  const torch::Tensor aspect =
+      4 / (M_PI * M_PI) * ((b_width / b_height).atan() - (a_width / a_height).atan()).square();
   torch::Tensor weight;
   {
     torch::NoGradGuard no_grad;  // The weight of the aspect term is a constant of the loss.

@@ -14,11 +14,12 @@
 
 namespace trainer {
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Progress, model, class_count, optimizer, batches_per_epoch, batch,
-                                   epoch, epoch_batch, step, pending_batches, optimizer_steps,
-                                   ema_updates, epochs_planned, is_mosaic_closed, is_finished,
-                                   reloads, seconds_used, best_fitness, best_epoch, loss_sums,
-                                   loss_batches, batch_seconds, validation_seconds, save_seconds)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Progress, model, class_count, optimizer, batches_per_epoch,
+                                   batch, epoch, epoch_batch, step, pending_batches,
+                                   optimizer_steps, ema_updates, epochs_planned, is_mosaic_closed,
+                                   is_finished, reloads, seconds_used, best_fitness, best_epoch,
+                                   loss_sums, loss_batches, batch_seconds, validation_seconds,
+                                   save_seconds)
 
 namespace {
 
@@ -46,14 +47,14 @@ std::vector<Generation> read_pointer(const std::string& folder) {
   try {
     const auto json = nlohmann::json::parse(read_file(path));
     if (json.at("format") != kFormat) {
-      throw std::runtime_error(fmt::format("{}: format {} is not {}.", path,
-                                           json.at("format").dump(), kFormat));
+      throw std::runtime_error(
+          fmt::format("{}: format {} is not {}.", path, json.at("format").dump(), kFormat));
     }
     return json.at("generations").get<std::vector<Generation>>();
   } catch (const nlohmann::json::exception& error) {
-    throw std::runtime_error(fmt::format(
-        "{}: {}. Name a whole checkpoint in it, or move {} away to start anew.", path,
-        error.what(), folder));
+    throw std::runtime_error(
+        fmt::format("{}: {}. Name a whole checkpoint in it, or move {} away to start anew.", path,
+                    error.what(), folder));
   }
 }
 
@@ -68,8 +69,7 @@ void write_pointer(const std::string& folder, const std::vector<Generation>& gen
 void remove_unnamed(const std::string& folder, const std::vector<Generation>& generations) {
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename();
-    if (!name.starts_with("last-") ||
-        !(name.ends_with(".ckpt") || name.ends_with(".ckpt.part"))) {
+    if (!name.starts_with("last-") || !(name.ends_with(".ckpt") || name.ends_with(".ckpt.part"))) {
       continue;
     }
     const bool is_named =
@@ -150,8 +150,7 @@ TensorFile read_generation(const std::string& folder, const Generation& generati
   }
   const std::string crc = fmt::format("{:08x}", crc32_of(bytes));
   if (bytes.size() != generation.size) {
-    throw std::runtime_error(
-        fmt::format("{} bytes (recorded {})", bytes.size(), generation.size));
+    throw std::runtime_error(fmt::format("{} bytes (recorded {})", bytes.size(), generation.size));
   }
   if (crc != generation.crc32) {
     throw std::runtime_error(
@@ -175,13 +174,15 @@ std::optional<std::pair<Generation, TensorFile>> newest(const std::string& folde
     }
   }
   if (generations.empty()) return std::nullopt;
-  throw std::runtime_error(fmt::format(
-      "{}No other generation is left. Move {} away to start anew.", faults, folder));
+  throw std::runtime_error(
+      fmt::format("{}No other generation is left. Move {} away to start anew.", faults, folder));
 }
 
 }  // namespace
 
-std::string to_json_text(const Progress& progress) { return nlohmann::json(progress).dump(); }
+std::string to_json_text(const Progress& progress) {
+  return nlohmann::json(progress).dump();
+}
 
 Progress parse_progress(const std::string& json_text) {
   try {

@@ -2,9 +2,9 @@
 // trainer/checkpoint.h
 //
 // The state of a run between two batches, on disk as weights/last-N.ckpt with the pointer file
-// weights/last.json (docs/formats/checkpoint.md). Two generations are kept; a checksum decides which
-// of them is whole. There is one state for all ranks: replicas are equal, and any number of ranks
-// can go on from it.
+// weights/last.json (docs/formats/checkpoint.md). Two generations are kept; a checksum decides
+// which of them is whole. There is one state for all ranks: replicas are equal, and any number of
+// ranks can go on from it.
 #pragma once
 
 #include <array>
@@ -28,22 +28,22 @@ struct Progress {
   std::int64_t batches_per_epoch = 0;
   int batch = 0;
 
-  int epoch = 0;                     // Finished epochs.
-  std::int64_t epoch_batch = 0;      // Batches done in the epoch under way.
-  std::int64_t step = 0;             // Batches since the run began.
-  int pending_batches = 0;           // Since the last optimiser step.
+  int epoch = 0;                 // Finished epochs.
+  std::int64_t epoch_batch = 0;  // Batches done in the epoch under way.
+  std::int64_t step = 0;         // Batches since the run began.
+  int pending_batches = 0;       // Since the last optimiser step.
   std::int64_t optimizer_steps = 0;
   std::int64_t ema_updates = 0;
   double epochs_planned = 0;
   bool is_mosaic_closed = false;
   bool is_finished = false;
-  int reloads = 0;                   // After a NaN. Each gives the loader another seed.
-  double seconds_used = 0;           // Over all attempts, start-up included.
+  int reloads = 0;          // After a NaN. Each gives the loader another seed.
+  double seconds_used = 0;  // Over all attempts, start-up included.
   double best_fitness = -1;
-  int best_epoch = 0;                // Counted from 1; 0: none yet.
-  std::array<double, 3> loss_sums{}; // Of the epoch under way.
+  int best_epoch = 0;                 // Counted from 1; 0: none yet.
+  std::array<double, 3> loss_sums{};  // Of the epoch under way.
   std::int64_t loss_batches = 0;
-  double batch_seconds = 0;          // Pace as measured last.
+  double batch_seconds = 0;  // Pace as measured last.
   double validation_seconds = 0;
   double save_seconds = 0;
 };
@@ -63,9 +63,10 @@ struct TrainState {
 void save_checkpoint(const std::string& folder, TrainState state);
 
 struct LoadReport {
-  bool is_found = false;              // False: there is no pointer file; nothing was changed.
+  bool is_found = false;  // False: there is no pointer file; nothing was changed.
   std::string file;
-  std::vector<std::string> warnings;  // "checkpoint last-7.ckpt: checksum mismatch (...). Using ..."
+  std::vector<std::string>
+      warnings;  // "checkpoint last-7.ckpt: checksum mismatch (...). Using ..."
 };
 // Throws std::runtime_error where generations are recorded and none can be used.
 LoadReport load_checkpoint(const std::string& folder, TrainState state);

@@ -43,11 +43,11 @@ void Console::print_step(const StepLine& line) {
 }
 
 void Console::print_epoch(const ResultsRow& row, int epochs, double images_per_s, int best_epoch) {
-  print(fmt::format("epoch {}/{}  box {:.4f}  cls {:.4f}  dfl {:.4f}  P {:.3f}  R {:.3f}  "
-                    "mAP50 {:.4f}  mAP50-95 {:.4f}  best: epoch {}  {:.1f} images/s  {:.0f} s",
-                    row.epoch, epochs, row.train_losses[0], row.train_losses[1],
-                    row.train_losses[2], row.precision, row.recall, row.map50, row.map50_95,
-                    best_epoch, images_per_s, row.time_s));
+  print(fmt::format(
+      "epoch {}/{}  box {:.4f}  cls {:.4f}  dfl {:.4f}  P {:.3f}  R {:.3f}  "
+      "mAP50 {:.4f}  mAP50-95 {:.4f}  best: epoch {}  {:.1f} images/s  {:.0f} s",
+      row.epoch, epochs, row.train_losses[0], row.train_losses[1], row.train_losses[2],
+      row.precision, row.recall, row.map50, row.map50_95, best_epoch, images_per_s, row.time_s));
 }
 
 }  // namespace trainer

@@ -40,8 +40,7 @@ void sync_folder_of(const std::string& path) {
 
 }  // namespace
 
-DurableFile::DurableFile(std::string path)
-    : path_(std::move(path)), part_path_(path_ + ".part") {
+DurableFile::DurableFile(std::string path) : path_(std::move(path)), part_path_(path_ + ".part") {
   constexpr mode_t kMode = 0644;
   descriptor_ = ::open(part_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kMode);
   if (descriptor_ < 0) throw_errno(part_path_ + ": open");
@@ -87,7 +86,8 @@ std::string read_file(const std::string& path) {
   if (got == 0) {
     bytes.resize(static_cast<std::size_t>(status.st_size));
     std::size_t at = 0;
-    while (at < bytes.size() && (got = ::read(descriptor, bytes.data() + at, bytes.size() - at)) != 0) {
+    while (at < bytes.size() &&
+           (got = ::read(descriptor, bytes.data() + at, bytes.size() - at)) != 0) {
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) break;
       at += static_cast<std::size_t>(got);
@@ -103,6 +103,8 @@ std::string read_file(const std::string& path) {
   return bytes;
 }
 
-std::uint32_t crc32_of(std::string_view bytes) { return crc32_on(0, bytes.data(), bytes.size()); }
+std::uint32_t crc32_of(std::string_view bytes) {
+  return crc32_on(0, bytes.data(), bytes.size());
+}
 
 }  // namespace trainer

@@ -28,7 +28,9 @@ std::span<std::byte> bytes_of(const torch::Tensor& contiguous) {
 GradientReducer::GradientReducer(Communicator& communicator, std::size_t bucket_bytes_max)
     : communicator_(communicator), bucket_bytes_max_(bucket_bytes_max) {}
 
-void GradientReducer::sum(const std::vector<torch::Tensor>& tensors) { reduce(tensors, 1.0); }
+void GradientReducer::sum(const std::vector<torch::Tensor>& tensors) {
+  reduce(tensors, 1.0);
+}
 
 void GradientReducer::mean(const std::vector<torch::Tensor>& tensors) {
   reduce(tensors, 1.0 / communicator_.size());

@@ -29,7 +29,9 @@ std::optional<double> number(const char* variable) {
   return value;
 }
 
-bool is_set(const char* variable) { return std::getenv(variable) != nullptr; }
+bool is_set(const char* variable) {
+  return std::getenv(variable) != nullptr;
+}
 
 // srun sets these for every step; only with several tasks, or with a PMI server, is it MPI.
 bool has_ranks() {

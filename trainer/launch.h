@@ -10,12 +10,12 @@
 namespace trainer {
 
 struct Launch {
-  bool has_ranks = false;           // Started by mpirun, or by srun with PMIx or PMI.
-  int cpus = 1;                     // Of this process.
-  double allocation_start = 0;      // TRAINYARD_ALLOCATION_START, UTC seconds; 0: not given.
-  double deadline = 0;              // TRAINYARD_DEADLINE; 0: none.
-  double seconds_used_before = 0;   // TRAINYARD_SECONDS_USED
-  int attempt = 0;                  // TRAINYARD_ATTEMPT, else SLURM_RESTART_COUNT
+  bool has_ranks = false;          // Started by mpirun, or by srun with PMIx or PMI.
+  int cpus = 1;                    // Of this process.
+  double allocation_start = 0;     // TRAINYARD_ALLOCATION_START, UTC seconds; 0: not given.
+  double deadline = 0;             // TRAINYARD_DEADLINE; 0: none.
+  double seconds_used_before = 0;  // TRAINYARD_SECONDS_USED
+  int attempt = 0;                 // TRAINYARD_ATTEMPT, else SLURM_RESTART_COUNT
 };
 // Throws std::invalid_argument where a variable is no number.
 [[nodiscard]] Launch read_launch();

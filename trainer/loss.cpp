@@ -30,16 +30,15 @@ PaddedObjects pad_objects(const torch::Tensor& targets, std::int64_t images,
   const torch::Tensor order = std::get<1>(image.sort(is_stable, /*dim=*/0, /*descending=*/false));
   const torch::Tensor sorted_image = image.index_select(0, order);
   const torch::Tensor start = counts.cumsum(0) - counts;
-  const torch::Tensor place = torch::arange(targets.size(0), image.options()) -
-                              start.index_select(0, sorted_image);
+  const torch::Tensor place =
+      torch::arange(targets.size(0), image.options()) - start.index_select(0, sorted_image);
   const torch::Tensor sorted = targets.index_select(0, order);
 
   PaddedObjects padded;
   padded.labels = torch::zeros({images, most}, image.options());
   padded.boxes = torch::zeros({images, most, 4}, targets.options());
   padded.labels.index_put_({sorted_image, place}, sorted.select(1, 1).to(torch::kLong));
-  padded.boxes.index_put_({sorted_image, place},
-                          xywh_to_xyxy(sorted.narrow(1, 2, 4) * image_size));
+  padded.boxes.index_put_({sorted_image, place}, xywh_to_xyxy(sorted.narrow(1, 2, 4) * image_size));
   padded.is_object = padded.boxes.sum(-1) > 0;
   return padded;
 }
@@ -86,18 +85,16 @@ LossValue detection_loss(const std::vector<torch::Tensor>& features,
   torch::Tensor box = torch::zeros({}, logits.options().requires_grad(false)), dfl = box;
   if (wanted.foreground.any().item<bool>()) {
     const torch::Tensor weight = wanted.scores.sum(-1).masked_select(wanted.foreground);
-    const torch::Tensor wanted_boxes =
-        (wanted.boxes / anchors.strides).index({wanted.foreground});
+    const torch::Tensor wanted_boxes = (wanted.boxes / anchors.strides).index({wanted.foreground});
     const torch::Tensor points =
         anchors.points.unsqueeze(0).expand({images, -1, -1}).index({wanted.foreground});
     box = ((1 - complete_iou(predicted.index({wanted.foreground}), wanted_boxes)) * weight).sum();
-    const torch::Tensor distances =
-        distances_from_boxes(points, wanted_boxes, kRegMax - 1 - 0.01);
+    const torch::Tensor distances = distances_from_boxes(points, wanted_boxes, kRegMax - 1 - 0.01);
     dfl = (distribution_focal_loss(distributions.index({wanted.foreground}), distances) * weight)
               .sum();
   }
-  const torch::Tensor items = torch::stack({box * (options.box / norm), cls * (options.cls / norm),
-                                            dfl * (options.dfl / norm)});
+  const torch::Tensor items = torch::stack(
+      {box * (options.box / norm), cls * (options.cls / norm), dfl * (options.dfl / norm)});
   return {items.sum() * global_batch, items.detach()};
 }
 

@@ -33,8 +33,8 @@ struct ConvImpl : nn::Module {
                                                     .stride(stride)
                                                     .padding(kernel / 2)
                                                     .bias(false)))),
-        bn(register_module("bn", nn::BatchNorm2d(
-                                     nn::BatchNorm2dOptions(out).eps(1e-3).momentum(0.03)))) {}
+        bn(register_module(
+            "bn", nn::BatchNorm2d(nn::BatchNorm2dOptions(out).eps(1e-3).momentum(0.03)))) {}
 
   torch::Tensor forward(const torch::Tensor& x) {
     torch::Tensor y = bn(conv(x));
@@ -234,34 +234,35 @@ const std::map<std::string, Family>& families() {
                    {'m', {2.0 / 3, 0.75, 768}},
                    {'l', {1.0, 1.00, 512}},
                    {'x', {1.0, 1.25, 512}}},
-        .rows = {
-            // Backbone.
-            {.kind = Kind::kConv, .channels = 64, .stride = 2},
-            {.kind = Kind::kConv, .channels = 128, .stride = 2},
-            {.kind = Kind::kC2f, .channels = 128, .repeats = 3, .shortcut = Shortcut::kYes},
-            {.kind = Kind::kConv, .channels = 256, .stride = 2},
-            {.kind = Kind::kC2f, .channels = 256, .repeats = 6, .shortcut = Shortcut::kYes},
-            {.kind = Kind::kConv, .channels = 512, .stride = 2},
-            {.kind = Kind::kC2f, .channels = 512, .repeats = 6, .shortcut = Shortcut::kYes},
-            {.kind = Kind::kConv, .channels = 1024, .stride = 2},
-            {.kind = Kind::kC2f, .channels = 1024, .repeats = 3, .shortcut = Shortcut::kYes},
-            {.kind = Kind::kSppf, .channels = 1024, .kernel = 5},
-            // Down the pyramid.
-            {.kind = Kind::kUpsample},
-            {.kind = Kind::kConcat, .from = {-1, 6}},
-            {.kind = Kind::kC2f, .channels = 512, .repeats = 3},
-            {.kind = Kind::kUpsample},
-            {.kind = Kind::kConcat, .from = {-1, 4}},
-            {.kind = Kind::kC2f, .channels = 256, .repeats = 3},
-            // And up again.
-            {.kind = Kind::kConv, .channels = 256, .stride = 2},
-            {.kind = Kind::kConcat, .from = {-1, 12}},
-            {.kind = Kind::kC2f, .channels = 512, .repeats = 3},
-            {.kind = Kind::kConv, .channels = 512, .stride = 2},
-            {.kind = Kind::kConcat, .from = {-1, 9}},
-            {.kind = Kind::kC2f, .channels = 1024, .repeats = 3},
-            {.kind = Kind::kDetect, .from = {15, 18, 21}},
-        }}},
+        .rows =
+            {
+                // Backbone.
+                {.kind = Kind::kConv, .channels = 64, .stride = 2},
+                {.kind = Kind::kConv, .channels = 128, .stride = 2},
+                {.kind = Kind::kC2f, .channels = 128, .repeats = 3, .shortcut = Shortcut::kYes},
+                {.kind = Kind::kConv, .channels = 256, .stride = 2},
+                {.kind = Kind::kC2f, .channels = 256, .repeats = 6, .shortcut = Shortcut::kYes},
+                {.kind = Kind::kConv, .channels = 512, .stride = 2},
+                {.kind = Kind::kC2f, .channels = 512, .repeats = 6, .shortcut = Shortcut::kYes},
+                {.kind = Kind::kConv, .channels = 1024, .stride = 2},
+                {.kind = Kind::kC2f, .channels = 1024, .repeats = 3, .shortcut = Shortcut::kYes},
+                {.kind = Kind::kSppf, .channels = 1024, .kernel = 5},
+                // Down the pyramid.
+                {.kind = Kind::kUpsample},
+                {.kind = Kind::kConcat, .from = {-1, 6}},
+                {.kind = Kind::kC2f, .channels = 512, .repeats = 3},
+                {.kind = Kind::kUpsample},
+                {.kind = Kind::kConcat, .from = {-1, 4}},
+                {.kind = Kind::kC2f, .channels = 256, .repeats = 3},
+                // And up again.
+                {.kind = Kind::kConv, .channels = 256, .stride = 2},
+                {.kind = Kind::kConcat, .from = {-1, 12}},
+                {.kind = Kind::kC2f, .channels = 512, .repeats = 3},
+                {.kind = Kind::kConv, .channels = 512, .stride = 2},
+                {.kind = Kind::kConcat, .from = {-1, 9}},
+                {.kind = Kind::kC2f, .channels = 1024, .repeats = 3},
+                {.kind = Kind::kDetect, .from = {15, 18, 21}},
+            }}},
   };
   return kFamilies;
 }

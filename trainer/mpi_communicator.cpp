@@ -15,7 +15,8 @@ namespace trainer {
 
 namespace {
 
-// Elements to a call: well below INT_MAX, and large enough that the number of calls does not matter.
+// Elements to a call: well below INT_MAX, and large enough that the number of calls does not
+// matter.
 constexpr std::size_t kCountMax = std::size_t{1} << 28;
 
 class MpiCommunicator : public Communicator {
@@ -26,7 +27,8 @@ class MpiCommunicator : public Communicator {
     int provided = 0;
     check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread", 0);
     if (provided < MPI_THREAD_FUNNELED) {
-      throw std::runtime_error("MPI gives no thread level FUNNELED, which the loader threads need.");
+      throw std::runtime_error(
+          "MPI gives no thread level FUNNELED, which the loader threads need.");
     }
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     check(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank", 0);

@@ -28,12 +28,12 @@ constexpr std::string_view kResultsHeader =
     "val/dfl_loss,lr/pg0,lr/pg1,lr/pg2";
 
 std::string to_line(const ResultsRow& row) {
-  return fmt::format("{},{:.6g},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},"
-                     "{:.5f},{:.6g},{:.6g},{:.6g}",
-                     row.epoch, row.time_s, row.train_losses[0], row.train_losses[1],
-                     row.train_losses[2], row.precision, row.recall, row.map50, row.map50_95,
-                     row.val_losses[0], row.val_losses[1], row.val_losses[2], row.lr[0], row.lr[1],
-                     row.lr[2]);
+  return fmt::format(
+      "{},{:.6g},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},"
+      "{:.5f},{:.6g},{:.6g},{:.6g}",
+      row.epoch, row.time_s, row.train_losses[0], row.train_losses[1], row.train_losses[2],
+      row.precision, row.recall, row.map50, row.map50_95, row.val_losses[0], row.val_losses[1],
+      row.val_losses[2], row.lr[0], row.lr[1], row.lr[2]);
 }
 
 // The lines of the first `epochs` epochs of a results file, header included.

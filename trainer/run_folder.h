@@ -19,7 +19,7 @@ namespace trainer {
 struct ExitRecord {
   contract::ExitCode code = contract::ExitCode::kFinished;
   std::string message;
-  int epoch = 0;            // Finished epochs.
+  int epoch = 0;  // Finished epochs.
   std::int64_t step = 0;
   int attempt = 0;
 };

@@ -18,7 +18,7 @@ struct ScheduleOptions {
   bool is_cosine = false;
   double warmup_momentum = 0.8;
   std::int64_t warmup_batches = 0;
-  int batch = 16;         // Global.
+  int batch = 16;  // Global.
   int nominal_batch = 64;
 };
 
@@ -31,8 +31,8 @@ struct ScheduleOptions {
                                                std::int64_t batches_per_epoch,
                                                double epochs_planned);
 
-// The part of the initial learning rate that is left after `epoch` of `epochs` (both may lie between
-// epochs: timed runs move along the curve continuously).
+// The part of the initial learning rate that is left after `epoch` of `epochs` (both may lie
+// between epochs: timed runs move along the curve continuously).
 [[nodiscard]] double decay_factor(const ScheduleOptions& options, double epoch, double epochs);
 
 struct BatchPlan {

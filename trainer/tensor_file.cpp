@@ -108,8 +108,8 @@ TensorFile parse_tensor_file(std::string_view bytes) {
     length |= static_cast<std::uint64_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
   }
   if (length > kHeaderBytesMax || length > bytes.size() - kLengthBytes) {
-    throw std::runtime_error(fmt::format("a header of {} bytes does not fit into {} bytes", length,
-                                         bytes.size()));
+    throw std::runtime_error(
+        fmt::format("a header of {} bytes does not fit into {} bytes", length, bytes.size()));
   }
   const std::string_view data = bytes.substr(kLengthBytes + length);
   try {

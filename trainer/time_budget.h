@@ -10,7 +10,7 @@ namespace trainer {
 
 // How long things take, as measured so far; 0 where nothing is known yet.
 struct Pace {
-  double batch_s = 0;       // Training on one batch.
+  double batch_s = 0;  // Training on one batch.
   double validation_s = 0;
   double save_s = 0;
 };

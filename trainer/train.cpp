@@ -15,15 +15,13 @@
 
 #include "trainer/checkpoint.h"
 #include "trainer/console.h"
-#include "trainer/ema.h"
-#include "trainer/gradient_reducer.h"
 #include "trainer/loader.h"
 #include "trainer/loss.h"
 #include "trainer/model.h"
 #include "trainer/optimizer.h"
+#include "trainer/replica.h"
 #include "trainer/run_folder.h"
 #include "trainer/schedule.h"
-#include "trainer/tensor_file.h"
 #include "trainer/time_budget.h"
 #include "trainer/train_input.h"
 #include "trainer/validate.h"
@@ -35,9 +33,8 @@ namespace {
 
 using contract::ExitCode;
 
-constexpr double kGradientNormMax = 10;
-constexpr int kReloadsMax = 3;                       // After a loss that is not a number.
-constexpr double kCheckpointIntervalSeconds = 600;   // Inside long epochs.
+constexpr int kReloadsMax = 3;                      // After a loss that is not a number.
+constexpr double kCheckpointIntervalSeconds = 600;  // Inside long epochs.
 constexpr double kStopFilePollSeconds = 1;
 constexpr double kStepRecordSeconds = 1;
 constexpr std::uint64_t kReloadSeedStep = 1'000'003;
@@ -48,9 +45,9 @@ struct Signals {
   double not_a_number = 0;         // From here on: how many ranks say so.
   double stop = 0;
   double deadline = 0;
-  double time_is_up = 0;           // Only rank 0 looks at the clock.
+  double time_is_up = 0;  // Only rank 0 looks at the clock.
   double save = 0;
-  double epochs_planned = 0;       // Rank 0's.
+  double epochs_planned = 0;  // Rank 0's.
 };
 static_assert(sizeof(Signals) == 9 * sizeof(double), "Signals travel as an array of doubles.");
 
@@ -58,21 +55,6 @@ torch::Device pick_device(int local_rank) {
   if (!torch::cuda::is_available()) return torch::kCPU;
   const auto count = static_cast<int>(torch::cuda::device_count());
   return {torch::kCUDA, static_cast<c10::DeviceIndex>(local_rank % count)};
-}
-
-std::vector<torch::Tensor> tensors_of(const torch::nn::Module& module) {
-  std::vector<torch::Tensor> tensors;
-  for (auto& [name, tensor] : state_tensors(module)) tensors.push_back(tensor);
-  return tensors;
-}
-
-// The running statistics of batch norm.
-std::vector<torch::Tensor> float_buffers(const torch::nn::Module& module) {
-  std::vector<torch::Tensor> buffers;
-  for (const torch::Tensor& buffer : module.buffers()) {
-    if (buffer.is_floating_point()) buffers.push_back(buffer);
-  }
-  return buffers;
 }
 
 std::array<double, 3> to_array(const torch::Tensor& items) {
@@ -91,8 +73,7 @@ class Run {
         run_id_(spec.run_id),
         input_(prepare_input(spec.args, communicator_)),
         args_(input_.args),
-        device_(pick_device(communicator_.local_rank())),
-        reducer_(communicator_) {}
+        device_(pick_device(communicator_.local_rank())) {}
 
   TrainOutcome run();
 
@@ -106,13 +87,15 @@ class Run {
                                  static_cast<double>(progress_.batches_per_epoch);
   }
   int epochs_shown() const { return static_cast<int>(std::ceil(progress_.epochs_planned - 1e-9)); }
-  TrainState state() { return {*model_, *average_, *optimizer_, progress_}; }
+  TrainState state() {
+    return {replica_->model(), replica_->average(), replica_->optimizer(), progress_};
+  }
   Pace pace() const;
 
   // Before the loop.
   void build();
   void resume_or_start();
-  void share_state(bool is_found);
+  void share_state();
   void make_loader();
   void announce();
 
@@ -121,7 +104,6 @@ class Run {
   std::optional<ExitCode> after_batch(const Signals& signals, const BatchPlan& plan);
   Signals agree(const LossValue& loss);
   bool step_optimizer(const StepRates& rates);
-  void flush_gradients();
   void reload();
   bool finish_epoch(bool is_time_up);
   bool agreed(bool first_rank_says);
@@ -146,11 +128,9 @@ class Run {
   TrainInput input_;
   const contract::TrainArgs& args_;
   torch::Device device_;
-  GradientReducer reducer_;
 
-  std::shared_ptr<DetectionModel> model_, average_;
   OptimizerChoice choice_;
-  std::optional<Optimizer> optimizer_;
+  std::optional<Replica> replica_;
   Progress progress_;
   std::unique_ptr<TrainLoader> loader_;
   std::unique_ptr<ValLoader> val_loader_;
@@ -164,7 +144,6 @@ class Run {
   double saved_at_ = 0, polled_at_ = 0, recorded_at_ = 0;
   bool stop_file_seen_ = false;
   std::optional<EvalMetrics> best_metrics_;  // Where this attempt made the best epoch.
-  std::vector<torch::Tensor> buffers_;
 };
 
 Pace Run::pace() const {
@@ -198,21 +177,14 @@ void Run::build() {
   }
   torch::manual_seed(static_cast<std::uint64_t>(args_.seed));
   const auto class_count = static_cast<int>(input_.class_names.size());
-  model_ = std::make_shared<DetectionModel>(args_.model, class_count);
-  average_ = std::make_shared<DetectionModel>(args_.model, class_count);
-  model_->to(device_);
-  average_->to(device_);
-  for (torch::Tensor& parameter : average_->parameters()) parameter.set_requires_grad(false);
-  average_->eval();
-  buffers_ = float_buffers(*model_);
-
-  choice_ = choose_optimizer(args_, class_count,
-                             static_cast<std::int64_t>(input_.dataset.train.size()));
-  optimizer_.emplace(*model_, choice_.kind, scaled_weight_decay(args_));
+  choice_ =
+      choose_optimizer(args_, class_count, static_cast<std::int64_t>(input_.dataset.train.size()));
+  replica_.emplace(args_.model, class_count, choice_.kind, scaled_weight_decay(args_), device_,
+                   communicator_);
   const int threads = std::clamp(args_.workers, 1, std::max(1, around_.threads));
-  val_loader_ = std::make_unique<ValLoader>(
-      input_.dataset.val, args_.imgsz, 2 * input_.batch_per_rank, threads, args_.single_cls,
-      Shard{communicator_.rank(), communicator_.size()});
+  val_loader_ = std::make_unique<ValLoader>(input_.dataset.val, args_.imgsz,
+                                            2 * input_.batch_per_rank, threads, args_.single_cls,
+                                            Shard{communicator_.rank(), communicator_.size()});
   make_loader();
 
   progress_.model = args_.model;
@@ -244,12 +216,12 @@ void Run::resume_or_start() {
     if (!is_first_rank()) return;
     report = load_checkpoint(folder_.weights(), state());
     if (!report.is_found && !args_.pretrained.empty()) {
-      pretrained = load_pretrained(args_.pretrained, *model_);
+      pretrained = load_pretrained(args_.pretrained, replica_->model());
+      copy_matching(state_tensors(replica_->model()), replica_->average());
     }
-    if (!report.is_found) copy_matching(state_tensors(*model_), *average_);
   });
   for (const std::string& warning : report.warnings) console_.print(warning);
-  share_state(report.is_found);
+  share_state();
   seconds_before_ = std::max(progress_.seconds_used, around_.seconds_used_before);
   if (progress_.reloads > 0) make_loader();
   if (!is_timed()) progress_.epochs_planned = args_.epochs;
@@ -265,27 +237,20 @@ void Run::resume_or_start() {
   }
 }
 
-// Rank 0's state on every rank. Accumulated gradients stay on rank 0 alone: they are summed later.
-void Run::share_state(bool is_found) {
+// Rank 0's state on every rank.
+void Run::share_state() {
   const std::string text = is_first_rank() ? to_json_text(progress_) : std::string();
   const auto all = communicator_.all_gather(std::as_bytes(std::span(text)));
   const std::string first(reinterpret_cast<const char*>(all.front().data()), all.front().size());
   if (!is_first_rank()) progress_ = parse_progress(first);
-  broadcast_tensors(communicator_, tensors_of(*model_));
-  broadcast_tensors(communicator_, tensors_of(*average_));
-  if (!agreed(is_found)) return;
-  NamedTensors moments = optimizer_->state();
-  std::vector<torch::Tensor> tensors;
-  for (const auto& [name, tensor] : moments) tensors.push_back(tensor);
-  broadcast_tensors(communicator_, tensors);
-  optimizer_->load_state(moments, progress_.optimizer_steps);
-  if (!is_first_rank()) optimizer_->zero_grad();
+  replica_->share(progress_.optimizer_steps);
 }
 
 void Run::announce() {
   console_.print_configuration(args_);
   std::int64_t parameters = 0;
-  for (const torch::Tensor& parameter : model_->parameters()) parameters += parameter.numel();
+  for (const torch::Tensor& parameter : replica_->model().parameters())
+    parameters += parameter.numel();
   const int accumulate = full_accumulation(args_.batch, args_.nbs);
   console_.print(fmt::format(
       "{}: {} parameters, {} classes; {} training and {} validation images; {} on {} rank{}, {} "
@@ -324,10 +289,11 @@ TrainOutcome Run::run() {
       if (*code != ExitCode::kNotANumber) {
         return leave(*code, std::string(contract::describe(*code)));
       }
-      if (progress_.reloads >= kReloadsMax || !agreed(read_progress(folder_.weights()).has_value())) {
-        return leave(*code, fmt::format("the loss is not a number at epoch {}, batch {}; {} reloads",
-                                        progress_.epoch + 1, progress_.epoch_batch,
-                                        progress_.reloads));
+      if (progress_.reloads >= kReloadsMax ||
+          !agreed(read_progress(folder_.weights()).has_value())) {
+        return leave(*code,
+                     fmt::format("the loss is not a number at epoch {}, batch {}; {} reloads",
+                                 progress_.epoch + 1, progress_.epoch_batch, progress_.reloads));
       }
       reload();
     } else {
@@ -348,7 +314,7 @@ std::optional<ExitCode> Run::train_epoch() {
   if (progress_.epoch_batch < progress_.batches_per_epoch) {
     loader_->start_epoch(progress_.epoch, progress_.epoch_batch, !progress_.is_mosaic_closed);
   }
-  model_->train();
+  replica_->model().train();
   epoch_started_ = batch_started_ = around_.now();
   epoch_first_batch_ = progress_.epoch_batch;
 
@@ -363,7 +329,7 @@ std::optional<ExitCode> Run::train_epoch() {
 
     const torch::Tensor images = batch.images.to(device_).to(torch::kFloat).div_(255);
     const LossValue loss = detection_loss(
-        model_->forward(images), model_->strides(), batch.targets.to(device_),
+        replica_->model().forward(images), replica_->model().strides(), batch.targets.to(device_),
         {.box = args_.box, .cls = args_.cls, .dfl = args_.dfl}, args_.batch, [this](double own) {
           communicator_.all_reduce_sum(std::span<double>(&own, 1));
           return own;
@@ -395,8 +361,7 @@ std::optional<ExitCode> Run::after_batch(const Signals& signals, const BatchPlan
       progress_.epoch_batch == progress_.batches_per_epoch || signals.time_is_up > 0;
   if (is_step_due && !step_optimizer(plan.rates)) return ExitCode::kNotANumber;
   if (!is_step_due && is_epoch_over) {
-    flush_gradients();
-    if (!is_first_rank()) optimizer_->zero_grad();  // Rank 0 keeps the sum for the next step.
+    replica_->settle();
   }
   report_batch(signals);
   // Between two steps the gradients lie in parts on the ranks: nothing is saved there.
@@ -432,8 +397,8 @@ Signals Run::agree(const LossValue& loss) {
       signals.time_is_up = seconds_left() <= closing_seconds(pace()) ? 1 : 0;
       if (progress_.batch_seconds > 0) {
         signals.epochs_planned = std::max(
-            epoch_position(), plan_epochs(epoch_position(), seconds_left(), pace(),
-                                          progress_.batches_per_epoch));
+            epoch_position(),
+            plan_epochs(epoch_position(), seconds_left(), pace(), progress_.batches_per_epoch));
       }
     }
   }
@@ -442,34 +407,24 @@ Signals Run::agree(const LossValue& loss) {
   return signals;
 }
 
-// False where the gradients are not finite; nothing is changed then.
 bool Run::step_optimizer(const StepRates& rates) {
-  flush_gradients();
-  if (!std::isfinite(optimizer_->clip_gradients(kGradientNormMax))) return false;
-  optimizer_->step(rates);
-  optimizer_->zero_grad();
+  if (!replica_->step(rates, progress_.ema_updates + 1)) return false;
+  ++progress_.ema_updates;
   progress_.pending_batches = 0;
-  progress_.optimizer_steps = optimizer_->steps();
-  update_ema(*average_, *model_, ++progress_.ema_updates);
+  progress_.optimizer_steps = replica_->optimizer().steps();
   return true;
-}
-
-// Sums the gradients over the ranks and averages the batch statistics: from here on the replicas are
-// equal again.
-void Run::flush_gradients() {
-  reducer_.sum(optimizer_->gradients());
-  reducer_.mean(buffers_);
 }
 
 void Run::reload() {
   const int reloads = progress_.reloads + 1;
-  console_.print(fmt::format("the loss is not a number at epoch {}, batch {}: loading the last "
-                             "checkpoint again, {} of {}",
-                             progress_.epoch + 1, progress_.epoch_batch, reloads, kReloadsMax));
+  console_.print(
+      fmt::format("the loss is not a number at epoch {}, batch {}: loading the last "
+                  "checkpoint again, {} of {}",
+                  progress_.epoch + 1, progress_.epoch_batch, reloads, kReloadsMax));
   agree_on_input(communicator_, [&] {
     if (is_first_rank()) static_cast<void>(load_checkpoint(folder_.weights(), state()));
   });
-  share_state(/*is_found=*/is_first_rank());
+  share_state();
   progress_.reloads = reloads;  // The same images in the same order would lead to the same place.
   make_loader();
 }
@@ -486,26 +441,25 @@ Validation Run::validate_average() {
   options.nms = {.iou = args_.iou, .max_det = args_.max_det};
   options.loss = {.box = args_.box, .cls = args_.cls, .dfl = args_.dfl};
   options.class_names = input_.class_names;
-  return validate(*average_, *val_loader_, options, device_, communicator_);
+  return validate(replica_->average(), *val_loader_, options, device_, communicator_);
 }
 
 // Validates, writes the row and the weights. True: the run is at its end.
 bool Run::finish_epoch(bool is_time_up) {
-  std::vector<torch::Tensor> replica = tensors_of(*model_);
-  for (const torch::Tensor& tensor : tensors_of(*average_)) replica.push_back(tensor);
-  check_replicas(communicator_, replica);
+  replica_->check();
 
   const double trained = around_.now();
-  const double images = static_cast<double>(progress_.epoch_batch - epoch_first_batch_) * args_.batch;
+  const double images =
+      static_cast<double>(progress_.epoch_batch - epoch_first_batch_) * args_.batch;
   const double images_per_s = images / std::max(1e-9, trained - epoch_started_);
   ++progress_.epoch;
   bool is_last = progress_.epoch >= args_.epochs;
   bool has_time = true;
   if (is_timed()) {
     const double left = seconds_left();
-    is_last = agreed(is_time_up || !is_worth_another_epoch(
-                                       left - pace().validation_s - pace().save_s, pace(),
-                                       progress_.batches_per_epoch));
+    is_last =
+        agreed(is_time_up || !is_worth_another_epoch(left - pace().validation_s - pace().save_s,
+                                                     pace(), progress_.batches_per_epoch));
     has_time = agreed(left > pace().validation_s + pace().save_s);
     if (is_last) progress_.epochs_planned = progress_.epoch;
   }
@@ -520,8 +474,7 @@ bool Run::finish_epoch(bool is_time_up) {
   } else if (is_best) {
     progress_.best_epoch = progress_.epoch;  // Unmeasured, and the only one there is.
   }
-  if (args_.val && args_.patience > 0 &&
-      progress_.epoch - progress_.best_epoch >= args_.patience) {
+  if (args_.val && args_.patience > 0 && progress_.epoch - progress_.best_epoch >= args_.patience) {
     console_.print(fmt::format("no gain for {} epochs: stopping early", args_.patience));
     is_last = true;
   }
@@ -581,11 +534,11 @@ void Run::save_weights_of_epoch(bool is_best) {
                          .imgsz = args_.imgsz,
                          .epoch = progress_.epoch,
                          .fitness = is_best ? progress_.best_fitness : 0};
-  if (args_.save) save_weights(folder_.weights() + "/last.safetensors", *average_, info);
-  if (is_best) save_weights(folder_.weights() + "/best.safetensors", *average_, info);
+  if (args_.save) save_weights(folder_.weights() + "/last.safetensors", replica_->average(), info);
+  if (is_best) save_weights(folder_.weights() + "/best.safetensors", replica_->average(), info);
   if (args_.save_period > 0 && progress_.epoch % args_.save_period == 0) {
     save_weights(fmt::format("{}/epoch{}.safetensors", folder_.weights(), progress_.epoch),
-                 *average_, info);
+                 replica_->average(), info);
   }
 }
 
@@ -659,9 +612,9 @@ void Run::evaluate_best() {
   const bool has_time = agreed(!is_timed() || seconds_left() > closing_seconds(pace()));
   if (!best_metrics_ && has_time) {
     if (is_first_rank()) {
-      copy_matching(state_tensors(*load_model(best).model), *average_);
+      copy_matching(state_tensors(*load_model(best).model), replica_->average());
     }
-    broadcast_tensors(communicator_, tensors_of(*average_));
+    replica_->share_average();
     best_metrics_ = validate_average().metrics;
   }
   if (!best_metrics_) return;

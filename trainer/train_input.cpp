@@ -25,8 +25,9 @@ void check(const contract::TrainArgs& args, int world) {
     faults += (faults.empty() ? "" : "\n") + fault.message;
   }
   if (faults.empty() && args.batch % world != 0) {
-    faults = fmt::format("batch = {} does not divide among {} GPUs. Use {} or {}.", args.batch, world,
-                         std::max(1, args.batch / world) * world, (args.batch / world + 1) * world);
+    faults =
+        fmt::format("batch = {} does not divide among {} GPUs. Use {} or {}.", args.batch, world,
+                    std::max(1, args.batch / world) * world, (args.batch / world + 1) * world);
   }
   if (!faults.empty()) throw BadInput(faults);
 }
@@ -105,10 +106,11 @@ TrainInput prepare_input(const contract::TrainArgs& args, Communicator& communic
   communicator.all_reduce_max(counts);
   agree_on_input(communicator, [&] {
     if (counts[0] != -counts[1] || counts[2] != -counts[3]) {
-      throw BadInput(fmt::format("{}: this rank on {} sees {} training and {} validation images, "
-                                 "others see up to {} and {}. Use a folder that all nodes share.",
-                                 args.data, communicator.host(), input.dataset.train.size(),
-                                 input.dataset.val.size(), counts[0], counts[2]));
+      throw BadInput(
+          fmt::format("{}: this rank on {} sees {} training and {} validation images, "
+                      "others see up to {} and {}. Use a folder that all nodes share.",
+                      args.data, communicator.host(), input.dataset.train.size(),
+                      input.dataset.val.size(), counts[0], counts[2]));
     }
   });
   return input;

@@ -33,7 +33,9 @@ using contract::ExitCode;
 
 std::atomic<bool> stop_requested = false;
 
-void request_stop(int) { stop_requested = true; }
+void request_stop(int) {
+  stop_requested = true;
+}
 
 // A second signal of the same kind ends the process as if there were no handler.
 void install_stop_signals() {
@@ -131,8 +133,8 @@ contract::TrainSpec spec_from_words(const std::vector<std::string>& words,
     const std::size_t equals = word.find('=');
     if (equals == std::string::npos) {
       faults += fmt::format("{} is not of the form key=value.\n", word);
-    } else if (const auto fault = contract::set_train_arg(
-                   spec.args, word.substr(0, equals), word.substr(equals + 1))) {
+    } else if (const auto fault = contract::set_train_arg(spec.args, word.substr(0, equals),
+                                                          word.substr(equals + 1))) {
       faults += fault->message + "\n";
     }
   }
@@ -180,10 +182,10 @@ int check_dataset(const std::string& path, bool is_json) {
     for (const contract::DataFault& fault : report.faults) {
       fmt::print("{}: {}\n", fault.where, fault.message);
     }
-    fmt::print("{} training, {} validation, {} test images; {} background, {} skipped; {} fault{}\n",
-               dataset.train.size(), dataset.val.size(), dataset.test.size(),
-               report.background_images, report.skipped_images, report.faults_total,
-               report.faults_total == 1 ? "" : "s");
+    fmt::print(
+        "{} training, {} validation, {} test images; {} background, {} skipped; {} fault{}\n",
+        dataset.train.size(), dataset.val.size(), dataset.test.size(), report.background_images,
+        report.skipped_images, report.faults_total, report.faults_total == 1 ? "" : "s");
     for (std::size_t i = 0; i < boxes.size(); ++i) {
       fmt::print("{:>8} boxes  {}\n", boxes[i], dataset.names[i]);
     }
@@ -247,7 +249,8 @@ int run_command(int argc, char** argv) {
   const Launch launch = read_launch();
   settle_thread_environment(launch, argv);
 
-  CLI::App app("Trains, validates and checks; started by trainyard or by hand.", "trainyard-trainer");
+  CLI::App app("Trains, validates and checks; started by trainyard or by hand.",
+               "trainyard-trainer");
   app.require_subcommand(1);
   app.set_version_flag("--version", TRAINYARD_VERSION);
 

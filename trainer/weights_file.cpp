@@ -56,9 +56,8 @@ std::string load_pretrained(const std::string& path, DetectionModel& model) {
   const std::size_t copied = copy_matching(file.tensors, model);
   const std::size_t wanted = state_tensors(model).size();
   if (copied == 0) {
-    throw std::invalid_argument(
-        fmt::format("pretrained = {}: none of {} tensors fits {}.", path, file.tensors.size(),
-                    model.name()));
+    throw std::invalid_argument(fmt::format("pretrained = {}: none of {} tensors fits {}.", path,
+                                            file.tensors.size(), model.name()));
   }
   return fmt::format("{} of {} tensors", copied, wanted);
 }

@@ -16,7 +16,7 @@ namespace trainer {
 struct WeightsInfo {
   std::vector<std::string> class_names;
   int imgsz = 640;
-  int epoch = 0;       // Counted from 1.
+  int epoch = 0;  // Counted from 1.
   double fitness = 0;
 };
 

@@ -63,7 +63,7 @@ refused() {
 @test "imgsz is no multiple of 32" { refused 2 'imgsz' '100' '32' -- data=tiny/data.yaml imgsz=100; }
 @test "unknown key, with the nearest" { refused 2 'epoch' 'epochs' -- data=tiny/data.yaml epoch=3; }
 @test "unwritable folder" { refused 2 'locked' -- data=tiny/data.yaml epochs=1 --runs bad/locked; }
-@test "type that does not exist" { refused 1 'b300' 'h100' -- data=tiny/data.yaml --type b300; }
+@test "type that does not exist" { refused 2 'b300' 'h100' -- data=tiny/data.yaml --type b300; }
 @test "more GPUs than there are" { refused 1 '64' '4' -- data=tiny/data.yaml batch=64 --gpus 64; }
 @test "batch that the ranks do not divide" { refused 1 '7' '2' -- data=tiny/data.yaml batch=7 --gpus 2; }
 @test "TOML syntax" { refused 2 'syntax.toml:2' -- bad/syntax.toml; }

@@ -36,7 +36,8 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
   const MessageCase cases[] = {
       {"epochs", "-3", "epochs = -3 is below the smallest allowed value 1."},
       {"epochs", "10001", "epochs = 10001 is above the largest allowed value 10000."},
-      {"epochs", "99999999999999999999", "epochs = \"99999999999999999999\" is not a whole number."},
+      {"epochs", "99999999999999999999",
+       "epochs = \"99999999999999999999\" is not a whole number."},
       {"epochs", "3.5", "epochs = \"3.5\" is not a whole number."},
       {"epochs", "", "epochs = \"\" is not a whole number."},
       {"epochs", "3 ", "epochs = \"3 \" is not a whole number."},
@@ -52,18 +53,22 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
       {"lr0", "inf", "lr0 = \"inf\" is not a number."},
       {"val", "maybe", "val = \"maybe\" is neither true nor false."},
       {"optimizer", "Adamw2",
-       "optimizer = \"Adamw2\" is not known. Known: auto, SGD, Adam, AdamW. Did you mean \"AdamW\"?"},
+       "optimizer = \"Adamw2\" is not known. Known: auto, SGD, Adam, AdamW. Did you mean "
+       "\"AdamW\"?"},
       {"model", "yolov8q",
-       "model = \"yolov8q\" is not known. Known: yolov8n, yolov8s, yolov8m, yolov8l, yolov8x. Did you "
+       "model = \"yolov8q\" is not known. Known: yolov8n, yolov8s, yolov8m, yolov8l, yolov8x. Did "
+       "you "
        "mean \"yolov8n\"?"},
       {"model", "yolov8n.pt",
-       "model = \"yolov8n.pt\" names a weights file. Give model=NAME and pretrained=FILE.safetensors."},
+       "model = \"yolov8n.pt\" names a weights file. Give model=NAME and "
+       "pretrained=FILE.safetensors."},
       {"pretrained", "True", "pretrained = True names no file. Give pretrained=FILE.safetensors."},
       {"cache", "disk", "cache = \"disk\" is not known. Known: ram, false."},
       {"mixup", "0.1", "mixup is not supported by this trainer. Leave it out."},
       {"epcohs", "3", "epcohs is not a train argument. Did you mean \"epochs\"?"},
       {"bach", "3", "bach is not a train argument. Did you mean \"batch\"?"},
-      {"warmup_epoch", "3", "warmup_epoch is not a train argument. Did you mean \"warmup_epochs\"?"},
+      {"warmup_epoch", "3",
+       "warmup_epoch is not a train argument. Did you mean \"warmup_epochs\"?"},
       {"qqqqqqqqqq", "3", "qqqqqqqqqq is not a train argument."},
   };
   for (const MessageCase& each : cases) {
@@ -80,14 +85,22 @@ struct AcceptedCase {
 
 TEST(TrainArgs, TakeTheSpellingsOfTheReference) {
   const AcceptedCase cases[] = {
-      {"model", "yolov8s.yaml", "yolov8s"}, {"model", "YOLOv8m", "yolov8m"},
-      {"time", "None", "none"},             {"time", "2.5", "2.5"},
-      {"val", "False", "false"},            {"val", "1", "true"},
-      {"cache", "True", "ram"},             {"cache", "False", "false"},
-      {"cache", "RAM", "ram"},              {"optimizer", "adamw", "AdamW"},
-      {"pretrained", "False", ""},          {"pretrained", "w.safetensors", "w.safetensors"},
-      {"save_period", "-1", "-1"},          {"lr0", "1e-3", "0.001"},
-      {"seed", "2147483647", "2147483647"}, {"epochs", "+5", "5"},
+      {"model", "yolov8s.yaml", "yolov8s"},
+      {"model", "YOLOv8m", "yolov8m"},
+      {"time", "None", "none"},
+      {"time", "2.5", "2.5"},
+      {"val", "False", "false"},
+      {"val", "1", "true"},
+      {"cache", "True", "ram"},
+      {"cache", "False", "false"},
+      {"cache", "RAM", "ram"},
+      {"optimizer", "adamw", "AdamW"},
+      {"pretrained", "False", ""},
+      {"pretrained", "w.safetensors", "w.safetensors"},
+      {"save_period", "-1", "-1"},
+      {"lr0", "1e-3", "0.001"},
+      {"seed", "2147483647", "2147483647"},
+      {"epochs", "+5", "5"},
   };
   for (const AcceptedCase& each : cases) {
     SCOPED_TRACE(std::string(each.key) + " = " + each.text);
@@ -104,7 +117,8 @@ TEST(TrainArgs, HoldEveryRangeOfTheTable) {
     SCOPED_TRACE(info.name);
     const std::size_t dots = info.range.find("..");
     if (dots == std::string::npos) continue;
-    const double low = std::stod(info.range.substr(0, dots)), high = std::stod(info.range.substr(dots + 2));
+    const double low = std::stod(info.range.substr(0, dots)),
+                 high = std::stod(info.range.substr(dots + 2));
     const double step = info.type == "int" ? 1 : 1e-6;
     const auto text = [&](double value) {
       return info.type == "int" ? std::to_string(static_cast<long long>(value))
@@ -223,10 +237,12 @@ TEST(TrainSpec, NamesWhatIsWrong) {
 }
 
 TEST(Metrics, ALineSurvivesBeingWrittenAndRead) {
-  MetricsRecord record{.kind = "epoch", .time = 1764000000.125, .epoch = 3, .epochs = 60, .step = 39};
+  MetricsRecord record{
+      .kind = "epoch", .time = 1764000000.125, .epoch = 3, .epochs = 60, .step = 39};
   record.steps_per_epoch = 13;
   record.train_seconds = 0.1 + 0.2;
-  record.values = {{"train/box_loss", 1.0 / 3}, {"fitness", std::numeric_limits<double>::quiet_NaN()}};
+  record.values = {{"train/box_loss", 1.0 / 3},
+                   {"fitness", std::numeric_limits<double>::quiet_NaN()}};
   record.text = "a \"text\"\nof two lines";
 
   const std::string line = to_json_line(record);

@@ -29,7 +29,9 @@ std::shared_ptr<DetectionModel> filled_model() {
   return model;
 }
 
-double own(double value) { return value; }
+double own(double value) {
+  return value;
+}
 
 // The targets of a case of fwd_yolov8n.json, as a batch has them.
 torch::Tensor targets_of(const nlohmann::json& targets) {
@@ -125,8 +127,8 @@ TEST_P(LossCase, HasTheLossAndGradientsOfTheReference) {
 
   auto features = model->forward(x);
   for (torch::Tensor& map : features) map.retain_grad();
-  const LossValue loss = detection_loss(features, model->strides(),
-                                        targets_of(expected.at("targets")), {}, 2, own);
+  const LossValue loss =
+      detection_loss(features, model->strides(), targets_of(expected.at("targets")), {}, 2, own);
   loss.total.backward();
 
   const double total = expected.at("total");
@@ -160,18 +162,17 @@ TEST_P(AssignerCase, AssignsAsTheReference) {
   SKIP_WITHOUT_REFERENCE("arch.json");
   auto in = reference::npz(std::string("tal_") + GetParam() + ".npz");
 
-  const Assignment out =
-      assign(in["pd_scores"], in["pd_bboxes"], in["anc_points"],
-             in["gt_labels"].squeeze(-1).to(torch::kLong), in["gt_bboxes"],
-             in["mask_gt"].squeeze(-1) > 0);
+  const Assignment out = assign(in["pd_scores"], in["pd_bboxes"], in["anc_points"],
+                                in["gt_labels"].squeeze(-1).to(torch::kLong), in["gt_bboxes"],
+                                in["mask_gt"].squeeze(-1) > 0);
 
   EXPECT_TRUE(torch::equal(out.foreground, in["out_fg"]));
   EXPECT_TRUE(torch::equal(out.object.masked_select(out.foreground),
                            in["out_gt_idx"].masked_select(out.foreground)) ||
               GetParam() == std::string("one_empty_image"));
   EXPECT_LT(reference::difference(out.scores, in["out_scores"]), 5e-5);
-  EXPECT_TRUE(torch::equal(out.boxes.index({out.foreground}),
-                           in["out_bboxes"].index({out.foreground})));
+  EXPECT_TRUE(
+      torch::equal(out.boxes.index({out.foreground}), in["out_bboxes"].index({out.foreground})));
 }
 INSTANTIATE_TEST_SUITE_P(Reference, AssignerCase,
                          testing::Values("normal", "one_empty_image", "crowded"),
@@ -246,8 +247,7 @@ TEST_P(Trajectory, BeginsAsThatOfTheReference) {
     const torch::Tensor targets =
         targets_of(cases.at(step % 2 == 0 ? "normal" : "crowded").at("targets"));
     optimizer.zero_grad();
-    const LossValue loss =
-        detection_loss(model->forward(x), model->strides(), targets, {}, 2, own);
+    const LossValue loss = detection_loss(model->forward(x), model->strides(), targets, {}, 2, own);
     loss.total.backward();
     const double norm = optimizer.clip_gradients(10);
     optimizer.step(rates);
@@ -261,7 +261,8 @@ TEST_P(Trajectory, BeginsAsThatOfTheReference) {
       parameters += item.to(torch::kDouble).abs().sum().item<double>();
     }
     for (const auto& [name, tensor] : state_tensors(*average)) {
-      if (tensor.is_floating_point()) averaged += tensor.to(torch::kDouble).abs().sum().item<double>();
+      if (tensor.is_floating_point())
+        averaged += tensor.to(torch::kDouble).abs().sum().item<double>();
     }
     EXPECT_NEAR(averaged, expected.at("ema_abs_sum").get<double>(), 1e-5 * averaged);
     EXPECT_NEAR(parameters, expected.at("param_abs_sum").get<double>(), 1e-5 * parameters);

@@ -126,12 +126,12 @@ TEST(Gradients, OfAllRanksTogetherAreThoseOfOneProcess) {
     own = own.index({(own.select(1, 0) >= first) & (own.select(1, 0) < first + count)}).clone();
     own.select(1, 0).sub_(first);
     model.zero_grad();
-    const LossValue loss = detection_loss(
-        model.forward(images.narrow(0, first, count)), model.strides(), own, {}, kGlobalBatch,
-        [&](double value) {
-          if (ranks != nullptr) ranks->all_reduce_sum(std::span<double>(&value, 1));
-          return value;
-        });
+    const LossValue loss =
+        detection_loss(model.forward(images.narrow(0, first, count)), model.strides(), own, {},
+                       kGlobalBatch, [&](double value) {
+                         if (ranks != nullptr) ranks->all_reduce_sum(std::span<double>(&value, 1));
+                         return value;
+                       });
     loss.total.backward();
     std::vector<torch::Tensor> gradients;
     for (const torch::Tensor& parameter : model.parameters()) {
@@ -177,7 +177,7 @@ class TrainTest : public testing::Test {
     std::int64_t stop_at_call = -1;  // Rank 0's look at the clock that is interrupted.
     double deadline = 0;
     double seconds_per_look = 0.001;
-    double started = 1000;           // Before the first look.
+    double started = 1000;  // Before the first look.
     bool is_stopped_at_once = false;
   };
   TrainOutcome run(const std::string& name, Ways ways, Communicator& ranks) {

@@ -19,7 +19,9 @@
 
 namespace reference {
 
-inline nlohmann::json json(const std::string& name) { return read_json(vectors(name)); }
+inline nlohmann::json json(const std::string& name) {
+  return read_json(vectors(name));
+}
 
 inline torch::Tensor to_tensor(const Array& array) {
   const auto type = array.type == "<f4"   ? torch::kFloat32

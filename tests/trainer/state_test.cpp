@@ -161,12 +161,10 @@ TEST(TensorFile, KeepsEveryTypeAndShape) {
   const TempFolder folder;
   TensorFile file;
   file.metadata = {{"a", "b\n\"c\""}};
-  file.tensors = {{"bool", torch::tensor({true, false, true})},
-                  {"half", torch::rand({3, 5}).to(torch::kHalf)},
-                  {"scalar", torch::tensor(7, torch::kLong)},
-                  {"empty", torch::zeros({0, 4})},
-                  {"strided", torch::rand({4, 6}).t()},
-                  {"double", torch::rand({2}, torch::kDouble)}};
+  file.tensors = {
+      {"bool", torch::tensor({true, false, true})}, {"half", torch::rand({3, 5}).to(torch::kHalf)},
+      {"scalar", torch::tensor(7, torch::kLong)},   {"empty", torch::zeros({0, 4})},
+      {"strided", torch::rand({4, 6}).t()},         {"double", torch::rand({2}, torch::kDouble)}};
 
   write_tensor_file(folder.at("t.safetensors"), file);
   const TensorFile read = read_tensor_file(folder.at("t.safetensors"));
@@ -212,8 +210,14 @@ struct Saved {
     average = std::make_shared<DetectionModel>("yolov8n", 3);
     optimizer.emplace(*model, OptimizerKind::kSgd, 5e-4);
     for (const torch::Tensor& gradient : optimizer->gradients()) gradient.normal_();
-    progress = {.model = "yolov8n", .class_count = 3, .optimizer = "SGD", .batches_per_epoch = 13,
-                .batch = 16, .epoch = static_cast<int>(seed), .step = 13, .pending_batches = 1};
+    progress = {.model = "yolov8n",
+                .class_count = 3,
+                .optimizer = "SGD",
+                .batches_per_epoch = 13,
+                .batch = 16,
+                .epoch = static_cast<int>(seed),
+                .step = 13,
+                .pending_batches = 1};
   }
   void step() {
     StepRates rates;
@@ -224,9 +228,12 @@ struct Saved {
   TrainState state() { return {*model, *average, *optimizer, progress}; }
   std::uint64_t sum() {
     double sum = 0;
-    for (const auto& [name, tensor] : state_tensors(*model)) sum += tensor.to(torch::kDouble).sum().item<double>();
-    for (const auto& [name, tensor] : optimizer->state()) sum += tensor.to(torch::kDouble).sum().item<double>();
-    for (const torch::Tensor& gradient : optimizer->gradients()) sum += gradient.to(torch::kDouble).sum().item<double>();
+    for (const auto& [name, tensor] : state_tensors(*model))
+      sum += tensor.to(torch::kDouble).sum().item<double>();
+    for (const auto& [name, tensor] : optimizer->state())
+      sum += tensor.to(torch::kDouble).sum().item<double>();
+    for (const torch::Tensor& gradient : optimizer->gradients())
+      sum += gradient.to(torch::kDouble).sum().item<double>();
     std::uint64_t bits = 0;
     std::memcpy(&bits, &sum, sizeof bits);
     return bits;
@@ -384,12 +391,17 @@ TEST(RunFolder, TheExitRecordIsThatOfTheDocumentation) {
   const TempFolder folder;
   RunFolder run(folder.at("run"));
 
-  run.write_exit_record({.code = contract::ExitCode::kStopped, .message = "m", .epoch = 12, .step = 164});
+  run.write_exit_record(
+      {.code = contract::ExitCode::kStopped, .message = "m", .epoch = 12, .step = 164});
   const auto json = nlohmann::json::parse(read_file(folder.at("run/exit.json")));
   run.remove_exit_record();
 
-  EXPECT_EQ(json, nlohmann::json({{"code", 10}, {"reason", "stopped"}, {"message", "m"},
-                                  {"epoch", 12}, {"step", 164}, {"attempt", 0}}));
+  EXPECT_EQ(json, nlohmann::json({{"code", 10},
+                                  {"reason", "stopped"},
+                                  {"message", "m"},
+                                  {"epoch", 12},
+                                  {"step", 164},
+                                  {"attempt", 0}}));
   EXPECT_FALSE(fs::exists(folder.at("run/exit.json")));
 }
 

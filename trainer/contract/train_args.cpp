@@ -19,8 +19,9 @@ namespace {
 
 constexpr double kNoLimit = std::numeric_limits<double>::infinity();
 
-using Field = std::variant<int TrainArgs::*, double TrainArgs::*, std::optional<double> TrainArgs::*,
-                           bool TrainArgs::*, std::string TrainArgs::*>;
+using Field =
+    std::variant<int TrainArgs::*, double TrainArgs::*, std::optional<double> TrainArgs::*,
+                 bool TrainArgs::*, std::string TrainArgs::*>;
 
 // A row of the option table. `low` and `high` bound numbers, both ends included; `choices` bounds
 // texts (any where empty).
@@ -92,12 +93,11 @@ const std::vector<Option>& options() {
 // Arguments that users of the reference know and this trainer does not have.
 const std::vector<std::string>& foreign_names() {
   static const std::vector<std::string> kNames = {
-      "amp",         "augmentations", "auto_augment", "bgr",        "classes",
-      "cls_pw",      "compile",       "copy_paste",   "cutmix",     "device",
-      "distill_model", "dropout",     "erasing",      "exist_ok",   "freeze",
-      "kobj",        "mask_ratio",    "mixup",        "multi_scale", "name",
-      "overlap_mask", "plots",        "pose",         "profile",    "project",
-      "rect",        "resume",        "save_dir"};
+      "amp",         "augmentations", "auto_augment", "bgr",     "classes",       "cls_pw",
+      "compile",     "copy_paste",    "cutmix",       "device",  "distill_model", "dropout",
+      "erasing",     "exist_ok",      "freeze",       "kobj",    "mask_ratio",    "mixup",
+      "multi_scale", "name",          "overlap_mask", "plots",   "pose",          "profile",
+      "project",     "rect",          "resume",       "save_dir"};
   return kNames;
 }
 
@@ -142,7 +142,9 @@ std::string join(const std::vector<std::string>& words) {
 }
 
 // "1", "0.1": limits without ".0".
-std::string limit_text(double limit) { return fmt::format("{:.15g}", limit); }
+std::string limit_text(double limit) {
+  return fmt::format("{:.15g}", limit);
+}
 
 struct Setter {
   const Option& option;
@@ -239,8 +241,10 @@ struct Setter {
   Answer set_model() const {
     std::string name = lower(text);
     if (name.ends_with(".pt")) {
-      return fmt::format("model = \"{}\" names a weights file. Give model=NAME and "
-                         "pretrained=FILE.safetensors.", text);
+      return fmt::format(
+          "model = \"{}\" names a weights file. Give model=NAME and "
+          "pretrained=FILE.safetensors.",
+          text);
     }
     if (name.ends_with(".yaml")) name.resize(name.size() - 5);
     if (std::find(option.choices.begin(), option.choices.end(), name) == option.choices.end()) {
@@ -261,7 +265,9 @@ struct Setter {
 
   Answer set_cache() const {
     const std::optional<bool> flag = parse_bool(text);
-    const std::string word = flag ? (*flag ? "ram" : "false") : is_none(text) ? "false" : lower(text);
+    const std::string word = flag            ? (*flag ? "ram" : "false")
+                             : is_none(text) ? "false"
+                                             : lower(text);
     if (word != "ram" && word != "false") return not_a_choice();
     args.cache = word;
     return std::nullopt;
@@ -376,10 +382,10 @@ std::optional<ArgFault> set_train_arg(TrainArgs& args, std::string_view key,
     std::vector<std::string> known;
     for (const Option& each : options()) known.emplace_back(each.name);
     const std::optional<std::string> nearest = nearest_name(key, known);
-    return ArgFault{std::string(key),
-                    nearest ? fmt::format("{} is not a train argument. Did you mean \"{}\"?", key,
-                                          *nearest)
-                            : fmt::format("{} is not a train argument.", key)};
+    return ArgFault{
+        std::string(key),
+        nearest ? fmt::format("{} is not a train argument. Did you mean \"{}\"?", key, *nearest)
+                : fmt::format("{} is not a train argument.", key)};
   }
   if (auto wrong = std::visit(Setter{*option, text, args}, option->field)) {
     return ArgFault{option->name, *wrong};

@@ -45,8 +45,7 @@ TrainSpec parse_train_spec(std::string_view json_text) {
   try {
     json = nlohmann::json::parse(json_text);
   } catch (const nlohmann::json::parse_error& error) {
-    throw std::invalid_argument(
-        fmt::format("train spec: byte {}: this is not JSON.", error.byte));
+    throw std::invalid_argument(fmt::format("train spec: byte {}: this is not JSON.", error.byte));
   }
   if (!json.is_object()) throw std::invalid_argument("train spec: this is not a JSON object.");
 

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/replica.h"
+
+#include <torch/utils.h>
+
+#include <cmath>
+
+#include "trainer/ema.h"
+
+namespace trainer {
+
+namespace {
+
+constexpr double kGradientNormMax = 10;
+
+std::shared_ptr<DetectionModel> make_model(const std::string& name, int class_count,
+                                           torch::Device device) {
+  auto model = std::make_shared<DetectionModel>(name, class_count);
+  model->to(device);
+  return model;
+}
+
+std::vector<torch::Tensor> tensors_of(const torch::nn::Module& module) {
+  std::vector<torch::Tensor> tensors;
+  for (auto& [name, tensor] : state_tensors(module)) tensors.push_back(tensor);
+  return tensors;
+}
+
+}  // namespace
+
+Replica::Replica(const std::string& model_name, int class_count, OptimizerKind kind,
+                 double weight_decay, torch::Device device, Communicator& communicator)
+    : communicator_(communicator),
+      model_(make_model(model_name, class_count, device)),
+      average_(make_model(model_name, class_count, device)),
+      optimizer_(*model_, kind, weight_decay),
+      reducer_(communicator) {
+  for (torch::Tensor& parameter : average_->parameters()) parameter.set_requires_grad(false);
+  average_->eval();
+  copy_matching(state_tensors(*model_), *average_);
+  for (const torch::Tensor& buffer : model_->buffers()) {
+    if (buffer.is_floating_point()) statistics_.push_back(buffer);
+  }
+}
+
+void Replica::share(std::int64_t steps) {
+  broadcast_tensors(communicator_, tensors_of(*model_));
+  share_average();
+  if (steps <= 0) return;
+  const auto moments = optimizer_.state();
+  std::vector<torch::Tensor> tensors;
+  for (const auto& [name, tensor] : moments) tensors.push_back(tensor);
+  broadcast_tensors(communicator_, tensors);
+  optimizer_.load_state(moments, steps);
+  if (communicator_.rank() != 0) optimizer_.zero_grad();
+}
+
+void Replica::share_average() {
+  broadcast_tensors(communicator_, tensors_of(*average_));
+}
+
+void Replica::reduce() {
+  reducer_.sum(optimizer_.gradients());
+  reducer_.mean(statistics_);
+}
+
+bool Replica::step(const StepRates& rates, std::int64_t ema_updates) {
+  reduce();
+  if (!std::isfinite(optimizer_.clip_gradients(kGradientNormMax))) return false;
+  optimizer_.step(rates);
+  optimizer_.zero_grad();
+  update_ema(*average_, *model_, ema_updates);
+  return true;
+}
+
+void Replica::settle() {
+  reduce();
+  if (communicator_.rank() != 0) optimizer_.zero_grad();
+}
+
+void Replica::check() {
+  std::vector<torch::Tensor> all = tensors_of(*model_);
+  for (const torch::Tensor& tensor : tensors_of(*average_)) all.push_back(tensor);
+  check_replicas(communicator_, all);
+}
+
+}  // namespace trainer

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// trainer/replica.h
+//
+// A rank's copy of what is trained: model, moving average, optimiser. After every optimiser step
+// and every settle() the copies of all ranks are equal to the bit.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "trainer/communicator.h"
+#include "trainer/gradient_reducer.h"
+#include "trainer/model.h"
+#include "trainer/optimizer.h"
+
+namespace trainer {
+
+class Replica {
+ public:
+  // Random weights from torch's generator. `communicator` outlives the replica.
+  Replica(const std::string& model_name, int class_count, OptimizerKind kind, double weight_decay,
+          torch::Device device, Communicator& communicator);
+
+  [[nodiscard]] DetectionModel& model() { return *model_; }
+  [[nodiscard]] DetectionModel& average() { return *average_; }
+  [[nodiscard]] Optimizer& optimizer() { return optimizer_; }
+
+  // The rest are collectives.
+
+  // Rank 0's weights, averages and batch statistics on every rank; its moments too where `steps` is
+  // positive. Accumulated gradients stay on rank 0 alone: they are summed later.
+  void share(std::int64_t steps);
+  void share_average();
+
+  // Sums the gradients over the ranks, averages the batch statistics, makes a step and updates the
+  // average for the `ema_updates`-th time. False where the gradients are not finite: no step then.
+  [[nodiscard]] bool step(const StepRates& rates, std::int64_t ema_updates);
+
+  // Between two steps: rank 0 holds the sum of all gradients accumulated so far, the others none.
+  void settle();
+
+  // Throws std::runtime_error where a rank's copy differs.
+  void check();
+
+ private:
+  void reduce();
+
+  Communicator& communicator_;
+  std::shared_ptr<DetectionModel> model_, average_;
+  Optimizer optimizer_;
+  GradientReducer reducer_;
+  std::vector<torch::Tensor> statistics_;  // Of batch norm.
+};
+
+}  // namespace trainer
