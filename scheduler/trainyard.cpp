@@ -81,7 +81,9 @@ class ResourceOptions {
  private:
   void add(CLI::App& app, const char* name, const char* key, const char* help) {
     auto value = std::make_shared<std::string>();
-    values_.push_back({{app.add_option(name, *value, help), key}, value});
+    CLI::Option* option = app.add_option(name, *value, help);
+    option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    values_.push_back({{option, key}, value});
   }
   std::vector<std::pair<std::pair<CLI::Option*, std::string>, std::shared_ptr<std::string>>> values_;
   std::vector<std::string> passed_;

@@ -174,7 +174,9 @@ class LedgerProperty : public testing::TestWithParam<int> {
     if (kind == 0) {
       // One large grant ends all granting, so there is none at first.
       const bool is_edge = requests_.size() > 600 && dice.one_in(5);
-      const std::int64_t amount = is_edge ? dice.integer() : dice.below(1'000'000'000);
+      const std::int64_t amount = is_edge           ? dice.integer()
+                                  : dice.one_in(10) ? -dice.below(3)
+                                                    : dice.below(1'000'000'000);
       return grant_of(numbered("g", dice.below(200)), fund, {amount});
     }
     if (kind < 4) {

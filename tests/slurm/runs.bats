@@ -200,11 +200,11 @@ start_service() { cluster up; }
 
 @test "a timed run ends inside its hours with a usable model" {
   tytrain_timed=$(as "$tytest_user" trainyard train data=tiny/data.yaml model=yolov8n imgsz=64 batch=8 \
-    workers=1 time=0.1 --gpus 2 --json)
+    workers=1 time=0.07 --gpus 2 --json)
   run_id=$(jq -r .run <<<"$tytrain_timed")
-  eventually 360 is_over
+  eventually 260 is_over
   state_is finished
-  [[ $(show | jq .charged) -le $((2 * 360 * 1000)) ]]
+  [[ $(show | jq .charged) -le $((2 * 252 * 1000)) ]]
   [[ -s $(show | jq -r .run_dir)/weights/best.safetensors ]]
   expect_exact_bill
 }

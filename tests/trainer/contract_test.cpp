@@ -45,7 +45,7 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
       {"batch", "-1", "batch = -1 is below the smallest allowed value 1."},
       {"imgsz", "100", "imgsz = 100 is not a multiple of 32. The nearest are 96 and 128."},
       {"imgsz", "31", "imgsz = 31 is below the smallest allowed value 32."},
-      {"time", "0.05", "time = 0.05 is below the smallest allowed value 0.1."},
+      {"time", "0.01", "time = 0.01 is below the smallest allowed value 0.02."},
       {"time", "721", "time = 721 is above the largest allowed value 720."},
       {"lr0", "0.5", "lr0 = 0.5 is above the largest allowed value 0.1."},
       {"lr0", "fast", "lr0 = \"fast\" is not a number."},

@@ -43,7 +43,7 @@ const std::vector<Option>& options() {
       {"data", "run", &A::data, -kAny, kAny, {}, "YAML file of the data set"},
       {"model", "run", &A::model, -kAny, kAny, known_models(), "architecture"},
       {"epochs", "run", &A::epochs, 1, 10'000, {}, "passes over the training images"},
-      {"time", "run", &A::time_h, 0.1, 720, {}, "hours of the whole run, start-up to final evaluation; overrides epochs"},
+      {"time", "run", &A::time_h, 0.02, 720, {}, "hours of the whole run, start-up to final evaluation; overrides epochs"},
       {"patience", "run", &A::patience, 0, 1'000, {}, "epochs without gain before an early stop; 0 turns it off"},
       {"batch", "run", &A::batch, 1, 8'192, {}, "images a step over all GPUs together"},
       {"imgsz", "run", &A::imgsz, 32, 4'096, {}, "side of the square input in pixels, a multiple of 32"},
