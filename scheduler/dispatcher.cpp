@@ -82,6 +82,54 @@ Refusal beyond_fund(const Plan& plan, Amount available, std::int64_t margin_s) {
   return refuse(text);
 }
 
+// --- Audit -----------------------------------------------------------------------------------
+
+constexpr int kAuditedRunsMax = 1'000'000;
+constexpr std::size_t kJobsPerQuestion = 500;
+
+struct SettledSegment {
+  const Run* run;
+  const Segment* segment;
+};
+
+// What was charged for a segment against what slurmdbd has of its job.
+void compare_charges(const SettledSegment& settled, const std::vector<AllocationRecord>& records,
+                     Dispatcher::AuditReport& report) {
+  const Run& run = *settled.run;
+  const Segment& segment = *settled.segment;
+  const std::string subject =
+      fmt::format("run {} segment {} (job {})", run.id, segment.index, *segment.job);
+  std::vector<AllocationRecord> own;
+  for (const AllocationRecord& record : records) {
+    const bool is_own = record.id == *segment.job && record.uid == run.about.uid &&
+                        record.submit + kClockSlackS >= segment.opened &&
+                        record.submit <= segment.ended_noticed + kClockSlackS;
+    if (is_own) own.push_back(record);
+  }
+  for (const AttemptCharged& charge : segment.charges) {
+    const auto place = static_cast<std::size_t>(charge.attempt);
+    if (place >= own.size()) {
+      report.notes.push_back(
+          fmt::format("{}: slurmdbd has no record of attempt {}", subject, charge.attempt));
+      continue;
+    }
+    ++report.charges_compared;
+    const AllocationRecord& record = own[place];
+    const std::int64_t recorded_s =
+        record.start > 0 ? std::max<std::int64_t>(record.end - record.start, 0) : 0;
+    const std::int64_t charged_s = charge.end - charge.start;
+    if (record.gpus * recorded_s != charge.gpus * charged_s) {
+      report.faults.push_back(
+          fmt::format("{}: attempt {} is charged with {} GPU x {} s, slurmdbd has {} GPU x {} s",
+                      subject, charge.attempt, charge.gpus, charged_s, record.gpus, recorded_s));
+    }
+  }
+  if (own.size() > segment.charges.size()) {
+    report.faults.push_back(fmt::format("{}: slurmdbd has {} attempts, {} are charged", subject,
+                                        own.size(), segment.charges.size()));
+  }
+}
+
 }  // namespace
 
 std::string admission_hash(const Admission& admission) {
@@ -550,42 +598,26 @@ Expected<Dispatcher::AuditReport> Dispatcher::audit() {
     report.notes.push_back(fmt::format("{} {}: {}", accounting::format_utc(finding.when),
                                        finding.subject, finding.text));
   }
-  const auto runs = store_.load_latest("", 100'000);
+  const auto runs = store_.load_latest("", kAuditedRunsMax);
   if (!runs) return tl::unexpected(runs.error());
+  std::vector<SettledSegment> settled;
   for (const Run& run : *runs) {
     for (const Segment& segment : run.segments) {
-      if (!segment.job || !segment.closed) continue;
-      const std::string subject = fmt::format("run {} segment {} (job {})", run.id, segment.index,
-                                              *segment.job);
-      auto records = cluster_->load_records(std::vector<JobId>{*segment.job},
-                                            segment.opened - kClockSlackS);
-      if (!records) return tl::unexpected(records.error());
-      std::erase_if(*records, [&](const AllocationRecord& record) {
-        return record.uid != run.about.uid || record.submit > run.ended + kClockSlackS;
-      });
-      for (const AttemptCharged& charge : segment.charges) {
-        const auto place = static_cast<std::size_t>(charge.attempt);
-        if (place >= records->size()) {
-          report.notes.push_back(fmt::format("{}: slurmdbd has no record of attempt {}", subject,
-                                             charge.attempt));
-          continue;
-        }
-        ++report.charges_compared;
-        const AllocationRecord& record = (*records)[place];
-        const std::int64_t seconds =
-            record.start > 0 ? std::max<std::int64_t>(record.end - record.start, 0) : 0;
-        const std::int64_t charged_s = charge.end - charge.start;
-        if (record.gpus * seconds != charge.gpus * charged_s) {
-          report.faults.push_back(fmt::format(
-              "{}: attempt {} is charged with {} GPU x {} s, slurmdbd has {} GPU x {} s", subject,
-              charge.attempt, charge.gpus, charged_s, record.gpus, seconds));
-        }
-      }
-      if (records->size() > segment.charges.size()) {
-        report.faults.push_back(fmt::format("{}: slurmdbd has {} attempts, {} are charged", subject,
-                                            records->size(), segment.charges.size()));
-      }
+      if (segment.job && segment.closed) settled.push_back({&run, &segment});
     }
+  }
+  for (std::size_t first = 0; first < settled.size(); first += kJobsPerQuestion) {
+    const auto part = std::span(settled).subspan(
+        first, std::min(kJobsPerQuestion, settled.size() - first));
+    std::vector<JobId> jobs;
+    std::int64_t since = INT64_MAX;
+    for (const SettledSegment& each : part) {
+      jobs.push_back(*each.segment->job);
+      since = std::min(since, each.segment->opened - kClockSlackS);
+    }
+    const auto records = cluster_->load_records(jobs, since);
+    if (!records) return tl::unexpected(records.error());
+    for (const SettledSegment& each : part) compare_charges(each, *records, report);
   }
   return report;
 }

@@ -103,16 +103,14 @@ std::string header(const Plan& plan, const SegmentName& name, const std::string&
       fmt::arg("sbatch", sbatch_lines(plan, name, run_dir)));
 }
 
-// Seconds of the allocation at which the trainer leaves whatever it is doing.
-std::int64_t deadline_s(const Plan& plan) {
+// How long before the end of the allocation the trainer leaves whatever it is doing.
+std::int64_t deadline_lead_s(const Plan& plan) {
   constexpr std::int64_t kTimedLead_s = 5;
   constexpr std::int64_t kEpochsLeadMax_s = 30;
-  if (plan.is_timed) return std::max<std::int64_t>(plan.time_limit_s - kTimedLead_s, 0);
-  return plan.time_limit_s - std::min(kEpochsLeadMax_s, plan.time_limit_s / 4);
+  return plan.is_timed ? kTimedLead_s : std::min(kEpochsLeadMax_s, plan.time_limit_s / 4);
 }
 
 std::string environment(const Plan& plan, const SegmentName& name, const std::string& run_dir) {
-  constexpr std::int64_t kTimedEnd_s = 10;
   std::string text = fmt::format(
       "TRAINYARD_ALLOCATION_START=$(date +%s)\n"
       "export TRAINYARD_ALLOCATION_START\n"
@@ -120,22 +118,20 @@ std::string environment(const Plan& plan, const SegmentName& name, const std::st
       "export TRAINYARD_SEGMENT={segment}\n"
       "export TRAINYARD_ATTEMPT=${{SLURM_RESTART_COUNT:-0}}\n",
       fmt::arg("run", shell_quote(name.run_id)), fmt::arg("segment", name.segment));
-  if (plan.is_timed) {
-    text += fmt::format(
-        "# The hours of a timed run are over here; its schedule is fitted to this end.\n"
-        "export TRAINYARD_TIME_END=$((TRAINYARD_ALLOCATION_START + {}))\n",
-        std::max<std::int64_t>(plan.time_limit_s - kTimedEnd_s, 0));
-  }
   text += fmt::format(
-      "# The trainer has saved and left by then; Slurm ends the job at {limit} s.\n"
-      "export TRAINYARD_DEADLINE=$((TRAINYARD_ALLOCATION_START + {deadline}))\n"
+      "# When Slurm ends this attempt, in its own word: a requeued job may have got a shorter limit.\n"
+      "# The trainer has saved and left by then.\n"
+      "end=$(squeue --noheader --jobs \"${{SLURM_JOB_ID:-0}}\" --format=%e 2> /dev/null)\n"
+      "end=$(date -d \"${{end:-unknown}}\" +%s 2> /dev/null) ||\n"
+      "  end=$((TRAINYARD_ALLOCATION_START + {limit}))\n"
+      "export TRAINYARD_DEADLINE=$((end - {lead}))\n"
       "export OMP_NUM_THREADS={cpus} OPENBLAS_NUM_THREADS={cpus} OMP_WAIT_POLICY=passive\n"
-      "# MPI starts the ranks and carries small messages; NCCL carries the gradients.\n"
+      "# A rank that waits gives its core to those that compute.\n"
       "export OMPI_MCA_btl='^openib' OMPI_MCA_mpi_yield_when_idle=1\n"
       "export NCCL_DEBUG=${{NCCL_DEBUG:-WARN}}\n"
       "run_dir={run_dir}\n"
       "\n",
-      fmt::arg("limit", plan.time_limit_s), fmt::arg("deadline", deadline_s(plan)),
+      fmt::arg("limit", plan.time_limit_s), fmt::arg("lead", deadline_lead_s(plan)),
       fmt::arg("cpus", plan.cpus_per_rank), fmt::arg("run_dir", shell_quote(run_dir)));
   return text;
 }

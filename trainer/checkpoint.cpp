@@ -17,9 +17,9 @@ namespace trainer {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Progress, model, class_count, optimizer, batches_per_epoch,
                                    batch, epoch, epoch_batch, step, pending_batches,
                                    optimizer_steps, ema_updates, epochs_planned, is_mosaic_closed,
-                                   is_finished, reloads, seconds_used, best_fitness, best_epoch,
-                                   loss_sums, loss_batches, batch_seconds, validation_seconds,
-                                   save_seconds)
+                                   is_finished, epochs_requested, hours_requested, reloads,
+                                   seconds_used, best_fitness, best_epoch, loss_sums, loss_batches,
+                                   batch_seconds, validation_seconds, save_seconds)
 
 namespace {
 

@@ -37,8 +37,10 @@ struct Progress {
   double epochs_planned = 0;
   bool is_mosaic_closed = false;
   bool is_finished = false;
-  int reloads = 0;          // After a NaN. Each gives the loader another seed.
-  double seconds_used = 0;  // Over all attempts, start-up included.
+  int epochs_requested = 0;    // By the arguments of the attempt that saved; more of either
+  double hours_requested = 0;  // goes on with a finished run.
+  int reloads = 0;             // After a NaN. Each gives the loader another seed.
+  double seconds_used = 0;     // Over all attempts, start-up included.
   double best_fitness = -1;
   int best_epoch = 0;                 // Counted from 1; 0: none yet.
   std::array<double, 3> loss_sums{};  // Of the epoch under way.

@@ -281,8 +281,12 @@ TrainOutcome Run::run() {
          fmt::format("{} on {}", run_id_, communicator_.host()));
   saved_at_ = around_.now();
 
-  const bool is_extended = !is_timed() && progress_.epoch < args_.epochs;
+  const bool is_extended = is_timed() ? *args_.time_h > progress_.hours_requested
+                                      : args_.epochs > progress_.epochs_requested;
+  progress_.epochs_requested = args_.epochs;
+  progress_.hours_requested = args_.time_h.value_or(0);
   bool is_finished = progress_.is_finished && !is_extended;
+  if (progress_.is_finished && is_extended) progress_.is_mosaic_closed = false;
   progress_.is_finished = is_finished;
   while (!is_finished) {
     if (const std::optional<ExitCode> code = train_epoch()) {

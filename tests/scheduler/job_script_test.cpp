@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -77,6 +78,7 @@ class ScriptRun {
     setenv("SLURM_JOB_ID", "4711", 1);
     setenv("SLURM_JOB_NODELIST", "n[1-2]", 1);
     unsetenv("SLURM_RESTART_COUNT");
+    make_squeue("exit 1");
   }
 
   std::string run_dir() const { return run_.path().string(); }
@@ -89,6 +91,13 @@ class ScriptRun {
     std::filesystem::permissions(path, std::filesystem::perms::owner_all);
     setenv("SRUN_ARGUMENTS", (tools_.path() / "srun.arguments").c_str(), 1);
     setenv("RUN", run_dir().c_str(), 1);
+  }
+
+  // What squeue prints of the job's end. Without it squeue says nothing.
+  void make_squeue(const std::string& body) {
+    const std::filesystem::path path = tools_.path() / "squeue";
+    test::write_file(path, "#!/bin/bash\n" + body + "\n");
+    std::filesystem::permissions(path, std::filesystem::perms::owner_all);
   }
 
   pid_t start(const Plan& plan, const SegmentName& name = kName) {
@@ -196,7 +205,6 @@ TEST(JobScript, TellsTheTrainerWhoItIsAndWhenTheAllocationEnds) {
   EXPECT_EQ(env["TRAINYARD_RUN_ID"], "r7k2m");
   EXPECT_EQ(env["TRAINYARD_SEGMENT"], "2");
   EXPECT_EQ(env["TRAINYARD_ATTEMPT"], "0");
-  EXPECT_EQ(env["TRAINYARD_TIME_END"], std::to_string(start + 9'000 - 10));
   EXPECT_EQ(env["TRAINYARD_DEADLINE"], std::to_string(start + 9'000 - 5));
   EXPECT_EQ(env["OMP_NUM_THREADS"], "12");
   EXPECT_EQ(env["OPENBLAS_NUM_THREADS"], "12");
@@ -206,20 +214,30 @@ TEST(JobScript, TellsTheTrainerWhoItIsAndWhenTheAllocationEnds) {
   EXPECT_EQ(env["NCCL_DEBUG"], "WARN");
 }
 
-TEST(JobScript, AnEpochsRunHasADeadlineAndNoEndOfItsHours) {
+TEST(JobScript, TheDeadlineLiesBeforeTheEndThatSlurmNames) {
+  ScriptRun script;
+  script.make_srun(std::string("echo $TRAINYARD_DEADLINE > \"$RUN/deadline\"\n") + kExitZero);
+  script.make_squeue("echo 2026-11-24T10:00:00");
+
+  EXPECT_EQ(script.run(timed_plan()), 0);
+
+  std::tm end{};
+  end.tm_year = 126, end.tm_mon = 10, end.tm_mday = 24, end.tm_hour = 10, end.tm_isdst = -1;
+  EXPECT_EQ(std::stoll(test::read_file(script.file("deadline"))), std::mktime(&end) - 5);
+}
+
+TEST(JobScript, AnEpochsRunLeavesEarlierTheLongerItIs) {
   struct Row {
-    std::int64_t limit_s, deadline_s;
+    std::int64_t limit_s, lead_s;
   };
-  for (const Row& row : std::vector<Row>{{5'520, 5'490}, {120, 90}, {60, 45}}) {
+  for (const Row& row : std::vector<Row>{{5'520, 30}, {120, 30}, {60, 15}}) {
     SCOPED_TRACE(row.limit_s);
     Plan plan = epochs_plan();
     plan.time_limit_s = row.limit_s;
 
     const std::string text = render_job_script(plan, kName, "/runs/x", site());
 
-    EXPECT_EQ(text.find("TRAINYARD_TIME_END"), std::string::npos);
-    EXPECT_NE(text.find("TRAINYARD_DEADLINE=$((TRAINYARD_ALLOCATION_START + " +
-                        std::to_string(row.deadline_s) + "))"),
+    EXPECT_NE(text.find("TRAINYARD_DEADLINE=$((end - " + std::to_string(row.lead_s) + "))"),
               std::string::npos);
   }
 }

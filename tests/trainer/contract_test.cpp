@@ -197,7 +197,9 @@ TEST(TrainArgs, JsonNamesTheWrongKey) {
 }
 
 TEST(TrainSpec, SurvivesItsFile) {
-  TrainSpec spec{.run_id = "r-1", .run_dir = "/runs/r-1"};
+  TrainSpec spec;
+  spec.run_id = "r-1";
+  spec.run_dir = "/runs/r-1";
   spec.args.data = "/d/data.yaml";
   spec.args.epochs = 3;
 
@@ -237,8 +239,11 @@ TEST(TrainSpec, NamesWhatIsWrong) {
 }
 
 TEST(Metrics, ALineSurvivesBeingWrittenAndRead) {
-  MetricsRecord record{
-      .kind = "epoch", .time = 1764000000.125, .epoch = 3, .epochs = 60, .step = 39};
+  MetricsRecord record;
+  record.kind = "epoch";
+  record.time = 1764000000.125;
+  record.epoch = 3;
+  record.step = 39;
   record.steps_per_epoch = 13;
   record.train_seconds = 0.1 + 0.2;
   record.values = {{"train/box_loss", 1.0 / 3},
@@ -260,7 +265,7 @@ TEST(Metrics, ALineSurvivesBeingWrittenAndRead) {
 }
 
 TEST(Metrics, EveryTornLineIsSkipped) {
-  const std::string line = to_json_line({.kind = "step", .values = {{"a", 1.5}}});
+  const std::string line = to_json_line({.kind = "step", .values = {{"a", 1.5}}, .text = ""});
 
   for (std::size_t length = 0; length < line.size(); ++length) {
     SCOPED_TRACE(length);

@@ -263,6 +263,15 @@ TEST_F(TrainTest, StoppedAndResumedIsBitForBitTheSame) {
   }
 }
 
+TEST_F(TrainTest, AFinishedRunStaysFinishedUntilMoreIsAskedFor) {
+  args_.epochs = 1;
+  ASSERT_EQ(run("run").step, 5);
+
+  EXPECT_EQ(run("run").step, 5);
+  args_.epochs = 2;
+  EXPECT_EQ(run("run").step, 10);
+}
+
 TEST_F(TrainTest, AnyNumberOfRanksGoesOn) {
   ASSERT_EQ(run("run", {.is_stopped_at_once = true}).code, contract::ExitCode::kStopped);
 
@@ -291,7 +300,9 @@ TEST_F(TrainTest, TheStopFileStopsAndIsRemoved) {
 
   EXPECT_EQ(outcome.code, contract::ExitCode::kStopped);
   EXPECT_EQ(outcome.step, 1);
-  if (world->rank() == 0) EXPECT_FALSE(std::filesystem::exists(root_ + "run/stop"));
+  if (world->rank() == 0) {
+    EXPECT_FALSE(std::filesystem::exists(root_ + "run/stop"));
+  }
 }
 
 TEST_F(TrainTest, TheDeadlineSavesAndLeaves) {
@@ -299,7 +310,9 @@ TEST_F(TrainTest, TheDeadlineSavesAndLeaves) {
 
   EXPECT_EQ(outcome.code, contract::ExitCode::kDeadline);
   EXPECT_EQ(outcome.step, 1);
-  if (world->rank() == 0) EXPECT_EQ(exit_record("run").at("code"), 11);
+  if (world->rank() == 0) {
+    EXPECT_EQ(exit_record("run").at("code"), 11);
+  }
 }
 
 TEST_F(TrainTest, ATimedRunEndsInsideItsHours) {
@@ -319,8 +332,8 @@ TEST_F(TrainTest, ATimedRunEndsInsideItsHours) {
 TEST_F(TrainTest, ATimedRunShorterThanAnEpochLeavesAModel) {
   args_.time_h = 0.1;
 
-  // Start-up took all but 40 of the 360 seconds.
-  const TrainOutcome outcome = run("run", {.seconds_per_look = 2, .started = 1000 + 320});
+  // Start-up took all but 24 of the 360 seconds.
+  const TrainOutcome outcome = run("run", {.seconds_per_look = 0.5, .started = 1000 + 336});
 
   EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
   EXPECT_EQ(outcome.epoch, 1);
@@ -343,7 +356,9 @@ TEST_F(TrainTest, ALossThatIsNotANumberEndsAfterThreeReloads) {
   const TrainOutcome outcome = run("run");
 
   EXPECT_EQ(outcome.code, contract::ExitCode::kNotANumber);
-  if (world->rank() == 0) EXPECT_EQ(exit_record("run").at("reason"), "not_a_number");
+  if (world->rank() == 0) {
+    EXPECT_EQ(exit_record("run").at("reason"), "not_a_number");
+  }
 }
 
 TEST_F(TrainTest, BadInputIsRaisedOnAllRanks) {
@@ -356,7 +371,9 @@ TEST_F(TrainTest, BadInputIsRaisedOnAllRanks) {
 
   SetUp();
   args_.batch = 4 * world->size() + 1;
-  if (world->size() > 1) EXPECT_THROW(static_cast<void>(run("run")), BadInput);
+  if (world->size() > 1) {
+    EXPECT_THROW(static_cast<void>(run("run")), BadInput);
+  }
 }
 
 }  // namespace
