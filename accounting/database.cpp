@@ -16,7 +16,7 @@
 namespace accounting {
 namespace {
 
-constexpr int kBusyTimeout_ms = 10'000;
+constexpr int kBusyTimeoutMs = 10'000;
 
 sqlite3_stmt* raw(void* statement) {
   return static_cast<sqlite3_stmt*>(statement);
@@ -230,7 +230,7 @@ struct Database::Impl {
 };
 
 Expected<void> Database::Impl::prepare_connection() {
-  sqlite3_busy_timeout(handle.get(), kBusyTimeout_ms);
+  sqlite3_busy_timeout(handle.get(), kBusyTimeoutMs);
   sqlite3_extended_result_codes(handle.get(), 1);
   if (sqlite3_db_readonly(handle.get(), "main") == 1) {
     return tl::unexpected(Error{fmt::format("{}: not writable.{}", path, advice(SQLITE_READONLY))});
@@ -366,7 +366,7 @@ Expected<void> Database::backup(const std::string& path) {
           fmt::format("backup of {} to {}: {}.", impl_->path, path, sqlite3_errmsg(target.get()))});
     };
     if (code != SQLITE_OK) return failed();
-    sqlite3_busy_timeout(target.get(), kBusyTimeout_ms);
+    sqlite3_busy_timeout(target.get(), kBusyTimeoutMs);
     sqlite3_backup* job = sqlite3_backup_init(target.get(), "main", impl_->handle.get(), "main");
     if (job == nullptr) return failed();
     const int stepped = sqlite3_backup_step(job, -1);  // All pages, from one snapshot.

@@ -93,7 +93,7 @@ std::optional<UtcSeconds> parse_utc(std::string_view text) {
   if (!minute || *minute > 59 || !take_char(text, ':')) return std::nullopt;
   const auto second = take_number(text, 2);
   if (!second || *second > 59 || text != "Z") return std::nullopt;
-  return midnight + *hour * 3'600 + *minute * 60 + *second;
+  return midnight + UtcSeconds{*hour} * 3'600 + UtcSeconds{*minute} * 60 + *second;
 }
 
 std::string format_utc(UtcSeconds when) {
