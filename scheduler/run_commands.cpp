@@ -293,7 +293,8 @@ ExitStatus watch_run(const Client& client, const std::string& run) {
     shown["metrics"] = progress.last_epoch ? json(progress.last_epoch->values) : json(nullptr);
     fmt::print("{}\n", shown.dump(2));
   } else {
-    fmt::print("{}\n", shown.at("reason").get<std::string>());
+    const std::string reason = shown.at("reason");
+    if (reason != state) fmt::print("{}\n", reason);
     print_bill(shown);
     if (state == "failed") print_failure_log(shown);
   }

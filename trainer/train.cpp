@@ -98,6 +98,7 @@ class Run {
   void share_state();
   void make_loader();
   void announce();
+  std::string gather_hosts();
 
   // The loop.
   std::optional<ExitCode> train_epoch();
@@ -129,6 +130,7 @@ class Run {
   const contract::TrainArgs& args_;
   torch::Device device_;
 
+  std::string hosts_;  // Of all ranks.
   OptimizerChoice choice_;
   std::optional<Replica> replica_;
   Progress progress_;
@@ -246,7 +248,31 @@ void Run::share_state() {
   replica_->share(progress_.optimizer_steps);
 }
 
+// Every rank's host once, in the order of the ranks, with how many stand on it: "n1 (2), n2 (2)".
+std::string Run::gather_hosts() {
+  const std::string own = communicator_.host();
+  std::string text;
+  std::string last;
+  int count = 0;
+  const auto close = [&] {
+    if (count > 0) text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", last, count);
+  };
+  for (const std::vector<std::byte>& bytes :
+       communicator_.all_gather(std::as_bytes(std::span(own)))) {
+    const std::string host(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (host != last) {
+      close();
+      last = host;
+      count = 0;
+    }
+    ++count;
+  }
+  close();
+  return text;
+}
+
 void Run::announce() {
+  hosts_ = gather_hosts();
   console_.print_configuration(args_);
   std::int64_t parameters = 0;
   for (const torch::Tensor& parameter : replica_->model().parameters())
@@ -254,10 +280,10 @@ void Run::announce() {
   const int accumulate = full_accumulation(args_.batch, args_.nbs);
   console_.print(fmt::format(
       "{}: {} parameters, {} classes; {} training and {} validation images; {} on {} rank{}, {} "
-      "thread{} each",
+      "thread{} each; {}",
       args_.model, parameters, input_.class_names.size(), input_.dataset.train.size(),
       input_.dataset.val.size(), device_.str(), communicator_.size(),
-      communicator_.size() == 1 ? "" : "s", around_.threads, around_.threads == 1 ? "" : "s"));
+      communicator_.size() == 1 ? "" : "s", around_.threads, around_.threads == 1 ? "" : "s", hosts_));
   console_.print(fmt::format(
       "global batch {} = {} rank{} x {}, accumulate {} -> nominal {}; {} batches an epoch; {} lr0 "
       "{} momentum {} weight decay {:.3g}",
@@ -278,7 +304,7 @@ TrainOutcome Run::run() {
   resume_or_start();
   announce();
   record("start", {{"ranks", communicator_.size()}, {"threads", around_.threads}},
-         fmt::format("{} on {}", run_id_, communicator_.host()));
+         fmt::format("{} on {}", run_id_, hosts_));
   saved_at_ = around_.now();
 
   const bool is_extended = is_timed() ? *args_.time_h > progress_.hours_requested

@@ -58,7 +58,7 @@ start_service() { cluster up; }
 
 @test "a run belongs to its user, finishes, and its bill equals Slurm's record" {
   tytrain epochs=2
-  eventually 20 bash -c "[[ \$(scripts/cluster --name tytest run --as $tytest_user -- squeue -h -j $job_id -o %T) == RUNNING ]]"
+  eventually 20 bash -c "[[ \$($repository/scripts/cluster --name tytest run --as $tytest_user -- squeue -h -j $job_id -o %T) == RUNNING ]]"
   # Who: the job is the user's, and no process of ours but the daemons is root's.
   [[ $(as "$tytest_user" squeue -h -j "$job_id" -o %u) == "$tytest_user" ]]
   [[ -z $(pgrep --uid root --exact trainyardd) ]]
