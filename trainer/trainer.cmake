@@ -38,8 +38,12 @@ target_precompile_headers(trainyard_trainer PRIVATE <torch/types.h> <torch/utils
 target_compile_options(trainyard_trainer PRIVATE $<$<CONFIG:RelWithDebInfo>:-g1>)
 set_source_files_properties(${trainer_plain_sources} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
 
-add_executable(trainyard-trainer trainyard_trainer.cpp)
-target_link_libraries(trainyard-trainer PRIVATE trainyard::trainer fmt::fmt CLI11::CLI11)
+set(trainer_plain_verbs check_verb.cpp scenes_verb.cpp)
+set_source_files_properties(${trainer_plain_verbs} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
+add_executable(trainyard-trainer
+  trainyard_trainer.cpp verbs.h val_verb.cpp ${trainer_plain_verbs})
+target_link_libraries(trainyard-trainer PRIVATE trainyard::trainer fmt::fmt CLI11::CLI11
+  nlohmann_json::nlohmann_json)
 target_compile_definitions(trainyard-trainer PRIVATE TRAINYARD_VERSION="${PROJECT_VERSION}")
 target_precompile_headers(trainyard-trainer REUSE_FROM trainyard_trainer)
 # As the header was compiled.

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// trainyard-trainer: one process of a training run, and small helpers around it. Exceptions rise to
+// trainyard-trainer: one process of a training run; the other verbs stand in files of their own. Exceptions rise to
 // here and nowhere else; they become one line with the rank, RUN/exit.json and an exit code.
 #include <fmt/format.h>
-#include <torch/cuda.h>
 #include <torch/utils.h>
 #include <unistd.h>
 
@@ -14,16 +13,12 @@
 #include <cstdio>
 #include <filesystem>
 #include <new>
-#include <nlohmann/json.hpp>
 
-#include "trainer/contract/dataset.h"
 #include "trainer/durable_file.h"
 #include "trainer/launch.h"
 #include "trainer/run_folder.h"
-#include "trainer/scenes.h"
 #include "trainer/train.h"
-#include "trainer/validate.h"
-#include "trainer/weights_file.h"
+#include "trainer/verbs.h"
 
 namespace trainer {
 
@@ -148,91 +143,6 @@ contract::TrainSpec spec_from_words(const std::vector<std::string>& words,
   return spec;
 }
 
-int check_dataset(const std::string& path, bool is_json) {
-  const contract::DatasetReport report = contract::load_dataset(path);
-  const contract::Dataset& dataset = report.dataset;
-  std::vector<std::int64_t> boxes(dataset.names.size(), 0);
-  for (const auto* split : {&dataset.train, &dataset.val, &dataset.test}) {
-    for (const contract::ImageEntry& image : *split) {
-      for (const contract::Label& label : image.labels) {
-        ++boxes.at(static_cast<std::size_t>(label.cls));
-      }
-    }
-  }
-  if (is_json) {
-    nlohmann::ordered_json json;
-    json["ok"] = !report.has_fatal();
-    json["images"] = {{"train", dataset.train.size()},
-                      {"val", dataset.val.size()},
-                      {"test", dataset.test.size()},
-                      {"skipped", report.skipped_images},
-                      {"background", report.background_images}};
-    json["classes"] = nlohmann::ordered_json::array();
-    for (std::size_t i = 0; i < boxes.size(); ++i) {
-      json["classes"].push_back({{"name", dataset.names[i]}, {"boxes", boxes[i]}});
-    }
-    json["faults_total"] = report.faults_total;
-    json["faults"] = nlohmann::ordered_json::array();
-    for (const contract::DataFault& fault : report.faults) {
-      json["faults"].push_back(
-          {{"where", fault.where}, {"message", fault.message}, {"is_fatal", fault.is_fatal}});
-    }
-    fmt::print("{}\n", json.dump(2));
-  } else {
-    for (const contract::DataFault& fault : report.faults) {
-      fmt::print("{}: {}\n", fault.where, fault.message);
-    }
-    fmt::print(
-        "{} training, {} validation, {} test images; {} background, {} skipped; {} fault{}\n",
-        dataset.train.size(), dataset.val.size(), dataset.test.size(), report.background_images,
-        report.skipped_images, report.faults_total, report.faults_total == 1 ? "" : "s");
-    for (std::size_t i = 0; i < boxes.size(); ++i) {
-      fmt::print("{:>8} boxes  {}\n", boxes[i], dataset.names[i]);
-    }
-  }
-  return static_cast<int>(report.has_fatal() ? ExitCode::kBadInput : ExitCode::kFinished);
-}
-
-struct ValRequest {
-  std::string weights, data, split = "val";
-  int imgsz = 0;  // 0: that of the training.
-  int batch = 16;
-  double iou = 0.7;
-  int max_det = 300;
-};
-
-int validate_weights(const ValRequest& request, const Launch& launch) {
-  torch::set_num_threads(launch.cpus);
-  LoadedModel loaded = load_model(request.weights);
-  contract::DatasetReport report = contract::load_dataset(request.data);
-  for (const contract::DataFault& fault : report.faults) {
-    if (fault.is_fatal) throw BadInput(fmt::format("{}: {}", fault.where, fault.message));
-  }
-  const auto& images = request.split == "test"    ? report.dataset.test
-                       : request.split == "train" ? report.dataset.train
-                                                  : report.dataset.val;
-  if (images.empty()) {
-    throw BadInput(fmt::format("{}: the split {} has no images.", request.data, request.split));
-  }
-  const bool is_single = loaded.info.class_names.size() == 1 && report.dataset.names.size() > 1;
-  if (!is_single && report.dataset.names.size() != loaded.info.class_names.size()) {
-    throw BadInput(fmt::format("{} has {} classes, {} has {}.", request.weights,
-                               loaded.info.class_names.size(), request.data,
-                               report.dataset.names.size()));
-  }
-  const torch::Device device = torch::cuda::is_available() ? torch::kCUDA : torch::kCPU;
-  loaded.model->to(device);
-  ValLoader loader(images, request.imgsz > 0 ? request.imgsz : loaded.info.imgsz, request.batch,
-                   launch.cpus, is_single, Shard{});
-  ValidationOptions options;
-  options.nms = {.iou = request.iou, .max_det = request.max_det};
-  options.class_names = loaded.info.class_names;
-  const auto local = make_local_communicator();
-  const Validation result = validate(*loaded.model, loader, options, device, *local);
-  fmt::print("{}", to_table(result.metrics, loaded.info.class_names.size()));
-  return 0;
-}
-
 std::string train_arguments_help() {
   std::string text = "Train arguments (key=value):\n", group;
   for (const contract::ArgInfo& info : contract::train_arg_table()) {
@@ -262,30 +172,7 @@ int run_command(int argc, char** argv) {
   train->add_option("arguments", words, "key=value");
   train->footer(train_arguments_help());
 
-  CLI::App* check = app.add_subcommand("check", "Check a data set: faults, counts, classes");
-  std::string data;
-  bool is_json = false;
-  check->add_option("data", data, "YAML file of the data set")->required();
-  check->add_flag("--json", is_json, "for programs");
-
-  CLI::App* val = app.add_subcommand("val", "Measure weights on a data set");
-  ValRequest request;
-  val->add_option("--weights", request.weights, "a .safetensors file of a run")->required();
-  val->add_option("--data", request.data, "YAML file of the data set")->required();
-  val->add_option("--split", request.split)->check(CLI::IsMember({"train", "val", "test"}));
-  val->add_option("--imgsz", request.imgsz, "default: that of the training");
-  val->add_option("--batch", request.batch)->check(CLI::Range(1, 4096));
-  val->add_option("--iou", request.iou)->check(CLI::Range(0.1, 0.9));
-  val->add_option("--max-det", request.max_det)->check(CLI::Range(1, 10'000));
-
-  CLI::App* scenes = app.add_subcommand("scenes", "Make a small data set of drawn scenes");
-  SceneOptions scene;
-  scenes->add_option("--out", scene.out, "folder to write to")->required();
-  scenes->add_option("--seed", scene.seed);
-  scenes->add_option("--train", scene.train, "training images")->check(CLI::Range(1, 1'000'000));
-  scenes->add_option("--val", scene.val, "validation images")->check(CLI::Range(1, 1'000'000));
-  scenes->add_option("--size", scene.size, "side of an image in pixels")
-      ->check(CLI::Range(64, 4096));
+  const Verb verbs[] = {add_check_verb(app), add_val_verb(app, launch), add_scenes_verb(app)};
 
   constexpr int kBadUsage = 2;
   try {
@@ -293,11 +180,8 @@ int run_command(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kBadUsage;
   }
-  if (check->parsed()) return check_dataset(data, is_json);
-  if (val->parsed()) return validate_weights(request, launch);
-  if (scenes->parsed()) {
-    make_scenes(scene);
-    return 0;
+  for (const Verb& verb : verbs) {
+    if (verb.command->parsed()) return verb.run();
   }
 
   if (spec_path.empty() == run_dir.empty()) {
