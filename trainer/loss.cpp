@@ -61,8 +61,10 @@ LossValue detection_loss(const std::vector<torch::Tensor>& features,
                          const SumOverRanks& sum_over_ranks) {
   const std::int64_t images = features.front().size(0);
   std::vector<torch::Tensor> flat;
-  for (const torch::Tensor& map : features) flat.push_back(map.flatten(2));
-  const torch::Tensor all = torch::cat(flat, 2).transpose(1, 2);  // [B, A, 4 * kRegMax + nc]
+  for (const torch::Tensor& map : features) {
+    flat.push_back(map.permute({0, 2, 3, 1}).flatten(1, 2));  // No copy where channels are last.
+  }
+  const torch::Tensor all = torch::cat(flat, 1);  // [B, A, 4 * kRegMax + nc]
   const torch::Tensor distributions = all.narrow(2, 0, 4 * kRegMax);
   const torch::Tensor logits = all.narrow(2, 4 * kRegMax, all.size(2) - 4 * kRegMax).contiguous();
 

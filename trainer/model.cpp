@@ -13,6 +13,7 @@
 #include <stdexcept>
 
 #include "trainer/boxes.h"
+#include "trainer/norm_act.h"
 
 namespace trainer {
 
@@ -37,8 +38,7 @@ struct ConvImpl : nn::Module {
             "bn", nn::BatchNorm2d(nn::BatchNorm2dOptions(out).eps(1e-3).momentum(0.03)))) {}
 
   torch::Tensor forward(const torch::Tensor& x) {
-    torch::Tensor y = bn(conv(x));
-    return torch::GradMode::is_enabled() ? torch::silu(y) : torch::silu_(y);
+    return norm_act(*bn, conv(x));
   }
 
   nn::Conv2d conv;

@@ -86,9 +86,9 @@ Optimizer::Optimizer(const torch::nn::Module& module, OptimizerKind kind, double
     names_.push_back(item.key());
     parameters_.push_back(item.value());
     groups_.push_back(group_of(item.key(), item.value()));
-    first_.push_back(torch::zeros_like(item.value(), torch::MemoryFormat::Contiguous));
+    first_.push_back(torch::zeros_like(item.value()));
     if (kind != OptimizerKind::kSgd) {
-      second_.push_back(torch::zeros_like(item.value(), torch::MemoryFormat::Contiguous));
+      second_.push_back(torch::zeros_like(item.value()));
     }
   }
 }

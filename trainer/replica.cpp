@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "trainer/ema.h"
+#include "trainer/layout.h"
 
 namespace trainer {
 
@@ -17,6 +18,7 @@ std::shared_ptr<DetectionModel> make_model(const std::string& name, int class_co
                                            torch::Device device) {
   auto model = std::make_shared<DetectionModel>(name, class_count);
   model->to(device);
+  put_channels_last(*model);
   return model;
 }
 

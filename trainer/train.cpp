@@ -15,6 +15,7 @@
 
 #include "trainer/checkpoint.h"
 #include "trainer/console.h"
+#include "trainer/layout.h"
 #include "trainer/loader.h"
 #include "trainer/loss.h"
 #include "trainer/model.h"
@@ -357,7 +358,7 @@ std::optional<ExitCode> Run::train_epoch() {
         plan_batch(schedule, progress_.step, is_timed() ? epoch_position() : progress_.epoch,
                    progress_.epochs_planned);
 
-    const torch::Tensor images = batch.images.to(device_).to(torch::kFloat).div_(255);
+    const torch::Tensor images = network_input(batch.images, device_);
     const LossValue loss = detection_loss(
         replica_->model().forward(images), replica_->model().strides(), batch.targets.to(device_),
         {.box = args_.box, .cls = args_.cls, .dfl = args_.dfl}, args_.batch, [this](double own) {

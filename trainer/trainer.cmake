@@ -14,16 +14,16 @@ include(data_sources.cmake)
 # Compiled without torch: quick, and read by people who do not know it.
 set(trainer_plain_sources
   console.cpp durable_file.cpp launch.cpp local_communicator.cpp mpi_communicator.cpp
-  run_folder.cpp time_budget.cpp train_input.cpp)
+  norm_act_kernels.cpp run_folder.cpp time_budget.cpp train_input.cpp)
 
 module_library(trainer
   HEADERS
     assigner.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
-    gradient_reducer.h launch.h loss.h model.h optimizer.h replica.h run_folder.h schedule.h tensor_file.h
+    gradient_reducer.h launch.h layout.h loss.h model.h norm_act.h norm_act_kernels.h optimizer.h replica.h run_folder.h schedule.h tensor_file.h
     time_budget.h train.h train_input.h validate.h weights_file.h
     ${TRAINER_DATA_HEADERS}
   SOURCES
-    assigner.cpp boxes.cpp checkpoint.cpp ema.cpp gradient_reducer.cpp loss.cpp model.cpp
+    assigner.cpp boxes.cpp checkpoint.cpp ema.cpp gradient_reducer.cpp layout.cpp loss.cpp model.cpp norm_act.cpp
     optimizer.cpp replica.cpp schedule.cpp tensor_file.cpp train.cpp validate.cpp weights_file.cpp
     ${trainer_plain_sources}
     ${TRAINER_DATA_SOURCES}
@@ -37,6 +37,9 @@ target_precompile_headers(trainyard_trainer PRIVATE <torch/types.h> <torch/utils
   <torch/nn/module.h>)
 target_compile_options(trainyard_trainer PRIVATE $<$<CONFIG:RelWithDebInfo>:-g1>)
 set_source_files_properties(${trainer_plain_sources} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
+# Loops that are to become vectors.
+set_source_files_properties(norm_act_kernels.cpp PROPERTIES
+  COMPILE_OPTIONS "-O3;-fno-math-errno;-fno-trapping-math")
 
 set(trainer_plain_verbs check_verb.cpp scenes_verb.cpp)
 set_source_files_properties(${trainer_plain_verbs} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)

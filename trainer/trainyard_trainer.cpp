@@ -3,6 +3,7 @@
 // trainyard-trainer: one process of a training run; the other verbs stand in files of their own. Exceptions rise to
 // here and nowhere else; they become one line with the rank, RUN/exit.json and an exit code.
 #include <fmt/format.h>
+#include <malloc.h>
 #include <torch/utils.h>
 #include <unistd.h>
 
@@ -46,6 +47,15 @@ void install_stop_signals() {
 double utc_now() {
   using Seconds = std::chrono::duration<double>;
   return Seconds(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+// Every step needs the memory that the last one gave back. By default glibc returns large blocks to
+// the kernel, which hands them out again page by page, zeroed: a tenth of a step.
+void keep_freed_memory() {
+  constexpr int kNever = -1, kGrowBytes = 64 << 20;
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, kNever);
+  mallopt(M_TOP_PAD, kGrowBytes);
 }
 
 // What an exception means to the run.
@@ -158,6 +168,7 @@ int run_command(int argc, char** argv) {
   const double started = utc_now();
   const Launch launch = read_launch();
   settle_thread_environment(launch, argv);
+  keep_freed_memory();
 
   CLI::App app("Trains, validates and checks; started by trainyard or by hand.",
                "trainyard-trainer");

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <span>
 
+#include "trainer/layout.h"
+
 namespace trainer {
 
 Validation validate(DetectionModel& model, ValLoader& loader, const ValidationOptions& options,
@@ -17,7 +19,7 @@ Validation validate(DetectionModel& model, ValLoader& loader, const ValidationOp
   std::array<double, 4> sums{};  // Losses, and the number of batches.
   Batch batch;
   for (loader.start(); loader.next(batch);) {
-    const torch::Tensor images = batch.images.to(device).to(torch::kFloat).div_(255);
+    const torch::Tensor images = network_input(batch.images, device);
     const std::vector<torch::Tensor> features = model.forward(images);
     // Ranks have different numbers of batches: each loss is of this batch alone.
     const LossValue loss =
