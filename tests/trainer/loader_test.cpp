@@ -278,4 +278,20 @@ TEST_F(Loader, ValidationMarksAndNamesAnUnreadableImage) {
             std::vector<std::string>{"/nowhere/b.png: No such file or directory."});
 }
 
+TEST_F(Loader, MixesOnlyWhileMosaicsAreMade) {
+  contract::TrainArgs plain, mixing;
+  mixing.mixup = 1;
+  const auto first = [](const contract::TrainArgs& args, bool with_mosaic) {
+    TrainLoader loader(dataset_.train, args, {.batch_per_rank = 4, .imgsz = 64, .seed = 3}, {});
+    loader.start_epoch(0, 0, with_mosaic);
+    return loader.next();
+  };
+
+  const Batch mixed = first(mixing, true);
+
+  EXPECT_GT(mixed.targets.size(0), first(plain, true).targets.size(0));
+  expect_equal({first(mixing, true)}, {mixed});
+  expect_equal({first(mixing, false)}, {first(plain, false)});
+}
+
 }  // namespace
