@@ -78,9 +78,8 @@ struct TrainLoader::Impl {
         options(loader_options),
         layout{loader_options.batch_per_rank, shard.rank, shard.world},
         store(train_images, loader_options.imgsz,
-              loader_options.cache_in_memory
-                  ? train_images.size()
-                  : static_cast<std::size_t>(kMosaicWindow + 2 * loader_options.threads)),
+              static_cast<std::size_t>(kMosaicWindow + 2 * loader_options.threads),
+              loader_options.cache),
         prefetcher(loader_options.threads, loader_options.batch_per_rank,
                    bytes_per_sample(loader_options.imgsz)) {}
 

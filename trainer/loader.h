@@ -30,6 +30,8 @@ struct Batch {
   std::vector<Source> sources;
 };
 
+class ImageCache;
+
 struct Shard {
   int rank = 0;
   int world = 1;
@@ -44,7 +46,8 @@ class TrainLoader {
     int imgsz = 640;
     int threads = 2;
     std::uint64_t seed = 0;
-    bool cache_in_memory = false;
+    // Of decoded images, shared by the ranks of a host (image_cache.h); none: the newest few only.
+    std::shared_ptr<ImageCache> cache = nullptr;
   };
   // `images` outlives the loader.
   TrainLoader(const std::vector<contract::ImageEntry>& images, const contract::TrainArgs& args,

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <span>
 
+#include "trainer/contract/archive.h"
 #include "trainer/train.h"
 
 namespace trainer {
@@ -115,6 +116,15 @@ TrainInput prepare_input(const contract::TrainArgs& args, Communicator& communic
   input.args = args;
   agree_on_input(communicator, [&] {
     check(args, communicator.size());
+    // One rank of a host; the others find it done.
+    if (communicator.local_rank() == 0 && contract::has_archive_extension(args.data)) {
+      const contract::Unpacked unpacked = contract::unpack_archive(args.data);
+      if (unpacked.folder.empty()) {
+        throw BadInput(fmt::format("{}: {}", args.data, unpacked.problem));
+      }
+    }
+  });
+  agree_on_input(communicator, [&] {
     take_dataset(contract::load_dataset(args.data), input);
     apply_fraction(input.dataset.train, args.fraction);
     keep_classes(input.dataset, args.classes);

@@ -65,7 +65,8 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
       {"lr0", "inf", "lr0 = \"inf\" is not a number."},
       {"val", "maybe", "val = \"maybe\" is neither true nor false."},
       {"optimizer", "Adamw2",
-       "optimizer = \"Adamw2\" is not known. Known: auto, SGD, Adam, AdamW. Did you mean "
+       "optimizer = \"Adamw2\" is not known. Known: auto, SGD, Adam, Adamax, AdamW, NAdam, RAdam, "
+       "RMSProp. Did you mean "
        "\"AdamW\"?"},
       {"model", "yolov8q",
        "model = \"yolov8q\" is not known. Known: yolov8n, yolov8s, yolov8m, yolov8l, yolov8x. Did "
@@ -75,7 +76,7 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
        "model = \"yolov8n.pt\" names a weights file. Give model=NAME and "
        "pretrained=FILE.safetensors."},
       {"pretrained", "True", "pretrained = True names no file. Give pretrained=FILE.safetensors."},
-      {"cache", "disk", "cache = \"disk\" is not known. Known: ram, false."},
+      {"cache", "holodisk", "cache = \"holodisk\" is not known. Known: ram, disk, false."},
       {"mosaik", "1", "mosaik is not a train argument. Did you mean \"mosaic\"?"},
       {"cutmix", "0.1", "cutmix is not supported by this trainer. Leave it out."},
       {"device", "0",

@@ -16,6 +16,7 @@
 
 #include "image_bytes.h"
 #include "temp_folder.h"
+#include "trainer/image_cache.h"
 #include "trainer/scenes.h"
 
 namespace {
@@ -81,9 +82,22 @@ TEST_F(Loader, GivesTheSameBatchesWithAnyNumberOfThreads) {
     SCOPED_TRACE(threads);
     expect_equal(epoch(*loader({.batch_per_rank = 4, .threads = threads, .seed = 9}), 2), expected);
   }
-  expect_equal(
-      epoch(*loader({.batch_per_rank = 4, .threads = 2, .seed = 9, .cache_in_memory = true}), 2),
-      expected);
+}
+
+TEST_F(Loader, GivesTheSameBatchesFromACacheHoweverLittleItHolds) {
+  const auto expected = epoch(*loader({.batch_per_rank = 4, .threads = 1, .seed = 9}), 2);
+  for (const std::size_t images_kept : {0, 3, kImages}) {
+    SCOPED_TRACE(images_kept);
+    const auto cache = std::make_shared<trainer::ImageCache>(kImages, images_kept * 3 * 64 * 64,
+                                                             trainer::ImageCache::Medium::kMemory);
+    for (int pass = 0; pass < 2; ++pass) {
+      expect_equal(
+          epoch(*loader({.batch_per_rank = 4, .threads = 3, .seed = 9, .cache = cache}), 2),
+          expected);
+    }
+    EXPECT_EQ(cache->images_kept(), static_cast<std::int64_t>(images_kept));
+    EXPECT_EQ(cache->is_full(), images_kept < kImages);
+  }
 }
 
 TEST_F(Loader, ChangesWithSeedAndEpoch) {

@@ -64,18 +64,18 @@ const std::vector<Option>& options() {
       {"amp", "run", &A::amp, -kAny, kAny, {"true", "false", "bf16", "fp16", "fp32"}, "mixed precision on GPUs; true: as the GPU likes best"},
       {"freeze", "run", &A::freeze, 0, 99, {}, "the first N layers, or the layers of a list, keep their weights",
        "none, N of 0 to 99, or a list"},
-      {"cache", "data", &A::cache, -kAny, kAny, {"ram", "false"}, "keep decoded images in memory"},
+      {"cache", "data", &A::cache, -kAny, kAny, {"ram", "disk", "false"}, "keep decoded images, once a host, in memory or in the temporary folder"},
       {"fraction", "data", &A::fraction, 0, 1e9, {}, "part of the training images to use, or how many",
        "above 0 to 1, or a number of images"},
       {"classes", "data", &A::classes, 0, 65'535, {}, "use only labels of these classes; they keep their numbers",
        "none or a list"},
       {"rect", "data", &A::rect, 0, 1, {}, "batches of images of like shape with little padding, without mosaic"},
       {"single_cls", "data", &A::single_cls, 0, 1, {}, "treat all classes as one"},
-      {"optimizer", "optimizer", &A::optimizer, -kAny, kAny, {"auto", "SGD", "Adam", "AdamW"}, "auto also sets lr0 and momentum"},
+      {"optimizer", "optimizer", &A::optimizer, -kAny, kAny, {"auto", "SGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSProp"}, "auto also sets lr0 and momentum"},
       {"lr0", "optimizer", &A::lr0, 1e-5, 0.1, {}, "initial learning rate; not used by optimizer=auto"},
       {"lrf", "optimizer", &A::lrf, 0.01, 1, {}, "final learning rate as a part of lr0"},
       {"cos_lr", "optimizer", &A::cos_lr, 0, 1, {}, "cosine schedule instead of a linear one"},
-      {"momentum", "optimizer", &A::momentum, 0.6, 0.98, {}, "momentum of SGD, beta1 of Adam"},
+      {"momentum", "optimizer", &A::momentum, 0.6, 0.98, {}, "momentum of SGD and RMSProp, beta1 of the others"},
       {"weight_decay", "optimizer", &A::weight_decay, 0, 0.001, {}, "of convolution weights, at the nominal batch"},
       {"warmup_epochs", "optimizer", &A::warmup_epochs, 0, 5, {}, "epochs of rising learning rate"},
       {"warmup_momentum", "optimizer", &A::warmup_momentum, 0, 0.95, {}, "momentum at the start of the warm-up"},
@@ -385,7 +385,7 @@ struct Setter {
     const std::string word = flag            ? (*flag ? "ram" : "false")
                              : is_none(text) ? "false"
                                              : lower(text);
-    if (word != "ram" && word != "false") return not_a_choice();
+    if (word != "ram" && word != "disk" && word != "false") return not_a_choice();
     args.cache = word;
     return std::nullopt;
   }
