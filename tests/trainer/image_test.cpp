@@ -138,6 +138,8 @@ TEST(ReadImage, NamesWhatItCannotUseAndNeverThrows) {
       {"head.png", png_header(64, 64), "is no PNG that can be decoded."},
       {"bomb.png", png_header(60000, 60000),
        "is 60000 x 60000 pixels, more than the limit of 134217728."},
+      {"dicom.webp", "RIFF    WEBPVP8 " + std::string(112, ' ') + "DICM",
+       "has the mark of a DICOM file at byte 128. Convert it to JPEG or PNG."},
       {"tiny.png", encoded(cv::Mat(8, 8, CV_8UC3, cv::Scalar(1)), ".png"),
        "is 8 x 8 pixels, below the smallest side of 10."},
   };
