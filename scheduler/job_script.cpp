@@ -46,6 +46,10 @@ std::string clock_text(std::int64_t seconds) {
                      seconds % 60);
 }
 
+std::string batch_text(const Plan& plan) {
+  return plan.batch_per_rank > 0 ? std::to_string(plan.batch_per_rank) : "as many as fit";
+}
+
 // What sbatch would have to be told to submit the same job.
 std::string sbatch_lines(const Plan& plan, const SegmentName& name, const std::string& run_dir) {
   std::string lines;
@@ -95,7 +99,7 @@ std::string header(const Plan& plan, const SegmentName& name, const std::string&
       fmt::arg("plan_name", one_line(plan.name)), fmt::arg("gpus", plan.gpus),
       fmt::arg("type", one_line(plan.type)), fmt::arg("nodes", plan.nodes),
       fmt::arg("node_word", plan.nodes == 1 ? "node" : "nodes"),
-      fmt::arg("batch", plan.batch_per_rank), fmt::arg("limit", clock_text(plan.time_limit_s)),
+      fmt::arg("batch", batch_text(plan)), fmt::arg("limit", clock_text(plan.time_limit_s)),
       fmt::arg("fund", one_line(plan.fund)),
       fmt::arg("hold", accounting::to_gpu_hours(plan.quote.hold)),
       fmt::arg("weight", accounting::format_weight(plan.quote.weight_milli)),
@@ -119,7 +123,8 @@ std::string environment(const Plan& plan, const SegmentName& name, const std::st
       "export TRAINYARD_ATTEMPT=${{SLURM_RESTART_COUNT:-0}}\n",
       fmt::arg("run", shell_quote(name.run_id)), fmt::arg("segment", name.segment));
   text += fmt::format(
-      "# When Slurm ends this attempt, in its own word: a requeued job may have got a shorter limit.\n"
+      "# When Slurm ends this attempt, in its own word: a requeued job may have got a shorter "
+      "limit.\n"
       "# The trainer has saved and left by then.\n"
       "end=$(squeue --noheader --jobs \"${{SLURM_JOB_ID:-0}}\" --format=%e 2> /dev/null)\n"
       "end=$(date -d \"${{end:-unknown}}\" +%s 2> /dev/null) ||\n"

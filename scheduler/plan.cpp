@@ -183,6 +183,12 @@ class Planner {
 
   void check_batch(std::int64_t gpus) {
     const std::int64_t batch = request_.args.batch;
+    if (request_.args.has_auto_batch()) {
+      if (gpus == 1) return;
+      refuse("batch is to be found by trial, which needs one GPU, not {}. Give batch = {}.", gpus,
+             16 * gpus);
+      return;
+    }
     if (batch > 0 && batch % gpus == 0) return;
     const std::int64_t below = batch / gpus * gpus;
     const std::string fits =

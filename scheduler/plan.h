@@ -51,7 +51,7 @@ struct Plan {
   std::string name;               // Of the Slurm job, without the run id.
   std::string tres_per_node;      // "gres:gpu:h100:2"
   int nodes = 1, gpus = 1, gpus_per_node = 1, ranks = 1, ranks_per_node = 1;
-  int batch_per_rank = 16;
+  int batch_per_rank = 16;  // 0: found by trial when the run starts.
   int cpus_per_rank = 1;
   std::int64_t memory_per_node_mb = 0;  // 0: Slurm's default.
   std::int64_t time_limit_s = 0;        // Whole minutes.

@@ -299,8 +299,17 @@ std::string_view type_text(const toml::node& node) {
   }
 }
 
-// Strings, numbers and booleans as the texts that the command line would have.
+// Strings, numbers, booleans and arrays of whole numbers as the texts that the command line would
+// have.
 std::optional<std::string> to_setting_text(const toml::node& node) {
+  if (const toml::array* array = node.as_array()) {
+    std::vector<std::int64_t> numbers;
+    for (const toml::node& each : *array) {
+      if (!each.is_integer()) return std::nullopt;
+      numbers.push_back(each.as_integer()->get());
+    }
+    return fmt::format("[{}]", fmt::join(numbers, ", "));
+  }
   if (const toml::value<std::string>* text = node.as_string()) return text->get();
   if (const toml::value<std::int64_t>* number = node.as_integer()) {
     return std::to_string(number->get());
@@ -322,8 +331,11 @@ Answer check_train_type(const std::string& key, const toml::node& node) {
   if (info->type == "int" && !node.is_integer()) return wrong_type(key, "a whole number", node);
   if (info->type == "float" && !node.is_number()) return wrong_type(key, "a number", node);
   if (info->type == "bool" && !node.is_boolean()) return wrong_type(key, "true or false", node);
-  // Ultralytics' files say "cache: false" and "pretrained: false".
-  const bool takes_switch = key == "cache" || key == "pretrained";
+  if (info->type == "list" && !node.is_integer() && !(node.is_array() && to_setting_text(node))) {
+    return wrong_type(key, "a whole number or an array of whole numbers", node);
+  }
+  // Ultralytics' files say "amp: true", "cache: false" and "pretrained: false".
+  const bool takes_switch = key == "amp" || key == "cache" || key == "pretrained";
   if (info->type == "string" && !node.is_string() && !(takes_switch && node.is_boolean())) {
     return wrong_type(key, "a string", node);
   }
@@ -431,7 +443,7 @@ class RequestReader {
         entry.key = std::string(kSlurmPrefix) + entry.key;
       }
       const std::optional<std::string> text = to_setting_text(node);
-      if (!entry.wrong && !text) {
+      if (!entry.wrong && (!text || (node.is_array() && table_name == "slurm"))) {
         entry.wrong = wrong_type(entry.key, "a string, a number or true or false", node);
       }
       entry.text = text.value_or("");

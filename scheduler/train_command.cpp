@@ -87,14 +87,18 @@ DataCheck look_at_data(const std::string& yaml_path, bool skip_bad_labels) {
 
 void print_plan(const Plan& plan, const DataCheck& data, const TrainingRequest& request) {
   const double weight = static_cast<double>(plan.quote.weight_milli) / 1000;
+  const std::string batch =
+      plan.batch_per_rank == 0
+          ? "batch found by trial"
+          : fmt::format("batch {} = {} x {}", plan.batch_per_rank * plan.ranks, plan.ranks,
+                        plan.batch_per_rank);
   fmt::print("data     {}: {} train and {} val images, {} classes{}\n", request.args.data,
              data.facts.train_images, data.facts.val_images, data.classes,
              data.skipped > 0 ? fmt::format(" ({} with faulty labels are left out)", data.skipped) : "");
-  fmt::print("plan     {} x {} on {} node{}: {} rank{}, batch {} = {} x {}, {} CPU{} a rank, limit {}, "
+  fmt::print("plan     {} x {} on {} node{}: {} rank{}, {}, {} CPU{} a rank, limit {}, "
              "partition {}\n",
              plan.gpus, plan.type, plan.nodes, plan.nodes == 1 ? "" : "s", plan.ranks,
-             plan.ranks == 1 ? "" : "s", plan.batch_per_rank * plan.ranks, plan.ranks,
-             plan.batch_per_rank, plan.cpus_per_rank, plan.cpus_per_rank == 1 ? "" : "s",
+             plan.ranks == 1 ? "" : "s", batch, plan.cpus_per_rank, plan.cpus_per_rank == 1 ? "" : "s",
              duration_text(plan.time_limit_s), plan.partition);
   fmt::print("quote    about {} ({} GPU x {} s x {:.3f}), never more than {}, from fund {}\n",
              gpu_hours(plan.quote.expected.milli_gpu_s), plan.gpus, plan.quote.expected_s, weight,

@@ -140,6 +140,21 @@ Sample random_perspective(const Sample& sample, int imgsz, const contract::Train
   return result;
 }
 
+Sample mix_up(const Sample& sample, const Sample& other, Random& random) {
+  // The middle one of 2n-1 uniform numbers is distributed as Beta(n, n).
+  constexpr std::size_t kBeta = 32;
+  std::array<double, 2 * kBeta - 1> draws{};
+  for (double& draw : draws) draw = random.uniform();
+  std::nth_element(draws.begin(), draws.begin() + kBeta - 1, draws.end());
+  const double share = draws[kBeta - 1];
+
+  Sample result;
+  cv::addWeighted(sample.pixels, share, other.pixels, 1 - share, 0, result.pixels);
+  result.boxes = sample.boxes;
+  result.boxes.insert(result.boxes.end(), other.boxes.begin(), other.boxes.end());
+  return result;
+}
+
 void jitter_colors(cv::Mat& pixels, const contract::TrainArgs& args, Random& random) {
   const double hue = random.uniform(1 - args.hsv_h, 1 + args.hsv_h);
   const double saturation = random.uniform(1 - args.hsv_s, 1 + args.hsv_s);
@@ -173,6 +188,12 @@ void flip_randomly(Sample& sample, const contract::TrainArgs& args, Random& rand
   for (PixelBox& box : sample.boxes) {
     if (is_mirrored) std::tie(box.x1, box.x2) = std::pair(w - box.x2, w - box.x1);
     if (is_upside_down) std::tie(box.y1, box.y2) = std::pair(h - box.y2, h - box.y1);
+  }
+}
+
+void swap_channels_randomly(Sample& sample, const contract::TrainArgs& args, Random& random) {
+  if (args.bgr > 0 && random.chance(args.bgr)) {
+    cv::cvtColor(sample.pixels, sample.pixels, cv::COLOR_BGR2RGB);
   }
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // trainer/augment.h
 //
-// The augmentation of training images: mosaic of four, random perspective, colour jitter, flips.
+// The augmentation of training images: mosaic of four, random perspective, mixup, colour jitter,
+// flips, swapped channels.
 // Every number is drawn from the Random given, in a fixed order, so a sample is a function of its
 // position. Used by many threads at a time: there is no state.
 #pragma once
@@ -38,7 +39,13 @@ struct Sample {
 [[nodiscard]] Sample random_perspective(const Sample& sample, int imgsz,
                                         const contract::TrainArgs& args, Random& random);
 
+// `sample` blended with another of the same size, the share drawn from Beta(32, 32): about half of
+// each. The boxes of both.
+[[nodiscard]] Sample mix_up(const Sample& sample, const Sample& other, Random& random);
+
 void jitter_colors(cv::Mat& pixels, const contract::TrainArgs& args, Random& random);
 void flip_randomly(Sample& sample, const contract::TrainArgs& args, Random& random);
+// Red and blue changed places, with the probability `bgr`.
+void swap_channels_randomly(Sample& sample, const contract::TrainArgs& args, Random& random);
 
 }  // namespace trainer

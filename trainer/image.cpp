@@ -11,6 +11,7 @@
 #include <opencv2/imgproc.hpp>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include "trainer/contract/disk.h"
 #include "trainer/contract/image_header.h"
@@ -34,6 +35,14 @@ bool is_cut_short(std::string_view jpeg) {
   return at + 4 > jpeg.size();  // Otherwise garbled: the decoder says what it thinks of it.
 }
 
+// OpenCV knows a DICOM file by a mark in its middle, whatever it begins like, and the library that
+// reads those ends the process over a bad one. Found by tests/fuzz.
+bool looks_like_dicom(std::string_view bytes) {
+  constexpr std::size_t kMarkAt = 128;
+  constexpr std::string_view kMark = "DICM";
+  return bytes.size() >= kMarkAt + kMark.size() && bytes.substr(kMarkAt).starts_with(kMark);
+}
+
 int round_half_even(double value) {
   return static_cast<int>(std::nearbyint(value));
 }
@@ -41,29 +50,46 @@ int round_half_even(double value) {
 }  // namespace
 
 ReadImage read_image(const std::string& path) {
-  const contract::FileBytes file = contract::read_whole_file(path, kImageFileBytesMax);
-  if (file.problem) return {{}, *file.problem + "."};
-  if (const auto fault = contract::image_header_fault(file.bytes)) return {{}, *fault};
-  const auto header = contract::read_image_header(file.bytes);
-  if (header && header->format == "JPEG" && is_cut_short(file.bytes)) {
-    return {{}, "is cut short: the end marker of the JPEG is missing."};
+  contract::FileBytes file = contract::read_whole_file(path, kImageFileBytesMax);
+  if (file.problem) return {{}, *file.problem + ".", {}};
+  return decode_image(std::move(file.bytes));
+}
+
+ReadImage decode_image(std::string bytes) {
+  if (const auto fault = contract::image_header_fault(bytes)) return {{}, *fault, {}};
+  if (looks_like_dicom(bytes)) {
+    return {{}, "has the mark of a DICOM file at byte 128. Convert it to JPEG or PNG.", {}};
+  }
+  const auto header = contract::read_image_header(bytes);
+  std::string note;
+  if (header && header->format == "JPEG" && is_cut_short(bytes)) {
+    // Used, as by the reference. With an end the decoder makes grey of what is missing; without
+    // one it would leave what the memory held.
+    bytes += "\xff\xd9";
+    note =
+        "is cut short: the end marker of the JPEG is missing, and so may be a part of the image.";
   }
   try {
     // A view: OpenCV takes the bytes as a matrix and does not write to them.
-    const cv::Mat bytes(1, static_cast<int>(file.bytes.size()), CV_8UC1,
-                        const_cast<char*>(file.bytes.data()));
-    cv::Mat pixels = cv::imdecode(bytes, cv::IMREAD_COLOR);
-    if (pixels.empty()) return {{}, fmt::format("is no {} that can be decoded.", header->format)};
+    const cv::Mat view(1, static_cast<int>(bytes.size()), CV_8UC1, bytes.data());
+    cv::Mat pixels = cv::imdecode(view, cv::IMREAD_COLOR);
+    if (pixels.empty()) {
+      return {{},
+              fmt::format("is no {} that can be decoded.{}", header->format,
+                          note.empty() ? "" : " It " + note),
+              {}};
+    }
     if (std::min(pixels.cols, pixels.rows) < contract::kImageSideMin) {
       return {{},
               fmt::format("is {} x {} pixels, below the smallest side of {}.", pixels.cols,
-                          pixels.rows, contract::kImageSideMin)};
+                          pixels.rows, contract::kImageSideMin),
+              {}};
     }
-    return {pixels, {}};
+    return {pixels, {}, note};
   } catch (const cv::Exception& exception) {
-    return {{}, fmt::format("cannot be decoded: {}.", exception.err)};
+    return {{}, fmt::format("cannot be decoded: {}.", exception.err), {}};
   } catch (const std::bad_alloc&) {
-    return {{}, "needs more memory to decode than there is."};
+    return {{}, "needs more memory to decode than there is.", {}};
   }
 }
 

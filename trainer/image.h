@@ -12,12 +12,16 @@ namespace trainer {
 
 struct ReadImage {
   cv::Mat pixels;       // BGR, 8 bit; empty where the image cannot be used.
-  std::string problem;  // Then: why ("is cut short: ...").
+  std::string problem;  // Then: why ("is no PNG that can be decoded.").
+  std::string note;     // Of a usable image: what is odd about it ("is cut short: ...").
 };
 
 // Orientation by EXIF applied, grey widened to colour, alpha dropped. Never throws for what is on
 // disk, and never decodes more than contract::kImagePixelsMax pixels.
 [[nodiscard]] ReadImage read_image(const std::string& path);
+
+// The same of a file's bytes.
+[[nodiscard]] ReadImage decode_image(std::string bytes);
 
 struct LetterboxOptions {
   bool scale_up = true;

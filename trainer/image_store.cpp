@@ -12,10 +12,14 @@
 namespace trainer {
 
 ImageStore::ImageStore(const std::vector<contract::ImageEntry>& images, int imgsz,
-                       std::size_t capacity)
-    : images_(images), imgsz_(imgsz), capacity_(capacity) {}
+                       std::size_t capacity, std::shared_ptr<ImageCache> cache)
+    : images_(images), imgsz_(imgsz), capacity_(capacity), cache_(std::move(cache)) {}
 
 ImageStore::Fitted ImageStore::get(std::int64_t index) {
+  if (cache_) {
+    ImageCache::Image image = cache_->find(index);
+    if (!image.pixels.empty()) return {std::move(image.pixels), image.original};
+  }
   {
     const std::lock_guard lock(mutex_);
     if (unusable_.contains(index)) return {};
@@ -38,6 +42,11 @@ ImageStore::Fitted ImageStore::get(std::int64_t index) {
   const Letterbox plan = plan_letterbox(image.original, {imgsz_, imgsz_});
   if (plan.resized != image.original) {
     cv::resize(read.pixels, image.pixels = cv::Mat(), plan.resized, 0, 0, cv::INTER_LINEAR);
+  }
+  if (cache_) {
+    cache_->put(index, image.pixels, image.original);
+    ImageCache::Image kept = cache_->find(index);
+    if (!kept.pixels.empty()) return {std::move(kept.pixels), kept.original};
   }
   const std::lock_guard lock(mutex_);
   remember(index, image);

@@ -2,13 +2,14 @@
 // trainer/image_store.h
 //
 // The images of a split, decoded and resized so that they fit imgsz x imgsz, the newest `capacity`
-// of them kept in memory (3 x imgsz x imgsz bytes each at most). An image that cannot be used is
-// named once. Any number of threads.
+// of them kept in memory (3 x imgsz x imgsz bytes each at most), and all in a cache where one is
+// given. An image that cannot be used is named once. Any number of threads.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <list>
+#include <memory>
 #include <mutex>
 #include <opencv2/core.hpp>
 #include <string>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "trainer/contract/dataset.h"
+#include "trainer/image_cache.h"
 
 namespace trainer {
 
@@ -28,7 +30,8 @@ class ImageStore {
   };
 
   // `images` outlives the store.
-  ImageStore(const std::vector<contract::ImageEntry>& images, int imgsz, std::size_t capacity);
+  ImageStore(const std::vector<contract::ImageEntry>& images, int imgsz, std::size_t capacity,
+             std::shared_ptr<ImageCache> cache = nullptr);
 
   [[nodiscard]] Fitted get(std::int64_t index);
   // The nearest image from `index` on that can be used: the same for all who ask. Throws
@@ -47,6 +50,7 @@ class ImageStore {
   const std::vector<contract::ImageEntry>& images_;
   const int imgsz_;
   const std::size_t capacity_;
+  const std::shared_ptr<ImageCache> cache_;  // May be none.
 
   std::mutex mutex_;
   std::list<Entry> entries_;  // Newest first.

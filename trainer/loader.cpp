@@ -67,6 +67,10 @@ Batch to_tensors(std::shared_ptr<RawBatch> raw, int imgsz) {
 }  // namespace
 
 struct TrainLoader::Impl {
+  struct Mixing {  // Probabilities of what makes one image of several.
+    double mosaic = 0, mixup = 0;
+  };
+
   Impl(const std::vector<contract::ImageEntry>& train_images, const contract::TrainArgs& train_args,
        Options loader_options, Shard shard)
       : images(train_images),
@@ -74,9 +78,8 @@ struct TrainLoader::Impl {
         options(loader_options),
         layout{loader_options.batch_per_rank, shard.rank, shard.world},
         store(train_images, loader_options.imgsz,
-              loader_options.cache_in_memory
-                  ? train_images.size()
-                  : static_cast<std::size_t>(kMosaicWindow + 2 * loader_options.threads)),
+              static_cast<std::size_t>(kMosaicWindow + 2 * loader_options.threads),
+              loader_options.cache),
         prefetcher(loader_options.threads, loader_options.batch_per_rank,
                    bytes_per_sample(loader_options.imgsz)) {}
 
@@ -92,37 +95,53 @@ struct TrainLoader::Impl {
     return sample;
   }
 
-  // The sample at a position of an epoch: a function of its arguments and the images alone.
-  [[nodiscard]] Sample augmented(const EpochOrder& order, std::int64_t epoch, std::int64_t position,
-                                 double mosaic_probability, std::int64_t& index) {
-    Random random(options.seed, static_cast<std::uint64_t>(epoch),
-                  static_cast<std::uint64_t>(position));
-    index = store.usable_from(order.image_at(position));
+  // Another image than that of `position`, one that was decoded a moment ago.
+  [[nodiscard]] std::int64_t another(const EpochOrder& order, std::int64_t position,
+                                     Random& random) {
+    const std::int64_t window =
+        std::min<std::int64_t>(kMosaicWindow, static_cast<std::int64_t>(images.size()));
+    return store.usable_from(order.image_before(position, 1 + random.below(window)));
+  }
+
+  // The image, alone or in a mosaic, moved and cut to the square.
+  [[nodiscard]] Sample composed(std::int64_t index, const EpochOrder& order, std::int64_t position,
+                                double mosaic_probability, Random& random) {
     Sample sample;
     if (random.chance(mosaic_probability)) {
-      const std::int64_t window =
-          std::min<std::int64_t>(kMosaicWindow, static_cast<std::int64_t>(images.size()));
       std::array<Sample, 4> parts;
       parts[0] = load(index);
       for (std::size_t i = 1; i < parts.size(); ++i) {
-        const std::int64_t steps_back = 1 + random.below(window);
-        parts[i] = load(store.usable_from(order.image_before(position, steps_back)));
+        parts[i] = load(another(order, position, random));
       }
       sample = mosaic(parts, options.imgsz, random);
     } else {
       sample = on_square(load(index), options.imgsz);
     }
-    sample = random_perspective(sample, options.imgsz, args, random);
+    return random_perspective(sample, options.imgsz, args, random);
+  }
+
+  // The sample at a position of an epoch: a function of its arguments and the images alone.
+  [[nodiscard]] Sample augmented(const EpochOrder& order, std::int64_t epoch, std::int64_t position,
+                                 const Mixing& mixing, std::int64_t& index) {
+    Random random(options.seed, static_cast<std::uint64_t>(epoch),
+                  static_cast<std::uint64_t>(position));
+    index = store.usable_from(order.image_at(position));
+    Sample sample = composed(index, order, position, mixing.mosaic, random);
+    if (mixing.mixup > 0 && random.chance(mixing.mixup)) {
+      const std::int64_t other = another(order, position, random);
+      sample = mix_up(sample, composed(other, order, position, mixing.mosaic, random), random);
+    }
     jitter_colors(sample.pixels, args, random);
     flip_randomly(sample, args, random);
+    swap_channels_randomly(sample, args, random);
     return sample;
   }
 
   void fill(RawBatch& batch, int slot, const EpochOrder& order, std::int64_t epoch,
-            double mosaic_probability) {
+            const Mixing& mixing) {
     RawBatch::Sample& target = batch.samples[static_cast<std::size_t>(slot)];
-    const Sample sample = augmented(order, epoch, layout.position(batch.number, slot),
-                                    mosaic_probability, target.index);
+    const Sample sample =
+        augmented(order, epoch, layout.position(batch.number, slot), mixing, target.index);
     write_rgb_planes(sample.pixels, batch.pixels.get() + static_cast<std::size_t>(slot) *
                                                              bytes_per_sample(options.imgsz));
     target.original = sample.pixels.size();
@@ -165,11 +184,12 @@ void TrainLoader::start_epoch(std::int64_t epoch, std::int64_t first_batch, bool
   Impl* impl = impl_.get();
   const auto order = std::make_shared<const EpochOrder>(
       static_cast<std::int64_t>(impl->images.size()), impl->options.seed, epoch);
-  const double mosaic_probability = with_mosaic ? impl->args.mosaic : 0;
+  const Impl::Mixing mixing =
+      with_mosaic ? Impl::Mixing{impl->args.mosaic, impl->args.mixup} : Impl::Mixing{};
   const std::int64_t batches = batches_per_epoch();
   impl->prefetcher.start(first_batch, batches, batches * impl->options.batch_per_rank,
-                         [impl, order, epoch, mosaic_probability](RawBatch& batch, int sample) {
-                           impl->fill(batch, sample, *order, epoch, mosaic_probability);
+                         [impl, order, epoch, mixing](RawBatch& batch, int sample) {
+                           impl->fill(batch, sample, *order, epoch, mixing);
                          });
 }
 

@@ -23,12 +23,14 @@ struct Batch {
   torch::Tensor targets;  // float32 [N, 6]: index in batch, class, xc, yc, w, h normalised to H, W.
   // Of validation: how each image was letterboxed, to map boxes back.
   struct Source {
-    std::int64_t index = 0;             // In the split; -1: unreadable, not to be evaluated.
-    int width = 0, height = 0;          // Of the original image.
+    std::int64_t index = 0;                // In the split; -1: unreadable, not to be evaluated.
+    int width = 0, height = 0;             // Of the original image.
     float gain = 1, pad_x = 0, pad_y = 0;  // letterboxed = original * gain + pad
   };
   std::vector<Source> sources;
 };
+
+class ImageCache;
 
 struct Shard {
   int rank = 0;
@@ -44,7 +46,8 @@ class TrainLoader {
     int imgsz = 640;
     int threads = 2;
     std::uint64_t seed = 0;
-    bool cache_in_memory = false;
+    // Of decoded images, shared by the ranks of a host (image_cache.h); none: the newest few only.
+    std::shared_ptr<ImageCache> cache = nullptr;
   };
   // `images` outlives the loader.
   TrainLoader(const std::vector<contract::ImageEntry>& images, const contract::TrainArgs& args,
@@ -54,7 +57,8 @@ class TrainLoader {
   TrainLoader& operator=(const TrainLoader&) = delete;
 
   [[nodiscard]] std::int64_t batches_per_epoch() const;
-  // Starts prefetching `epoch` (from 0) at batch `first_batch`; with_mosaic as the schedule says.
+  // Starts prefetching `epoch` (from 0) at batch `first_batch`; with_mosaic as the schedule
+  // says: without, there is no mixup either.
   void start_epoch(std::int64_t epoch, std::int64_t first_batch, bool with_mosaic);
   // The next batch; blocks until it is ready. Precondition: fewer than batches_per_epoch() taken.
   [[nodiscard]] Batch next();
@@ -77,7 +81,7 @@ class ValLoader {
   ~ValLoader();
   ValLoader(const ValLoader&) = delete;
   ValLoader& operator=(const ValLoader&) = delete;
-  void start();                     // From the first batch again.
+  void start();                           // From the first batch again.
   [[nodiscard]] bool next(Batch& batch);  // False at the end.
   // As of TrainLoader; such an image is grey, without labels, and marked in its Source.
   [[nodiscard]] std::vector<std::string> take_unreadable();

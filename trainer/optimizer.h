@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // trainer/optimizer.h
 //
-// SGD with Nesterov momentum, Adam and AdamW over three parameter groups. Written out instead of
-// taken from libtorch because the state has to be saved and restored under the parameters' names.
+// SGD with Nesterov momentum, Adam and its kin, and RMSProp, over three parameter groups. Written
+// out instead of taken from libtorch because the state has to be saved and restored under the
+// parameters' names, and because libtorch has no Adamax, NAdam and RAdam.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -19,7 +20,7 @@
 
 namespace trainer {
 
-enum class OptimizerKind { kSgd, kAdam, kAdamW };
+enum class OptimizerKind { kSgd, kAdam, kAdamW, kAdamax, kNAdam, kRAdam, kRmsProp };
 
 // The order is that of the columns lr/pg0, lr/pg1, lr/pg2 of results.csv.
 enum Group : std::size_t { kBiases = 0, kWeights = 1, kNorms = 2, kGroupCount = 3 };
@@ -27,7 +28,7 @@ enum Group : std::size_t { kBiases = 0, kWeights = 1, kNorms = 2, kGroupCount = 
 // What the schedule sets before each step.
 struct StepRates {
   std::array<double, kGroupCount> lr{};
-  double momentum = 0.9;  // beta1 of Adam.
+  double momentum = 0.9;  // beta1 of Adam and its kin.
 };
 
 // The optimiser that the arguments ask for; "auto" decides by the number of iterations.
@@ -40,6 +41,8 @@ struct OptimizerChoice {
 [[nodiscard]] OptimizerChoice choose_optimizer(const contract::TrainArgs& args, int class_count,
                                                std::int64_t train_images);
 [[nodiscard]] std::string_view name_of(OptimizerKind kind);
+// Whether the warm-up raises the momentum; beta1 of Adam and its kin stays as it is.
+[[nodiscard]] bool has_momentum(OptimizerKind kind);
 
 class Optimizer {
  public:
@@ -55,7 +58,8 @@ class Optimizer {
   [[nodiscard]] std::vector<torch::Tensor> gradients();
   [[nodiscard]] std::size_t group_size(Group group) const;
 
-  // "momentum.NAME" or "exp_avg.NAME", "exp_avg_sq.NAME"; and how many steps were made.
+  // "momentum.NAME" of SGD; "exp_avg.NAME" and "exp_avg_sq.NAME", of Adamax "exp_inf.NAME"; of
+  // RMSProp "momentum.NAME" and "square_avg.NAME"; and how many steps were made.
   [[nodiscard]] std::vector<std::pair<std::string, torch::Tensor>> state() const;
   [[nodiscard]] std::int64_t steps() const { return steps_; }
   // Throws std::invalid_argument where a tensor is missing or of another shape.
@@ -64,6 +68,9 @@ class Optimizer {
   [[nodiscard]] const std::vector<std::string>& parameter_names() const { return names_; }
 
  private:
+  void step_one(std::size_t i, double lr, double momentum);
+  double nadam_product(double beta1);
+
   OptimizerKind kind_;
   double weight_decay_;
   std::int64_t steps_ = 0;
@@ -71,6 +78,10 @@ class Optimizer {
   std::vector<torch::Tensor> parameters_;
   std::vector<Group> groups_;
   std::vector<torch::Tensor> first_, second_;  // Moments; `second_` is empty for SGD.
+  struct {
+    std::int64_t steps = 0;
+    double beta1 = 0, value = 1;
+  } product_;  // Of NAdam's momenta up to `steps`; follows from the other two.
 };
 
 }  // namespace trainer

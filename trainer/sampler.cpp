@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "trainer/sampler.h"
 
+#include <algorithm>
 #include <numeric>
 #include <utility>
 
@@ -9,9 +10,24 @@
 namespace trainer {
 namespace {
 
-constexpr std::uint64_t kOrderStream = ~std::uint64_t{0};  // No position of a sample.
+// Streams that are no position of a sample.
+constexpr std::uint64_t kOrderStream = ~std::uint64_t{0};
+constexpr std::uint64_t kSizeStream = std::uint64_t{1} << 63;  // And the batch.
 
 }  // namespace
+
+int batch_size_pixels(std::uint64_t seed, std::int64_t epoch, std::int64_t batch, int imgsz,
+                      double multi_scale) {
+  constexpr std::int64_t kStride = 32;
+  if (multi_scale == 0) return imgsz;
+  // As the reference draws: any number of pixels, then down to the stride.
+  const auto low = static_cast<std::int64_t>(imgsz * (1 - multi_scale));
+  const auto high = static_cast<std::int64_t>(imgsz * (1 + multi_scale)) + kStride;
+  Random random(seed, static_cast<std::uint64_t>(epoch),
+                kSizeStream | static_cast<std::uint64_t>(batch));
+  const std::int64_t side = (low + random.below(high - low)) / kStride * kStride;
+  return static_cast<int>(std::max(kStride, side));
+}
 
 EpochOrder::EpochOrder(std::int64_t images, std::uint64_t seed, std::int64_t epoch)
     : order_(static_cast<std::size_t>(images)) {

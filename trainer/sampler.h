@@ -26,6 +26,12 @@ struct BatchLayout {
   }
 };
 
+// The side of the square images of one batch in pixels, a multiple of 32: drawn between
+// imgsz * (1 - multi_scale) and imgsz * (1 + multi_scale), by (seed, epoch, batch) alone, so all
+// ranks and every resume agree. multi_scale 0 gives imgsz.
+[[nodiscard]] int batch_size_pixels(std::uint64_t seed, std::int64_t epoch, std::int64_t batch,
+                                    int imgsz, double multi_scale);
+
 class EpochOrder {
  public:
   EpochOrder(std::int64_t images, std::uint64_t seed, std::int64_t epoch);

@@ -62,7 +62,7 @@ BatchPlan plan_batch(const ScheduleOptions& options, std::int64_t batch_index, d
     const auto span = static_cast<double>(options.warmup_batches);
     plan.rates.lr[kBiases] = ramp(x, span, options.optimizer.warmup_bias_lr, lr);
     plan.rates.lr[kWeights] = plan.rates.lr[kNorms] = ramp(x, span, 0.0, lr);
-    if (options.optimizer.kind == OptimizerKind::kSgd) {  // beta1 of Adam stays as it is.
+    if (has_momentum(options.optimizer.kind)) {
       plan.rates.momentum = ramp(x, span, options.warmup_momentum, options.optimizer.momentum);
     }
     const double batches_full = static_cast<double>(options.nominal_batch) / options.batch;

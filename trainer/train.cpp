@@ -15,6 +15,7 @@
 
 #include "trainer/checkpoint.h"
 #include "trainer/console.h"
+#include "trainer/image_cache.h"
 #include "trainer/layout.h"
 #include "trainer/loader.h"
 #include "trainer/loss.h"
@@ -135,6 +136,7 @@ class Run {
   OptimizerChoice choice_;
   std::optional<Replica> replica_;
   Progress progress_;
+  HostCache image_cache_;  // Empty without cache=ram or disk.
   std::unique_ptr<TrainLoader> loader_;
   std::unique_ptr<ValLoader> val_loader_;
 
@@ -188,6 +190,14 @@ void Run::build() {
   val_loader_ = std::make_unique<ValLoader>(input_.dataset.val, args_.imgsz,
                                             2 * input_.batch_per_rank, threads, args_.single_cls,
                                             Shard{communicator_.rank(), communicator_.size()});
+  if (args_.cache != "false") {
+    constexpr std::size_t kChannels = 3;
+    const auto side = static_cast<std::size_t>(args_.imgsz);
+    image_cache_ = make_host_cache(
+        communicator_, std::ssize(input_.dataset.train), kChannels * side * side,
+        args_.cache == "disk" ? ImageCache::Medium::kDisk : ImageCache::Medium::kMemory);
+    if (!image_cache_.note.empty()) input_.warnings.push_back(image_cache_.note);
+  }
   make_loader();
 
   progress_.model = args_.model;
@@ -208,7 +218,7 @@ void Run::make_loader() {
                            .threads = threads,
                            .seed = static_cast<std::uint64_t>(args_.seed) +
                                    kReloadSeedStep * static_cast<std::uint64_t>(progress_.reloads),
-                           .cache_in_memory = args_.cache == "ram"},
+                           .cache = image_cache_.cache},
       Shard{communicator_.rank(), communicator_.size()});
 }
 

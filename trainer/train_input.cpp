@@ -7,6 +7,7 @@
 #include <cmath>
 #include <span>
 
+#include "trainer/contract/archive.h"
 #include "trainer/train.h"
 
 namespace trainer {
@@ -23,6 +24,9 @@ void check(const contract::TrainArgs& args, int world) {
   std::string faults;
   for (const contract::ArgFault& fault : contract::check_train_args(args)) {
     faults += (faults.empty() ? "" : "\n") + fault.message;
+  }
+  if (faults.empty() && args.has_auto_batch()) {
+    faults = "batch is to be found by trial, which this trainer cannot do. Give batch = 16.";
   }
   if (faults.empty() && args.batch % world != 0) {
     faults =
@@ -50,10 +54,34 @@ void take_dataset(const contract::DatasetReport& report, TrainInput& input) {
   input.dataset = report.dataset;
 }
 
+// A part of the images, or so many of them; always at least one. The first ones, as the reference.
 void apply_fraction(std::vector<contract::ImageEntry>& images, double fraction) {
-  if (fraction >= 1) return;
-  const double kept = std::round(fraction * static_cast<double>(images.size()));
-  images.resize(std::max<std::size_t>(1, static_cast<std::size_t>(kept)));
+  if (fraction == 1) return;
+  const auto all = static_cast<double>(images.size());
+  const double kept = fraction > 1 ? fraction : std::round(fraction * all);
+  images.resize(static_cast<std::size_t>(std::clamp(kept, 1.0, all)));
+}
+
+// Drops the labels of all other classes; their images become background.
+void keep_classes(contract::Dataset& dataset, const std::vector<int>& classes) {
+  if (classes.empty()) return;
+  const auto class_count = static_cast<int>(dataset.names.size());
+  if (classes.back() >= class_count) {
+    throw BadInput(fmt::format("classes = {} is not below the {} classes of the data set.",
+                               classes.back(), class_count));
+  }
+  for (auto* split : {&dataset.train, &dataset.val, &dataset.test}) {
+    for (contract::ImageEntry& image : *split) {
+      std::erase_if(image.labels, [&](const contract::Label& label) {
+        return !std::binary_search(classes.begin(), classes.end(), label.cls);
+      });
+    }
+  }
+  if (std::all_of(dataset.train.begin(), dataset.train.end(),
+                  [](const contract::ImageEntry& image) { return image.labels.empty(); })) {
+    throw BadInput(fmt::format("classes = [{}]: none of {} training images has a label of them.",
+                               fmt::join(classes, ", "), dataset.train.size()));
+  }
 }
 
 void merge_classes(contract::Dataset& dataset) {
@@ -88,9 +116,19 @@ TrainInput prepare_input(const contract::TrainArgs& args, Communicator& communic
   input.args = args;
   agree_on_input(communicator, [&] {
     check(args, communicator.size());
-    take_dataset(contract::load_dataset(args.data), input);
+    // One rank of a host; the others find it done.
+    if (communicator.local_rank() == 0 && contract::has_archive_extension(args.data)) {
+      const contract::Unpacked unpacked = contract::unpack_archive(args.data);
+      if (unpacked.folder.empty()) {
+        throw BadInput(fmt::format("{}: {}", args.data, unpacked.problem));
+      }
+    }
   });
-  apply_fraction(input.dataset.train, args.fraction);
+  agree_on_input(communicator, [&] {
+    take_dataset(contract::load_dataset(args.data), input);
+    apply_fraction(input.dataset.train, args.fraction);
+    keep_classes(input.dataset, args.classes);
+  });
   input.class_names = input.dataset.names;
   if (args.single_cls) {
     merge_classes(input.dataset);

@@ -17,7 +17,7 @@ namespace trainer {
 
 struct TrainInput {
   contract::TrainArgs args;
-  contract::Dataset dataset;             // The fraction is taken; labels of single_cls are 0.
+  contract::Dataset dataset;  // fraction and classes are taken; labels of single_cls are 0.
   std::vector<std::string> class_names;  // "item" for single_cls.
   std::vector<std::string> warnings;     // Faults that only skip images.
   int batch_per_rank = 0;

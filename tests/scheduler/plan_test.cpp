@@ -334,6 +334,12 @@ TEST(Plan, RefusesWithBothNumbersAndWhatWouldFit) {
          c.request.resources.gpus = 4;
          c.request.args.batch = 2;
        }},
+      {"batch is to be found by trial, which needs one GPU, not 2. Give batch = 32.",
+       [](Case& c) {
+         c.request.resources.gpus = 2;
+         c.request.args.batch = 0;
+         c.request.args.batch_share = 0.6;
+       }},
       {"time = 48 h exceeds the limit of 24 h for a run (site.toml:12). Ask for fewer hours.",
        [](Case& c) { c.request.args.time_h = 48; }},
       {"time = 2 min leaves 2 min, shorter than the 3 min that a run needs (margin 90 s + "

@@ -142,7 +142,9 @@ TEST(Request, ASettingIsFaultedWhereItStood) {
   EXPECT_EQ(to_text(outcome.faults),
             "--gpus: gpus = \"two\" is not a whole number.\n"
             "epohcs=: epohcs is not known. Did you mean \"epochs\"?\n"
-            "project=: project is not supported by this trainer. Leave it out.\n"
+            "project=: project is not needed: every run has a folder of its own. Choose where with "
+            "--runs FOLDER and name it with --name NAME (trainyard), or give --run FOLDER "
+            "(trainyard-trainer).\n"
             "data=: data is missing. Give data=FILE.yaml.\n"
             "--time-limit: time = 2.5 sets the length of the run already. Leave time_limit out.\n");
 }
@@ -265,9 +267,23 @@ TEST(Request, JsonThatNoParserWouldHaveMadeIsRefused) {
   }
 }
 
+TEST(Request, ListsComeFromArraysNumbersAndTexts) {
+  const RequestOutcome outcome = read_request((kRequests / "valid/lists.toml").string(),
+                                              {{"freeze=", "freeze", "[4, 5]"}}, "/work");
+
+  EXPECT_EQ(to_text(outcome.faults), "");
+  EXPECT_EQ(outcome.request.args.freeze, (std::vector<int>{4, 5}));
+  EXPECT_EQ(outcome.request.args.classes, (std::vector<int>{0, 2}));
+  EXPECT_TRUE(outcome.request.args.has_auto_batch());
+  EXPECT_EQ(outcome.request.args.fraction, 200);
+  EXPECT_EQ(outcome.request.args.amp, "false");
+}
+
 TEST(Request, ItsTomlHoldsEveryTrainArgument) {
   const std::string text = to_toml(read_settings({{"data=", "data", "/data/a.yaml"},
                                                   {"time=", "time", "2"},
+                                                  {"freeze=", "freeze", "10"},
+                                                  {"classes=", "classes", "0,2"},
                                                   {"pretrained=", "pretrained", "/w"}})
                                        .request);
 

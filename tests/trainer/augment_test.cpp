@@ -175,4 +175,43 @@ TEST(FlipRandomly, MirrorsPixelsAndBoxesAlike) {
   }
 }
 
+TEST(MixUp, BlendsAboutHalfOfEachAndKeepsTheBoxesOfBoth) {
+  const Sample one = rectangle(0, {40, 40}, {0, 0, 40, 40});
+  const Sample other = rectangle(1, {40, 40}, {10, 10, 20, 20});
+  double sum = 0, squares = 0;
+  constexpr int kDraws = 4000;
+  for (int seed = 0; seed < kDraws; ++seed) {
+    Random random(static_cast<std::uint64_t>(seed));
+    const Sample mixed = trainer::mix_up(one, other, random);
+    ASSERT_EQ(mixed.boxes.size(), 2U);
+    const double share = mixed.pixels.at<cv::Vec3b>(0, 0)[0] / 255.0;
+    // The other's colour has what is left.
+    ASSERT_NEAR(mixed.pixels.at<cv::Vec3b>(20, 20)[1] / 255.0, 1 - share, 0.006);
+    sum += share, squares += share * share;
+  }
+  const double mean = sum / kDraws;
+  EXPECT_NEAR(mean, 0.5, 0.005);
+  // Of Beta(32, 32): 1 / (4 * 65).
+  EXPECT_NEAR(std::sqrt(squares / kDraws - mean * mean), std::sqrt(1.0 / 260), 0.003);
+}
+
+TEST(SwapChannels, HappensWithItsProbability) {
+  TrainArgs args;
+  args.bgr = 0.25;
+  int swapped = 0;
+  constexpr int kDraws = 2000;
+  for (int seed = 0; seed < kDraws; ++seed) {
+    Random random(static_cast<std::uint64_t>(seed));
+    Sample sample = rectangle(0, {8, 8}, {0, 0, 8, 8});
+    trainer::swap_channels_randomly(sample, args, random);
+    const cv::Vec3b pixel = sample.pixels.at<cv::Vec3b>(4, 4);
+    if (pixel == cv::Vec3b(0, 0, 255)) {
+      ++swapped;
+    } else {
+      ASSERT_EQ(pixel, cv::Vec3b(255, 0, 0));
+    }
+  }
+  EXPECT_NEAR(swapped / static_cast<double>(kDraws), 0.25, 0.03);
+}
+
 }  // namespace

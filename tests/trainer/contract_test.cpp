@@ -42,7 +42,19 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
       {"epochs", "", "epochs = \"\" is not a whole number."},
       {"epochs", "3 ", "epochs = \"3 \" is not a whole number."},
       {"batch", "0", "batch = 0 is below the smallest allowed value 1."},
-      {"batch", "-1", "batch = -1 is below the smallest allowed value 1."},
+      {"batch", "-2", "batch = -2 is below the smallest allowed value 1."},
+      {"batch", "1.5", "batch = \"1.5\" is not a whole number."},
+      {"fraction", "0", "fraction = 0 is neither a part above 0 to 1 nor a number of images."},
+      {"fraction", "1.5", "fraction = 1.5 is neither a part above 0 to 1 nor a number of images."},
+      {"fraction", "-0.1", "fraction = -0.1 is below the smallest allowed value 0."},
+      {"freeze", "ten", "freeze = \"ten\" is not a whole number or a list such as [0, 2]."},
+      {"freeze", "100", "freeze = 100 is above the largest allowed value 99."},
+      {"freeze", "[0, 1", "freeze = \"[0, 1\" is not a whole number or a list such as [0, 2]."},
+      {"classes", "0,,2", "classes = \"0,,2\" is not a whole number or a list such as [0, 2]."},
+      {"classes", "0,-2", "classes = 0,-2 is below the smallest allowed value 0."},
+      {"multi_scale", "0.95", "multi_scale = 0.95 is above the largest allowed value 0.9."},
+      {"amp", "fp8",
+       "amp = \"fp8\" is not known. Known: true, false, bf16, fp16, fp32. Did you mean \"fp16\"?"},
       {"imgsz", "100", "imgsz = 100 is not a multiple of 32. The nearest are 96 and 128."},
       {"imgsz", "31", "imgsz = 31 is below the smallest allowed value 32."},
       {"time", "0.01", "time = 0.01 is below the smallest allowed value 0.02."},
@@ -53,7 +65,8 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
       {"lr0", "inf", "lr0 = \"inf\" is not a number."},
       {"val", "maybe", "val = \"maybe\" is neither true nor false."},
       {"optimizer", "Adamw2",
-       "optimizer = \"Adamw2\" is not known. Known: auto, SGD, Adam, AdamW. Did you mean "
+       "optimizer = \"Adamw2\" is not known. Known: auto, SGD, Adam, Adamax, AdamW, NAdam, RAdam, "
+       "RMSProp. Did you mean "
        "\"AdamW\"?"},
       {"model", "yolov8q",
        "model = \"yolov8q\" is not known. Known: yolov8n, yolov8s, yolov8m, yolov8l, yolov8x. Did "
@@ -63,8 +76,15 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
        "model = \"yolov8n.pt\" names a weights file. Give model=NAME and "
        "pretrained=FILE.safetensors."},
       {"pretrained", "True", "pretrained = True names no file. Give pretrained=FILE.safetensors."},
-      {"cache", "disk", "cache = \"disk\" is not known. Known: ram, false."},
-      {"mixup", "0.1", "mixup is not supported by this trainer. Leave it out."},
+      {"cache", "holodisk", "cache = \"holodisk\" is not known. Known: ram, disk, false."},
+      {"mosaik", "1", "mosaik is not a train argument. Did you mean \"mosaic\"?"},
+      {"cutmix", "0.1", "cutmix is not supported by this trainer. Leave it out."},
+      {"device", "0",
+       "device is chosen by the plan. Say how many GPUs and which "
+       "with --gpus N and --type NAME."},
+      {"resume", "True",
+       "resume is not needed. Continue a run with \"trainyard resume RUN\", or by "
+       "starting trainyard-trainer again on its folder."},
       {"epcohs", "3", "epcohs is not a train argument. Did you mean \"epochs\"?"},
       {"bach", "3", "bach is not a train argument. Did you mean \"batch\"?"},
       {"warmup_epoch", "3",
@@ -101,6 +121,25 @@ TEST(TrainArgs, TakeTheSpellingsOfTheReference) {
       {"lr0", "1e-3", "0.001"},
       {"seed", "2147483647", "2147483647"},
       {"epochs", "+5", "5"},
+      {"batch", "-1", "-1"},
+      {"batch", "0.7", "0.7"},
+      {"batch", "64", "64"},
+      {"freeze", "None", "none"},
+      {"freeze", "10", "10"},
+      {"freeze", "0", "none"},
+      {"freeze", "[0,1,2]", "3"},
+      {"freeze", "[2, 0]", "[0, 2]"},
+      {"freeze", "[5]", "[5]"},
+      {"classes", "0,2", "[0, 2]"},
+      {"classes", "[0, 2, 2]", "[0, 2]"},
+      {"classes", "3", "[3]"},
+      {"classes", "[]", "none"},
+      {"fraction", "0.25", "0.25"},
+      {"fraction", "1", "1"},
+      {"fraction", "200", "200"},
+      {"amp", "False", "false"},
+      {"amp", "BF16", "bf16"},
+      {"amp", "1", "true"},
   };
   for (const AcceptedCase& each : cases) {
     SCOPED_TRACE(std::string(each.key) + " = " + each.text);
@@ -160,11 +199,12 @@ TEST(TrainArgs, AllFaultsAreFoundAtOnce) {
   TrainArgs args;
   args.epochs = 0;
   args.imgsz = 33;
+  args.batch = 0;  // Neither a number of images nor a share of the memory.
 
   std::vector<std::string> keys;
   for (const ArgFault& fault : check_train_args(args)) keys.push_back(fault.key);
 
-  EXPECT_EQ(keys, (std::vector<std::string>{"epochs", "imgsz", "data"}));
+  EXPECT_EQ(keys, (std::vector<std::string>{"epochs", "batch", "imgsz", "data"}));
 }
 
 TEST(TrainArgs, SurviveTextsAndJson) {
@@ -174,6 +214,10 @@ TEST(TrainArgs, SurviveTextsAndJson) {
   args.lr0 = 1.0 / 30;
   args.cos_lr = true;
   args.save_period = 5;
+  args.batch = 0;
+  args.batch_share = 0.75;
+  args.freeze = {0, 1, 2, 3};
+  args.classes = {1, 7};
 
   TrainArgs from_texts;
   for (const auto& [key, text] : to_texts(args)) {
@@ -183,6 +227,11 @@ TEST(TrainArgs, SurviveTextsAndJson) {
 
   EXPECT_EQ(from_texts.lr0, args.lr0);
   EXPECT_EQ(from_json.time_h, args.time_h);
+  EXPECT_TRUE(from_json.has_auto_batch());
+  EXPECT_EQ(from_json.batch_share, 0.75);
+  EXPECT_EQ(from_json.freeze, args.freeze);
+  EXPECT_EQ(from_json.classes, args.classes);
+  EXPECT_EQ(nlohmann::json(TrainArgs{})["freeze"], nullptr);
   EXPECT_EQ(to_texts(from_texts), to_texts(args));
   EXPECT_EQ(to_texts(from_json), to_texts(args));
 }

@@ -155,7 +155,8 @@ std::vector<BadCase> bad_yaml_cases() {
         "ROOT/images/train/a.png."}},
       {"no_image",
        {{"data.yaml", "train: docs\nval: images/val\nnames: [a, b]\n"}, {"docs/a.md", "x"}},
-       {"fatal: data.yaml:1: train: no image in docs. Images end in bmp, jpg, jpeg, png, tif, tiff "
+       {"fatal: data.yaml:1: train: no image in docs. Images end in bmp, dng, jpg, jpeg, mpo, png, "
+        "tif, tiff "
         "or "
         "webp."}},
       {"labels_elsewhere",
@@ -203,9 +204,10 @@ std::vector<BadCase> bad_label_cases() {
       bad_label("class_endless", "1e300 .5 .5 .1 .1\n", {"1: class 1e300 is not below nc = 3."}),
       bad_label("too_few", "0 .5 .5 .1\n", {"1: 4 columns instead of 5 (class xc yc w h)."}),
       bad_label("too_many", "0 .5 .5 .1 .1 .9\n", {"1: 6 columns instead of 5 (class xc yc w h)."}),
-      bad_label(
-          "polygon", "0 .5 .5 .1 .1 .9 .9\n",
-          {"1: 7 columns instead of 5 (class xc yc w h). Polygons are not read: give boxes."}),
+      bad_label("polygon_torn", "0 .5 .5 .1 .1 .9 .9 .3\n",
+                {"1: 8 columns instead of 5 (class xc yc w h), or an odd number (class x1 y1 x2 y2 "
+                 "x3 y3 ...)."}),
+      bad_label("polygon_outside", "0 .5 .5 .1 1.2 .9 .9\n", {"1: y2 = 1.2" + range}),
       bad_label("pixels", "0 320 240 64 48\n", {"1: xc = 320" + range}),
       bad_label("negative", "0 .5 -.2 .1 .1\n", {"1: yc = -.2" + range}),
       bad_label("not_a_number", "0 .5 .5 nan .1\n", {"1: w = nan" + range}),
@@ -283,6 +285,24 @@ std::string case_name(const testing::TestParamInfo<BadCase>& info) {
 INSTANTIATE_TEST_SUITE_P(Yaml, BadDataset, testing::ValuesIn(bad_yaml_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Label, BadDataset, testing::ValuesIn(bad_label_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(File, BadDataset, testing::ValuesIn(bad_file_cases()), case_name);
+
+TEST(Dataset, TakesTheBoxAroundAPolygon) {
+  const TempFolder folder;
+  write_all(folder, sound_files());
+  folder.write("labels/train/a.txt",
+               "1 .2 .4 .6 .3 .5 .9 .3 1.005\n0 .5 .5 .2 .2\n1 .2 .3 .6 1 .4 .5\n");
+
+  const DatasetReport report = load_dataset(folder.at("data.yaml"));
+
+  ASSERT_EQ(report.dataset.train.size(), 1U);
+  const std::vector<contract::Label>& labels = report.dataset.train[0].labels;
+  ASSERT_EQ(labels.size(), 2U) << "the third row has the same box as the first";
+  EXPECT_EQ(labels[0].cls, 1);
+  EXPECT_FLOAT_EQ(labels[0].xc, 0.4F);
+  EXPECT_FLOAT_EQ(labels[0].yc, 0.65F);
+  EXPECT_FLOAT_EQ(labels[0].w, 0.4F);
+  EXPECT_FLOAT_EQ(labels[0].h, 0.7F);
+}
 
 TEST(Dataset, SkipsTheImageOfABadLabelFileAndKeepsTheRest) {
   const TempFolder folder;

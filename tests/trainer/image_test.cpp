@@ -131,12 +131,15 @@ TEST(ReadImage, NamesWhatItCannotUseAndNeverThrows) {
   const std::vector<Case> cases = {
       {"empty.jpg", "", "is empty (0 bytes)."},
       {"text.jpg", "hello", "is no image: it begins with the bytes 68 65 6c 6c."},
-      {"cut.jpg", jpeg.substr(0, jpeg.size() - 20),
-       "is cut short: the end marker of the JPEG is missing."},
-      {"head.jpg", jpeg.substr(0, 30), "is cut short: the end marker of the JPEG is missing."},
+      {"head.jpg", jpeg.substr(0, 30),
+       "is no JPEG that can be decoded. It is cut short: the end marker of the JPEG is missing, "
+       "and "
+       "so may be a part of the image."},
       {"head.png", png_header(64, 64), "is no PNG that can be decoded."},
       {"bomb.png", png_header(60000, 60000),
        "is 60000 x 60000 pixels, more than the limit of 134217728."},
+      {"dicom.webp", "RIFF    WEBPVP8 " + std::string(112, ' ') + "DICM",
+       "has the mark of a DICOM file at byte 128. Convert it to JPEG or PNG."},
       {"tiny.png", encoded(cv::Mat(8, 8, CV_8UC3, cv::Scalar(1)), ".png"),
        "is 8 x 8 pixels, below the smallest side of 10."},
   };
@@ -158,7 +161,26 @@ TEST(ReadImage, DoesNotMistakeAThumbnailsEndForTheImages) {
   folder.write("cut.jpg", jpeg.substr(0, jpeg.size() - 20));
 
   EXPECT_FALSE(read_image(folder.at("whole.jpg")).pixels.empty());
-  EXPECT_TRUE(read_image(folder.at("cut.jpg")).pixels.empty());
+  EXPECT_EQ(read_image(folder.at("whole.jpg")).note, "");
+  EXPECT_TRUE(read_image(folder.at("cut.jpg")).note.starts_with("is cut short"));
+}
+
+TEST(ReadImage, TakesWhatThereIsOfAJpegThatIsCutShortAndTheSameEachTime) {
+  const TempFolder folder;
+  cv::Mat picture(128, 128, CV_8UC3);
+  cv::randu(picture, 0, 255);
+  picture.rowRange(0, 32).setTo(cv::Scalar(9, 99, 200));
+  const std::string jpeg = encoded(picture, ".jpg");
+  const std::string path = folder.write("cut.jpg", jpeg.substr(0, jpeg.size() / 2));
+
+  const trainer::ReadImage read = read_image(path);
+
+  ASSERT_EQ(read.pixels.size(), cv::Size(128, 128));
+  EXPECT_NEAR(read.pixels.at<cv::Vec3b>(4, 4)[2], 200, 4);
+  for (int i = 0; i < 5; ++i) {
+    const cv::Mat rubbish(300 + i, 128, CV_8UC3, cv::Scalar::all(17 * i));  // Dirties the heap.
+    EXPECT_EQ(cv::norm(read_image(path).pixels, read.pixels, cv::NORM_INF), 0);
+  }
 }
 
 TEST(WriteRgbPlanes, TurnsPixelsIntoPlanes) {

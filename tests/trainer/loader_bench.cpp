@@ -16,6 +16,7 @@
 #include "trainer/augment.h"
 #include "trainer/contract/dataset.h"
 #include "trainer/evaluate.h"
+#include "trainer/image_cache.h"
 #include "trainer/loader.h"
 #include "trainer/random.h"
 #include "trainer/scenes.h"
@@ -34,13 +35,20 @@ const contract::Dataset& dataset() {
   return loaded;
 }
 
+std::shared_ptr<trainer::ImageCache> make_cache(std::int64_t imgsz) {
+  const std::int64_t images = std::ssize(dataset().train);
+  return std::make_shared<trainer::ImageCache>(images,
+                                               static_cast<std::size_t>(images * 3 * imgsz * imgsz),
+                                               trainer::ImageCache::Medium::kMemory);
+}
+
 void train_loader(benchmark::State& state) {
   constexpr int kBatch = 16;
   trainer::TrainLoader loader(dataset().train, {},
                               {.batch_per_rank = kBatch,
                                .imgsz = static_cast<int>(state.range(0)),
                                .threads = static_cast<int>(state.range(1)),
-                               .cache_in_memory = state.range(2) != 0},
+                               .cache = state.range(2) != 0 ? make_cache(state.range(0)) : nullptr},
                               {});
   std::int64_t epoch = 0, left = 0;
   for (auto _ : state) {

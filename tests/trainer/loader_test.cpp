@@ -16,6 +16,7 @@
 
 #include "image_bytes.h"
 #include "temp_folder.h"
+#include "trainer/image_cache.h"
 #include "trainer/scenes.h"
 
 namespace {
@@ -81,9 +82,22 @@ TEST_F(Loader, GivesTheSameBatchesWithAnyNumberOfThreads) {
     SCOPED_TRACE(threads);
     expect_equal(epoch(*loader({.batch_per_rank = 4, .threads = threads, .seed = 9}), 2), expected);
   }
-  expect_equal(
-      epoch(*loader({.batch_per_rank = 4, .threads = 2, .seed = 9, .cache_in_memory = true}), 2),
-      expected);
+}
+
+TEST_F(Loader, GivesTheSameBatchesFromACacheHoweverLittleItHolds) {
+  const auto expected = epoch(*loader({.batch_per_rank = 4, .threads = 1, .seed = 9}), 2);
+  for (const std::size_t images_kept : {0, 3, kImages}) {
+    SCOPED_TRACE(images_kept);
+    const auto cache = std::make_shared<trainer::ImageCache>(kImages, images_kept * 3 * 64 * 64,
+                                                             trainer::ImageCache::Medium::kMemory);
+    for (int pass = 0; pass < 2; ++pass) {
+      expect_equal(
+          epoch(*loader({.batch_per_rank = 4, .threads = 3, .seed = 9, .cache = cache}), 2),
+          expected);
+    }
+    EXPECT_EQ(cache->images_kept(), static_cast<std::int64_t>(images_kept));
+    EXPECT_EQ(cache->is_full(), images_kept < kImages);
+  }
 }
 
 TEST_F(Loader, ChangesWithSeedAndEpoch) {
@@ -276,6 +290,22 @@ TEST_F(Loader, ValidationMarksAndNamesAnUnreadableImage) {
   EXPECT_EQ((batch.targets.select(1, 0) == 1).sum().item<int>(), 0);
   EXPECT_EQ(val.take_unreadable(),
             std::vector<std::string>{"/nowhere/b.png: No such file or directory."});
+}
+
+TEST_F(Loader, MixesOnlyWhileMosaicsAreMade) {
+  contract::TrainArgs plain, mixing;
+  mixing.mixup = 1;
+  const auto first = [](const contract::TrainArgs& args, bool with_mosaic) {
+    TrainLoader loader(dataset_.train, args, {.batch_per_rank = 4, .imgsz = 64, .seed = 3}, {});
+    loader.start_epoch(0, 0, with_mosaic);
+    return loader.next();
+  };
+
+  const Batch mixed = first(mixing, true);
+
+  EXPECT_GT(mixed.targets.size(0), first(plain, true).targets.size(0));
+  expect_equal({first(mixing, true)}, {mixed});
+  expect_equal({first(mixing, false)}, {first(plain, false)});
 }
 
 }  // namespace

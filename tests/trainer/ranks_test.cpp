@@ -263,6 +263,17 @@ TEST_F(TrainTest, StoppedAndResumedIsBitForBitTheSame) {
   }
 }
 
+TEST_F(TrainTest, ACacheOfDecodedImagesChangesNothing) {
+  run("plain");
+  for (const char* cache : {"ram", "disk"}) {
+    SCOPED_TRACE(cache);
+    args_.cache = cache;
+    run(cache);
+    EXPECT_EQ(tensors(cache), tensors("plain"));
+    EXPECT_EQ(results(cache), results("plain"));
+  }
+}
+
 TEST_F(TrainTest, AFinishedRunStaysFinishedUntilMoreIsAskedFor) {
   args_.epochs = 1;
   ASSERT_EQ(run("run").step, 5);

@@ -84,4 +84,30 @@ TEST(Random, IsSpreadEvenly) {
   EXPECT_NEAR(squares / kDraws, 1.0 / 3, 0.005);
 }
 
+TEST(BatchSize, LiesWithinItsRangeAndReachesBothEnds) {
+  std::set<int> sizes;
+  for (std::int64_t batch = 0; batch < 2000; ++batch) {
+    sizes.insert(trainer::batch_size_pixels(3, 1, batch, 640, 0.5));
+  }
+  for (const int side : sizes) EXPECT_EQ(side % 32, 0);
+  EXPECT_EQ(*sizes.begin(), 320);
+  EXPECT_EQ(*sizes.rbegin(), 960);
+  EXPECT_EQ(sizes.size(), 21U);
+}
+
+TEST(BatchSize, FollowsFromSeedEpochAndBatchAlone) {
+  const auto sizes = [](std::uint64_t seed, std::int64_t epoch) {
+    std::vector<int> all;
+    for (std::int64_t batch = 0; batch < 50; ++batch) {
+      all.push_back(trainer::batch_size_pixels(seed, epoch, batch, 320, 0.9));
+    }
+    return all;
+  };
+  EXPECT_EQ(sizes(1, 2), sizes(1, 2));
+  EXPECT_NE(sizes(1, 2), sizes(1, 3));
+  EXPECT_NE(sizes(1, 2), sizes(2, 2));
+  EXPECT_EQ(trainer::batch_size_pixels(1, 2, 3, 96, 0), 96);
+  for (const int side : sizes(1, 2)) EXPECT_GE(side, 32);
+}
+
 }  // namespace

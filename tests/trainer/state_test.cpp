@@ -97,6 +97,72 @@ TEST(Optimizer, AutoTakesSgdForLongRuns) {
   EXPECT_EQ(choose_optimizer(args, 3, 64 * 101).kind, OptimizerKind::kSgd);
 }
 
+struct Vector : torch::nn::Module {
+  Vector() : weight(register_parameter("weight", torch::tensor({{0.5F, -1.0F, 2.0F}}))) {}
+  torch::Tensor weight;
+};
+
+struct KinCase {
+  const char* name;
+  OptimizerKind kind;
+  std::array<double, 3> after_3, after_12;
+};
+
+// Numbers of torch.optim 1.13: lr 0.01, betas or momentum 0.9, weight decay 0.0005, with the
+// gradients (0.1 t, -0.2, 0.05 (-1)^t t) at step t. Those of NAdam are of the paper's formula in
+// double precision, as PyTorch 2 has it: 1.13 multiplies one momentum too many into its product.
+TEST(Optimizer, TheKinOfAdamStepAsPyTorchs) {
+  const KinCase cases[] = {
+      {"Adamax",
+       OptimizerKind::kAdamax,
+       {0.475462437, -0.969999671, 2.0094564},
+       {0.417987049, -0.8799932, 2.00825238}},
+      {"NAdam",
+       OptimizerKind::kNAdam,
+       {0.470191981, -0.974276694, 2.010229445},
+       {0.369398565, -0.901901565, 2.001019794}},
+      {"RAdam",
+       OptimizerKind::kRAdam,
+       {0.495396107, -0.993985057, 2.00055146},
+       {0.486482114, -0.986958504, 2.00052261}},
+      {"RMSProp",
+       OptimizerKind::kRmsProp,
+       {-0.0213843696, -0.536324799, 2.17989635},
+       {-3.49561715, 1.98113394, 2.36113071}},
+  };
+  for (const KinCase& each : cases) {
+    SCOPED_TRACE(each.name);
+    contract::TrainArgs args;
+    args.optimizer = each.name;
+    ASSERT_EQ(choose_optimizer(args, 3, 100).kind, each.kind);
+    EXPECT_EQ(name_of(each.kind), each.name);
+
+    Vector module;
+    auto optimizer = std::make_unique<Optimizer>(module, each.kind, 0.0005);
+    for (int step = 1; step <= 12; ++step) {
+      const float sign = step % 2 == 0 ? 1 : -1;
+      module.weight.mutable_grad() = torch::tensor(
+          {{0.1F * static_cast<float>(step), -0.2F, 0.05F * sign * static_cast<float>(step)}});
+      optimizer->step({.lr = {0.01, 0.01, 0.01}, .momentum = 0.9});
+      if (step == 3 || step == 12) {
+        for (int i = 0; i < 3; ++i) {
+          const double expected =
+              (step == 3 ? each.after_3 : each.after_12).at(static_cast<std::size_t>(i));
+          EXPECT_NEAR(module.weight[0][i].item<double>(), expected, 2e-6) << step;
+        }
+      }
+      if (step == 5) {  // Resumed from its state, it goes on as if never stopped.
+        NamedTensors state;
+        for (const auto& [name, tensor] : optimizer->state()) {
+          state.emplace_back(name, tensor.clone());
+        }
+        optimizer = std::make_unique<Optimizer>(module, each.kind, 0.0005);
+        optimizer->load_state(state, 5);
+      }
+    }
+  }
+}
+
 TEST(Optimizer, GroupsAreThoseOfTheReference) {
   const DetectionModel model("yolov8n", 80);
   const Optimizer optimizer(model, OptimizerKind::kSgd, 5e-4);

@@ -13,6 +13,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "trainer/contract/archive.h"
 #include "trainer/contract/data_yaml.h"
 #include "trainer/contract/disk.h"
 #include "trainer/contract/image_header.h"
@@ -57,16 +58,14 @@ std::string label_path_of(const std::string& image) {
 
 class Reader {
  public:
-  explicit Reader(const std::string& yaml_path) {
+  explicit Reader(const std::string& path) {
     std::error_code error;
     const std::string here = fs::current_path(error).string();
-    dataset().yaml_path = absolute_path(yaml_path, here);
-    yaml_name_ = printable(fs::path(dataset().yaml_path).filename().string());
-    root_ = folder_of(dataset().yaml_path);
+    take_yaml_path(absolute_path(path, here));
   }
 
   DatasetReport read() {
-    if (!read_yaml()) return std::move(report_);
+    if (!find_yaml() || !read_yaml()) return std::move(report_);
     read_split("train", yaml_.train, Severity::kFatal, dataset().train);
     read_split("val", yaml_.val, Severity::kFatal, dataset().val);
     // A run needs no test images, and published data sets often name a folder that nobody has.
@@ -77,6 +76,63 @@ class Reader {
 
  private:
   Dataset& dataset() { return report_.dataset; }
+
+  void take_yaml_path(const std::string& path) {
+    dataset().yaml_path = path;
+    yaml_name_ = printable(fs::path(path).filename().string());
+    root_ = folder_of(path);
+  }
+
+  // From a folder or an archive to the YAML file in it. False: it has been said what is wrong.
+  bool find_yaml() {
+    std::string folder = dataset().yaml_path;
+    const std::string given = printable(folder, 300);
+    if (has_archive_extension(folder) && !is_folder(folder)) {
+      const Unpacked unpacked = unpack_archive(folder);
+      if (unpacked.folder.empty()) {
+        fault(given, printable(unpacked.problem, 500), Severity::kFatal);
+        return false;
+      }
+      folder = unpacked.folder;
+      is_from_archive_ = true;
+    } else if (!is_folder(folder)) {
+      return true;
+    }
+    const auto [path, problem] = yaml_in(folder);
+    if (path.empty()) {
+      fault(given, problem, Severity::kFatal);
+      return false;
+    }
+    take_yaml_path(path);
+    return true;
+  }
+
+  struct Found {
+    std::string path, problem;
+  };
+  // The only one at the root or, if there is none, below; of several that of the folder's name.
+  static Found yaml_in(const std::string& folder) {
+    std::vector<std::string> all = list_files(folder, [](std::string_view path) {
+                                     return path.ends_with(".yaml") || path.ends_with(".yml");
+                                   }).files;
+    std::vector<std::string> at_root;
+    std::copy_if(all.begin(), all.end(), std::back_inserter(at_root),
+                 [&](const std::string& path) { return folder_of(path) == folder; });
+    const std::vector<std::string>& choice = at_root.empty() ? all : at_root;
+    if (choice.empty()) {
+      return {{}, "holds no .yaml file. A data set needs one (docs/formats/dataset.md)."};
+    }
+    if (choice.size() == 1) return {choice[0], {}};
+    for (const std::string& path : choice) {
+      const fs::path file(path);
+      if (file.stem() == file.parent_path().filename()) return {path, {}};
+    }
+    return {{},
+            fmt::format("holds {} .yaml files, {} and {} among them, and none has the name of "
+                        "its folder. Name the one that is meant.",
+                        choice.size(), printable(fs::path(choice[0]).filename().string()),
+                        printable(fs::path(choice[1]).filename().string()))};
+  }
 
   void fault(std::string where, std::string message, Severity severity = Severity::kNote) {
     ++report_.faults_total;
@@ -111,7 +167,8 @@ class Reader {
       fault(in_yaml(yaml_fault.line), yaml_fault.message, Severity::kFatal);
     }
     dataset().names = yaml_.names;
-    if (!yaml_.root.path.empty()) {
+    // Who packed it had another disk.
+    if (!yaml_.root.path.empty() && !is_from_archive_) {
       root_ = absolute_path(yaml_.root.path, root_);
       if (!is_folder(root_)) {
         fault(in_yaml(yaml_.root.line),
@@ -149,10 +206,12 @@ class Reader {
             fmt::format("{}: none of {} can be used.", name, counted(std::ssize(paths), "image")),
             severity);
     } else if (is_complete) {
-      fault(in_yaml(entries[0].line),
-            fmt::format("{}: no image in {}. Images end in bmp, jpg, jpeg, png, tif, tiff or webp.",
-                        name, shown(resolve(entries[0].path))),
-            severity);
+      fault(
+          in_yaml(entries[0].line),
+          fmt::format(
+              "{}: no image in {}. Images end in bmp, dng, jpg, jpeg, mpo, png, tif, tiff or webp.",
+              name, shown(resolve(entries[0].path))),
+          severity);
     }
   }
 
@@ -310,6 +369,7 @@ class Reader {
   DataYaml yaml_;
   std::string yaml_name_;
   std::string root_;
+  bool is_from_archive_ = false;
 };
 
 }  // namespace
@@ -319,8 +379,8 @@ bool DatasetReport::has_fatal() const {
                      [](const DataFault& fault) { return fault.is_fatal; });
 }
 
-DatasetReport load_dataset(const std::string& yaml_path) {
-  return Reader(yaml_path).read();
+DatasetReport load_dataset(const std::string& path) {
+  return Reader(path).read();
 }
 
 }  // namespace contract

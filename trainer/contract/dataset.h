@@ -46,10 +46,14 @@ struct DatasetReport {
   [[nodiscard]] bool has_fatal() const;
 };
 
-// Reads everything. Never throws for what is on disk: what is wrong becomes a fault. Fatal: the file
-// is missing or no YAML, no train or val, names or nc missing or contradicting, a split without any
-// readable image, no labelled image at all. Label rules: 5 columns, class an integer in 0..nc-1,
-// coordinates within -0.01..1.01 and finite; duplicate rows are dropped.
-[[nodiscard]] DatasetReport load_dataset(const std::string& yaml_path);
+// `path`: the YAML file, a folder with one in it (the only one at its root, or below it, or that of
+// the folder's own name), or an archive of such a folder, which is unpacked (archive.h) and whose
+// `path` key is passed over.
+//
+// Reads everything. Never throws for what is on disk: what is wrong becomes a fault. Fatal: the
+// file is missing or no YAML, no train or val, names or nc missing or contradicting, a split
+// without any readable image, no labelled image at all. Label rules: 5 columns or a polygon, class
+// an integer in 0..nc-1, coordinates within -0.01..1.01 and finite; duplicate rows are dropped.
+[[nodiscard]] DatasetReport load_dataset(const std::string& path);
 
 }  // namespace contract

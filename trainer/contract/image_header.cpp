@@ -91,8 +91,8 @@ ImageHeader bmp_header(std::string_view bytes) {
 }  // namespace
 
 bool has_image_extension(std::string_view path) {
-  constexpr std::array<std::string_view, 7> kExtensions = {"bmp", "jpg",  "jpeg", "png",
-                                                           "tif", "tiff", "webp"};
+  constexpr std::array<std::string_view, 9> kExtensions = {"bmp", "dng", "jpg",  "jpeg", "mpo",
+                                                           "png", "tif", "tiff", "webp"};
   const std::size_t dot = path.rfind('.');
   if (dot == std::string_view::npos) return false;
   std::string extension(path.substr(dot + 1));

@@ -14,7 +14,7 @@
 
 namespace contract {
 
-// Of "a.JPG" and the like: bmp, jpg, jpeg, png, tif, tiff, webp.
+// Of "a.JPG" and the like: bmp, dng, jpg, jpeg, mpo, png, tif, tiff, webp.
 [[nodiscard]] bool has_image_extension(std::string_view path);
 
 struct ImageHeader {

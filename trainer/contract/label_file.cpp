@@ -18,14 +18,12 @@ namespace contract {
 namespace {
 
 constexpr std::size_t kColumns = 5;
+constexpr std::size_t kPolygonColumnsMin = 7;  // Three points.
 constexpr std::array<std::string_view, kColumns> kColumnNames = {"class", "xc", "yc", "w", "h"};
 constexpr double kCoordinateMin = -0.01, kCoordinateMax = 1.01;  // As the reference tolerates.
 constexpr std::size_t kFaultsPerFileMax = 3;                     // A binary file has thousands.
 
-struct Fields {
-  std::array<std::string_view, kColumns> columns;
-  std::size_t count = 0;  // May be above kColumns.
-};
+using Fields = std::vector<std::string_view>;
 
 Fields split(std::string_view line) {
   constexpr std::string_view kBlank = " \t\r\v\f";
@@ -33,8 +31,7 @@ Fields split(std::string_view line) {
   std::size_t at = line.find_first_not_of(kBlank);
   while (at != std::string_view::npos) {
     const std::size_t end = std::min(line.find_first_of(kBlank, at), line.size());
-    if (fields.count < kColumns) fields.columns[fields.count] = line.substr(at, end - at);
-    ++fields.count;
+    fields.push_back(line.substr(at, end - at));
     at = line.find_first_not_of(kBlank, end);
   }
   return fields;
@@ -51,34 +48,55 @@ std::optional<double> parse_number(std::string_view text) {
 
 using Message = std::string;
 
-std::variant<Label, Message> parse_row(const Fields& fields, int class_count) {
-  if (fields.count != kColumns) {
-    const bool is_polygon = fields.count >= 7 && fields.count % 2 == 1;
-    return fmt::format("{} instead of 5 (class xc yc w h).{}", counted(fields.count, "column"),
-                       is_polygon ? " Polygons are not read: give boxes." : "");
+// The middle and the size of what lies around the points x1 y1 x2 y2 ... behind the class.
+Label around_points(const std::vector<double>& values) {
+  double low[2] = {1, 1}, high[2] = {0, 0};  // x and y; all points lie in 0..1.
+  for (std::size_t i = 1; i < values.size(); ++i) {
+    const std::size_t axis = (i - 1) % 2;
+    const double value = std::clamp(values[i], 0.0, 1.0);
+    low[axis] = std::min(low[axis], value);
+    high[axis] = std::max(high[axis], value);
   }
-  std::array<double, kColumns> values{};
-  for (std::size_t i = 0; i < kColumns; ++i) {
-    const std::optional<double> value = parse_number(fields.columns[i]);
+  return {static_cast<int>(values[0]), static_cast<float>((low[0] + high[0]) / 2),
+          static_cast<float>((low[1] + high[1]) / 2), static_cast<float>(high[0] - low[0]),
+          static_cast<float>(high[1] - low[1])};
+}
+
+std::variant<Label, Message> parse_row(const Fields& fields, int class_count) {
+  const bool is_polygon = fields.size() >= kPolygonColumnsMin && fields.size() % 2 == 1;
+  if (fields.size() != kColumns && !is_polygon) {
+    return fmt::format("{} instead of 5 (class xc yc w h){}.",
+                       counted(static_cast<long long>(fields.size()), "column"),
+                       fields.size() > kPolygonColumnsMin
+                           ? ", or an odd number (class x1 y1 x2 y2 x3 y3 ...)"
+                           : "");
+  }
+  const auto name_of = [&](std::size_t i) {
+    if (i == 0 || !is_polygon) return std::string(kColumnNames[i]);
+    return fmt::format("{}{}", i % 2 == 1 ? "x" : "y", (i + 1) / 2);
+  };
+  std::vector<double> values(fields.size());
+  for (std::size_t i = 0; i < fields.size(); ++i) {
+    const std::optional<double> value = parse_number(fields[i]);
     if (!value) {
-      return fmt::format("{} \"{}\" is not a number.", kColumnNames[i],
-                         printable(fields.columns[i], 40));
+      return fmt::format("{} \"{}\" is not a number.", name_of(i), printable(fields[i], 40));
     }
     values[i] = *value;
   }
-  const std::string cls = printable(fields.columns[0], 40);
+  const std::string cls = printable(fields[0], 40);
   if (std::isnan(values[0]) || values[0] != std::floor(values[0])) {
     return fmt::format("class {} is not a whole number.", cls);
   }
   if (values[0] < 0) return fmt::format("class {} is below 0.", cls);
   if (values[0] >= class_count)
     return fmt::format("class {} is not below nc = {}.", cls, class_count);
-  for (std::size_t i = 1; i < kColumns; ++i) {
+  for (std::size_t i = 1; i < fields.size(); ++i) {
     if (!(values[i] >= kCoordinateMin && values[i] <= kCoordinateMax)) {
       return fmt::format("{} = {} is not within 0..1. Coordinates are fractions of the image.",
-                         kColumnNames[i], printable(fields.columns[i], 40));
+                         name_of(i), printable(fields[i], 40));
     }
   }
+  if (is_polygon) return around_points(values);
   const auto fraction = [&](std::size_t i) {
     return static_cast<float>(std::clamp(values[i], 0.0, 1.0));
   };
@@ -96,7 +114,7 @@ LabelFile parse_label_file(std::string_view text, int class_count) {
     const std::size_t end = std::min(text.find('\n'), text.size());
     const Fields fields = split(text.substr(0, end));
     text.remove_prefix(std::min(end + 1, text.size()));
-    if (fields.count == 0) continue;
+    if (fields.empty()) continue;
     if (file.faults.size() == kFaultsPerFileMax) {
       file.faults.push_back({line, "the rows from here on were not checked."});
       break;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // trainer/contract/label_file.h
 //
-// The text of one label file: a box a row, `class xc yc w h` (docs/formats/dataset.md). Pure; any
-// bytes may be given.
+// The text of one label file: a box a row, `class xc yc w h`, or a polygon, `class x1 y1 x2 y2 x3
+// y3
+// ...`, of which the box around it is taken (docs/formats/dataset.md). Pure; any bytes may be
+// given.
 #pragma once
 
 #include <cstddef>

@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <stdexcept>
@@ -21,7 +22,10 @@ constexpr double kNoLimit = std::numeric_limits<double>::infinity();
 
 using Field =
     std::variant<int TrainArgs::*, double TrainArgs::*, std::optional<double> TrainArgs::*,
-                 bool TrainArgs::*, std::string TrainArgs::*>;
+                 bool TrainArgs::*, std::string TrainArgs::*, std::vector<int> TrainArgs::*>;
+
+constexpr double kBatchShareDefault = 0.6;  // Of batch = -1.
+constexpr int kBatchMax = 8'192;
 
 // A row of the option table. `low` and `high` bound numbers, both ends included; `choices` bounds
 // texts (any where empty).
@@ -33,6 +37,7 @@ struct Option {
   double high = kNoLimit;
   std::vector<std::string> choices;
   const char* help;
+  const char* range = nullptr;  // Where limits and choices do not say it.
 };
 
 const std::vector<Option>& options() {
@@ -40,12 +45,13 @@ const std::vector<Option>& options() {
   constexpr double kAny = kNoLimit;
   static const std::vector<Option> kOptions = {
       // clang-format off
-      {"data", "run", &A::data, -kAny, kAny, {}, "YAML file of the data set"},
+      {"data", "run", &A::data, -kAny, kAny, {}, "YAML file of the data set, or a ZIP with one in it"},
       {"model", "run", &A::model, -kAny, kAny, known_models(), "architecture"},
       {"epochs", "run", &A::epochs, 1, 10'000, {}, "passes over the training images"},
       {"time", "run", &A::time_h, 0.02, 720, {}, "hours of the whole run, start-up to final evaluation; overrides epochs"},
       {"patience", "run", &A::patience, 0, 1'000, {}, "epochs without gain before an early stop; 0 turns it off"},
-      {"batch", "run", &A::batch, 1, 8'192, {}, "images a step over all GPUs together"},
+      {"batch", "run", &A::batch, 1, kBatchMax, {}, "images a step over all GPUs together; auto on one GPU only",
+       "1 to 8192; -1: found by trial for 60 % of the GPU's memory; below 1: for that part of it"},
       {"imgsz", "run", &A::imgsz, 32, 4'096, {}, "side of the square input in pixels, a multiple of 32"},
       {"workers", "run", &A::workers, 0, 64, {}, "loader threads a GPU, at most"},
       {"seed", "run", &A::seed, 0, 2'147'483'647, {}, "of initial weights, order and augmentation"},
@@ -54,14 +60,22 @@ const std::vector<Option>& options() {
       {"save", "run", &A::save, 0, 1, {}, "keep weights and checkpoints"},
       {"save_period", "run", &A::save_period, -1, 100, {}, "also keep the weights of every N-th epoch; -1: only last and best"},
       {"verbose", "run", &A::verbose, 0, 1, {}, "print metrics of each class"},
-      {"cache", "data", &A::cache, -kAny, kAny, {"ram", "false"}, "keep decoded images in memory"},
-      {"fraction", "data", &A::fraction, 0.001, 1, {}, "part of the training images to use"},
+      {"plots", "run", &A::plots, 0, 1, {}, "draw curves and confusion matrix at the end"},
+      {"amp", "run", &A::amp, -kAny, kAny, {"true", "false", "bf16", "fp16", "fp32"}, "mixed precision on GPUs; true: as the GPU likes best"},
+      {"freeze", "run", &A::freeze, 0, 99, {}, "the first N layers, or the layers of a list, keep their weights",
+       "none, N of 0 to 99, or a list"},
+      {"cache", "data", &A::cache, -kAny, kAny, {"ram", "disk", "false"}, "keep decoded images, once a host, in memory or in the temporary folder"},
+      {"fraction", "data", &A::fraction, 0, 1e9, {}, "part of the training images to use, or how many",
+       "above 0 to 1, or a number of images"},
+      {"classes", "data", &A::classes, 0, 65'535, {}, "use only labels of these classes; they keep their numbers",
+       "none or a list"},
+      {"rect", "data", &A::rect, 0, 1, {}, "batches of images of like shape with little padding, without mosaic"},
       {"single_cls", "data", &A::single_cls, 0, 1, {}, "treat all classes as one"},
-      {"optimizer", "optimizer", &A::optimizer, -kAny, kAny, {"auto", "SGD", "Adam", "AdamW"}, "auto also sets lr0 and momentum"},
+      {"optimizer", "optimizer", &A::optimizer, -kAny, kAny, {"auto", "SGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSProp"}, "auto also sets lr0 and momentum"},
       {"lr0", "optimizer", &A::lr0, 1e-5, 0.1, {}, "initial learning rate; not used by optimizer=auto"},
       {"lrf", "optimizer", &A::lrf, 0.01, 1, {}, "final learning rate as a part of lr0"},
       {"cos_lr", "optimizer", &A::cos_lr, 0, 1, {}, "cosine schedule instead of a linear one"},
-      {"momentum", "optimizer", &A::momentum, 0.6, 0.98, {}, "momentum of SGD, beta1 of Adam"},
+      {"momentum", "optimizer", &A::momentum, 0.6, 0.98, {}, "momentum of SGD and RMSProp, beta1 of the others"},
       {"weight_decay", "optimizer", &A::weight_decay, 0, 0.001, {}, "of convolution weights, at the nominal batch"},
       {"warmup_epochs", "optimizer", &A::warmup_epochs, 0, 5, {}, "epochs of rising learning rate"},
       {"warmup_momentum", "optimizer", &A::warmup_momentum, 0, 0.95, {}, "momentum at the start of the warm-up"},
@@ -70,6 +84,7 @@ const std::vector<Option>& options() {
       {"box", "loss", &A::box, 1, 50, {}, "gain of the box loss"},
       {"cls", "loss", &A::cls, 0.1, 4, {}, "gain of the class loss"},
       {"dfl", "loss", &A::dfl, 0.4, 12, {}, "gain of the distribution focal loss"},
+      {"cls_pw", "loss", &A::cls_pw, 0, 1, {}, "weigh classes by their inverse frequency to this power; 0: alike"},
       {"val", "validation", &A::val, 0, 1, {}, "validate after each epoch"},
       {"max_det", "validation", &A::max_det, 1, 10'000, {}, "detections an image, at most"},
       {"iou", "validation", &A::iou, 0.1, 0.9, {}, "overlap above which the weaker box is dropped"},
@@ -85,20 +100,45 @@ const std::vector<Option>& options() {
       {"fliplr", "augmentation", &A::fliplr, 0, 1, {}, "probability of a flip left to right"},
       {"mosaic", "augmentation", &A::mosaic, 0, 1, {}, "probability of a mosaic of four images"},
       {"close_mosaic", "augmentation", &A::close_mosaic, 0, 50, {}, "epochs at the end without mosaic"},
+      {"mixup", "augmentation", &A::mixup, 0, 1, {}, "probability of blending two images"},
+      {"bgr", "augmentation", &A::bgr, 0, 1, {}, "probability of swapped red and blue"},
+      {"multi_scale", "augmentation", &A::multi_scale, 0, 0.9, {}, "side of each batch within imgsz * (1 +/- this)"},
       // clang-format on
   };
   return kOptions;
 }
 
-// Arguments that users of the reference know and this trainer does not have.
-const std::vector<std::string>& foreign_names() {
-  static const std::vector<std::string> kNames = {
-      "amp",         "augmentations", "auto_augment", "bgr",     "classes",       "cls_pw",
-      "compile",     "copy_paste",    "cutmix",       "device",  "distill_model", "dropout",
-      "erasing",     "exist_ok",      "freeze",       "kobj",    "mask_ratio",    "mixup",
-      "multi_scale", "name",          "overlap_mask", "plots",   "pose",          "profile",
-      "project",     "rect",          "resume",       "save_dir"};
-  return kNames;
+// Arguments that users of the reference know and this trainer does not have, with what there is
+// instead.
+const std::map<std::string, std::string, std::less<>>& foreign_arguments() {
+  static const std::string kFolder =
+      "is not needed: every run has a folder of its own. Choose where with --runs "
+      "FOLDER and name it with --name NAME (trainyard), or give --run FOLDER (trainyard-trainer).";
+  static const std::map<std::string, std::string, std::less<>> kArguments = [] {
+    std::map<std::string, std::string, std::less<>> arguments = {
+        {"device",
+         "is chosen by the plan. Say how many GPUs and which with "
+         "--gpus N and --type NAME."},
+        {"resume",
+         "is not needed. Continue a run with \"trainyard resume RUN\", or by "
+         "starting trainyard-trainer again on its folder."},
+        {"project", kFolder},
+        {"name", kFolder},
+        {"save_dir", kFolder},
+        {"exist_ok", kFolder}};
+    for (const char* name : {"angle",      "augmentations", "auto_augment", "channels_last",
+                             "cls_remap",  "compile",       "copy_paste",   "copy_paste_mode",
+                             "cutmix",     "dgrad",         "dis",          "distill_model",
+                             "dlam",       "dlog",          "dnn",          "dropout",
+                             "erasing",    "half",          "int8",         "kobj",
+                             "mask_ratio", "mode",          "nms",          "overlap_mask",
+                             "pose",       "profile",       "quantize",     "rle",
+                             "save_json",  "split",         "task",         "tracker"}) {
+      arguments.emplace(name, "is not supported by this trainer. Leave it out.");
+    }
+    return arguments;
+  }();
+  return kArguments;
 }
 
 const Option* find_option(std::string_view name) {
@@ -141,6 +181,21 @@ std::string join(const std::vector<std::string>& words) {
   return fmt::format("{}", fmt::join(words, ", "));
 }
 
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view kBlank = " \t";
+  const std::size_t first = text.find_first_not_of(kBlank);
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(kBlank) - first + 1);
+}
+
+// 0, 1 ... count-1, the layers of freeze=count.
+bool is_prefix(const std::vector<int>& list) {
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    if (list[i] != static_cast<int>(i)) return false;
+  }
+  return true;
+}
+
 // "1", "0.1": limits without ".0".
 std::string limit_text(double limit) {
   return fmt::format("{:.15g}", limit);
@@ -165,6 +220,13 @@ struct Setter {
   }
 
   Answer operator()(int TrainArgs::*field) const {
+    if (field == &TrainArgs::batch) {
+      if (const std::optional<double> share = auto_batch_share()) {
+        args.batch = 0;
+        args.batch_share = *share;
+        return std::nullopt;
+      }
+    }
     const std::optional<long long> value = parse_number<long long>(text);
     if (!value) {
       return fmt::format("{} = \"{}\" is not a whole number.", option.name, text);
@@ -177,7 +239,15 @@ struct Setter {
                          kStride, below, below + kStride);
     }
     args.*field = static_cast<int>(*value);
+    if (field == &TrainArgs::batch) args.batch_share = 0;
     return std::nullopt;
+  }
+
+  // Of batch = -1 and of a batch between 0 and 1.
+  std::optional<double> auto_batch_share() const {
+    const std::optional<double> value = parse_number<double>(text);
+    if (value && *value == -1) return kBatchShareDefault;
+    return value && *value > 0 && *value < 1 ? value : std::nullopt;
   }
 
   Answer parse_float(double& value) const {
@@ -192,6 +262,11 @@ struct Setter {
   Answer operator()(double TrainArgs::*field) const {
     double value = 0;
     if (Answer wrong = parse_float(value)) return wrong;
+    if (field == &TrainArgs::fraction &&
+        (value == 0 || (value > 1 && value != std::floor(value)))) {
+      return fmt::format("fraction = {} is neither a part above 0 to 1 nor a number of images.",
+                         text);
+    }
     args.*field = value;
     return std::nullopt;
   }
@@ -210,7 +285,42 @@ struct Setter {
   Answer operator()(bool TrainArgs::*field) const {
     const std::optional<bool> value = parse_bool(text);
     if (!value) return fmt::format("{} = \"{}\" is neither true nor false.", option.name, text);
+    if (field == &TrainArgs::rect && *value) {
+      return "rect = true is not supported by this trainer: training images are square. Leave it "
+             "out.";
+    }
     args.*field = *value;
+    return std::nullopt;
+  }
+
+  Answer operator()(std::vector<int> TrainArgs::*field) const {
+    std::string_view rest = trimmed(text);
+    const bool is_bare = rest.find_first_of("[,") == std::string_view::npos;
+    if (rest.starts_with('[') && rest.ends_with(']')) {
+      rest = trimmed(rest.substr(1, rest.size() - 2));
+    }
+    std::vector<int> list;
+    if (!is_none(rest)) {
+      for (bool is_more = true; is_more;) {
+        const std::size_t comma = rest.find(',');
+        const auto value = parse_number<long long>(trimmed(rest.substr(0, comma)));
+        if (!value) {
+          return fmt::format("{} = \"{}\" is not a whole number or a list such as [0, 2].",
+                             option.name, text);
+        }
+        if (Answer wrong = out_of_range(static_cast<double>(*value))) return wrong;
+        list.push_back(static_cast<int>(*value));
+        is_more = comma != std::string_view::npos;
+        if (is_more) rest.remove_prefix(comma + 1);
+      }
+    }
+    if (field == &TrainArgs::freeze && is_bare && !list.empty()) {
+      list.resize(static_cast<std::size_t>(list[0]));
+      std::iota(list.begin(), list.end(), 0);
+    }
+    std::sort(list.begin(), list.end());
+    list.erase(std::unique(list.begin(), list.end()), list.end());
+    args.*field = std::move(list);
     return std::nullopt;
   }
 
@@ -225,6 +335,13 @@ struct Setter {
     for (const std::string& choice : option.choices) {
       if (lower(choice) == lower(text)) {
         args.*field = choice;
+        return std::nullopt;
+      }
+    }
+    // Words of Ultralytics' own files for what is a word here.
+    if (field == &TrainArgs::amp) {
+      if (const std::optional<bool> flag = parse_bool(text)) {
+        args.amp = *flag ? "true" : "false";
         return std::nullopt;
       }
     }
@@ -268,29 +385,43 @@ struct Setter {
     const std::string word = flag            ? (*flag ? "ram" : "false")
                              : is_none(text) ? "false"
                                              : lower(text);
-    if (word != "ram" && word != "false") return not_a_choice();
+    if (word != "ram" && word != "disk" && word != "false") return not_a_choice();
     args.cache = word;
     return std::nullopt;
   }
 };
 
 struct TypeName {
-  std::string operator()(int TrainArgs::*) const { return "int"; }
+  std::string operator()(int TrainArgs::*field) const {
+    return field == &TrainArgs::batch ? "float" : "int";  // A share of the memory is none.
+  }
   std::string operator()(double TrainArgs::*) const { return "float"; }
   std::string operator()(std::optional<double> TrainArgs::*) const { return "float"; }
   std::string operator()(bool TrainArgs::*) const { return "bool"; }
   std::string operator()(std::string TrainArgs::*) const { return "string"; }
+  std::string operator()(std::vector<int> TrainArgs::*) const { return "list"; }
 };
 
 struct Text {
   const TrainArgs& args;
-  std::string operator()(int TrainArgs::*field) const { return std::to_string(args.*field); }
+  std::string operator()(int TrainArgs::*field) const {
+    if (field == &TrainArgs::batch && args.has_auto_batch()) {
+      return args.batch_share == kBatchShareDefault ? "-1" : fmt::format("{}", args.batch_share);
+    }
+    return std::to_string(args.*field);
+  }
   std::string operator()(double TrainArgs::*field) const { return fmt::format("{}", args.*field); }
   std::string operator()(std::optional<double> TrainArgs::*field) const {
     return args.*field ? fmt::format("{}", *(args.*field)) : "none";
   }
   std::string operator()(bool TrainArgs::*field) const { return args.*field ? "true" : "false"; }
   std::string operator()(std::string TrainArgs::*field) const { return args.*field; }
+  std::string operator()(std::vector<int> TrainArgs::*field) const {
+    const std::vector<int>& list = args.*field;
+    if (list.empty()) return "none";
+    if (field == &TrainArgs::freeze && is_prefix(list)) return std::to_string(list.size());
+    return fmt::format("[{}]", fmt::join(list, ", "));
+  }
 };
 
 struct Json {
@@ -302,9 +433,18 @@ struct Json {
   nlohmann::json operator()(std::optional<double> TrainArgs::*field) const {
     return args.*field ? nlohmann::json(*(args.*field)) : nlohmann::json(nullptr);
   }
+  // As their texts, which are JSON, say.
+  nlohmann::json operator()(int TrainArgs::*field) const {
+    return nlohmann::json::parse(Text{args}(field));
+  }
+  nlohmann::json operator()(std::vector<int> TrainArgs::*field) const {
+    const std::string text = Text{args}(field);
+    return text == "none" ? nlohmann::json(nullptr) : nlohmann::json::parse(text);
+  }
 };
 
 std::string range_text(const Option& option) {
+  if (option.range != nullptr) return option.range;
   if (!option.choices.empty()) return "one of " + join(option.choices);
   if (std::holds_alternative<bool TrainArgs::*>(option.field)) return "true or false";
   if (option.low == -kNoLimit) return "";
@@ -374,10 +514,9 @@ std::optional<ArgFault> set_train_arg(TrainArgs& args, std::string_view key,
                                       std::string_view text) {
   const Option* option = find_option(key);
   if (option == nullptr) {
-    const std::vector<std::string>& foreign = foreign_names();
-    if (std::find(foreign.begin(), foreign.end(), key) != foreign.end()) {
-      return ArgFault{std::string(key),
-                      fmt::format("{} is not supported by this trainer. Leave it out.", key)};
+    const auto foreign = foreign_arguments().find(key);
+    if (foreign != foreign_arguments().end()) {
+      return ArgFault{std::string(key), fmt::format("{} {}", key, foreign->second)};
     }
     std::vector<std::string> known;
     for (const Option& each : options()) known.emplace_back(each.name);

@@ -15,12 +15,13 @@
 namespace contract {
 
 struct TrainArgs {
-  std::string data;                 // Path of the data set's YAML file.
+  std::string data;                 // Path of the data set's YAML file, or of a ZIP with one in it.
   std::string model = "yolov8n";    // yolov8{n,s,m,l,x}; with or without ".yaml".
   int epochs = 100;
   std::optional<double> time_h;     // "time": hours; overrides epochs.
   int patience = 100;               // Epochs without gain before an early stop; 0: off.
-  int batch = 16;                   // Global: over all ranks.
+  int batch = 16;                   // Global: over all ranks. 0: auto, see batch_share.
+  double batch_share = 0;           // Of the GPU's memory that an auto batch may fill: 0..1.
   int imgsz = 640;                  // Square, multiple of 32.
   int workers = 8;                  // Loader threads a rank, at most; the plan owns the CPUs.
   int seed = 0;
@@ -29,10 +30,15 @@ struct TrainArgs {
   bool save = true;
   int save_period = -1;             // Keep weights every N epochs; -1: only last and best.
   bool verbose = true;
+  bool plots = true;         // Curves and confusion matrix at the end.
+  std::string amp = "true";  // true, false, bf16, fp16, fp32; true: as the device likes best.
+  std::vector<int> freeze;   // Layers that keep their weights; their batch norms stay as they are.
   std::string cache = "false";      // "ram" or "false".
   std::string pretrained;           // A weights file, or empty: random initialisation.
   bool single_cls = false;
-  double fraction = 1.0;            // Of the training images.
+  double fraction = 1.0;     // Of the training images; above 1: how many.
+  std::vector<int> classes;  // Only labels of these are kept; empty: all.
+  bool rect = false;         // Batches of images of like shape with little padding.
   // Optimiser and schedule.
   std::string optimizer = "auto";   // auto, SGD, Adam, AdamW
   double lr0 = 0.01, lrf = 0.01;
@@ -42,6 +48,7 @@ struct TrainArgs {
   int nbs = 64;                     // Nominal batch: gradients are accumulated up to it.
   // Loss gains.
   double box = 7.5, cls = 0.5, dfl = 1.5;
+  double cls_pw = 0;  // Power of the inverse frequency that weighs classes; 0: alike.
   // Validation.
   int max_det = 300;
   double iou = 0.7;
@@ -50,6 +57,10 @@ struct TrainArgs {
   double degrees = 0, translate = 0.1, scale = 0.5, shear = 0, perspective = 0;
   double flipud = 0, fliplr = 0.5, mosaic = 1.0;
   int close_mosaic = 10;            // Mosaic is off for the last N epochs.
+  double mixup = 0, bgr = 0;        // Probabilities.
+  double multi_scale = 0;           // The batch's side is drawn from imgsz * (1 +/- this).
+
+  [[nodiscard]] bool has_auto_batch() const { return batch == 0; }
 };
 
 // A fault of one argument; the caller knows where it stood (command line, file and line).
@@ -60,7 +71,7 @@ struct ArgFault {
 
 struct ArgInfo {
   std::string name;          // "epochs", "time"
-  std::string type;          // "int", "float", "bool", "string"
+  std::string type;          // "int", "float", "bool", "string", "list" (of int, or one int)
   std::string default_text;
   std::string range;         // "1..10000", "one of auto, SGD", "" where any.
   std::string help;          // One line.
@@ -70,13 +81,14 @@ struct ArgInfo {
 // In the order of the help text. The table holds every field of TrainArgs.
 [[nodiscard]] const std::vector<ArgInfo>& train_arg_table();
 
-// Sets one argument from text ("epochs", "30"). A fault (unknown key with the nearest known name,
-// wrong type, out of range with both numbers) leaves `args` unchanged.
+// Sets one argument from text ("epochs", "30"; "classes", "0,2" or "[0, 2]"). A fault (unknown key
+// with the nearest known name, an argument that Trainyard has something else for, wrong type, out
+// of range with both numbers) leaves `args` unchanged.
 [[nodiscard]] std::optional<ArgFault> set_train_arg(TrainArgs& args, std::string_view key,
                                                     std::string_view text);
 // The arguments as texts that set_train_arg takes, all of them, in the table's order.
 [[nodiscard]] std::vector<std::pair<std::string, std::string>> to_texts(const TrainArgs& args);
-// Faults that lie between arguments (data missing, batch below 1). Empty: fine.
+// Faults that lie between arguments (data missing). Empty: fine.
 [[nodiscard]] std::vector<ArgFault> check_train_args(const TrainArgs& args);
 
 // The names that `model` may have, smallest first.
