@@ -14,17 +14,17 @@ include(export_sources.cmake)
 
 # Compiled without torch: quick, and read by people who do not know it.
 set(trainer_plain_sources
-  console.cpp durable_file.cpp launch.cpp local_communicator.cpp
+  bench_report.cpp console.cpp durable_file.cpp launch.cpp local_communicator.cpp
   mpi_communicator.cpp run_folder.cpp time_budget.cpp train_input.cpp)
 
 module_library(trainer
   HEADERS
-    assigner.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
+    assigner.h bench.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
     gradient_reducer.h launch.h loss.h model.h optimizer.h replica.h run_folder.h schedule.h tensor_file.h
     time_budget.h train.h train_input.h validate.h weights_file.h
     ${TRAINER_DATA_HEADERS} ${TRAINER_EXPORT_HEADERS}
   SOURCES
-    assigner.cpp boxes.cpp checkpoint.cpp ema.cpp gradient_reducer.cpp loss.cpp model.cpp
+    assigner.cpp bench.cpp boxes.cpp checkpoint.cpp ema.cpp gradient_reducer.cpp loss.cpp model.cpp
     optimizer.cpp replica.cpp schedule.cpp tensor_file.cpp train.cpp validate.cpp weights_file.cpp
     ${trainer_plain_sources}
     ${TRAINER_DATA_SOURCES} ${TRAINER_EXPORT_SOURCES}
@@ -40,7 +40,7 @@ target_precompile_headers(trainyard_trainer PRIVATE <torch/types.h> <torch/utils
 target_compile_options(trainyard_trainer PRIVATE $<$<CONFIG:RelWithDebInfo>:-g1>)
 set_source_files_properties(${trainer_plain_sources} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
 
-set(trainer_plain_verbs check_verb.cpp scenes_verb.cpp)
+set(trainer_plain_verbs bench_verb.cpp check_verb.cpp scenes_verb.cpp)
 set_source_files_properties(${trainer_plain_verbs} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
 add_executable(trainyard-trainer
   trainyard_trainer.cpp verbs.h val_verb.cpp export_verb.cpp ${trainer_plain_verbs})

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# Exported models in other programs' runtimes. OpenCV's dnn is of use
+# The verbs export and bench; exported models in other programs' runtimes. OpenCV's dnn is of use
 # to this test alone.
 find_package(OpenCV REQUIRED COMPONENTS core imgproc imgcodecs dnn)
 find_package(ONNX CONFIG REQUIRED)
 
 trainyard_test(trainer_tools_test
-  SOURCES export_test.cpp
+  SOURCES bench_test.cpp export_test.cpp
   LINKS trainyard::trainer opencv_core opencv_dnn
     $<LINK_ONLY:onnx> $<LINK_ONLY:onnx_proto>
   PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1;OPENBLAS_NUM_THREADS=1" TIMEOUT 120)
