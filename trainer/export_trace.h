@@ -8,7 +8,9 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "trainer/model.h"
 
