@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/utils.h>
 
 #include <algorithm>
@@ -175,7 +176,8 @@ void remember(torch::nn::BatchNorm2dImpl& norm, const BatchMoments& moments, std
 }  // namespace
 
 torch::Tensor norm_act(torch::nn::BatchNorm2dImpl& norm, const torch::Tensor& x) {
-  const bool is_ours = x.device().is_cpu() && x.scalar_type() == torch::kFloat && x.numel() > 0 &&
+  // A trace holds torch's operators only.
+  const bool is_ours = !torch::jit::tracer::isTracing() && x.device().is_cpu() && x.scalar_type() == torch::kFloat && x.numel() > 0 &&
                        norm.options.momentum().has_value() && norm.options.affine();
   if (!is_ours) {
     torch::Tensor y = norm.forward(x);

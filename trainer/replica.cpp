@@ -66,12 +66,18 @@ void Replica::reduce() {
   reducer_.mean(statistics_);
 }
 
-bool Replica::step(const StepRates& rates, std::int64_t ema_updates) {
+bool Replica::step(const StepRates& rates, std::int64_t ema_updates, const StageDone& done) {
+  const auto tell = [&done](StepStage stage) {
+    if (done) done(stage);
+  };
   reduce();
+  tell(StepStage::kReduce);
   if (!std::isfinite(optimizer_.clip_gradients(kGradientNormMax))) return false;
   optimizer_.step(rates);
   optimizer_.zero_grad();
+  tell(StepStage::kOptimizer);
   update_ema(*average_, *model_, ema_updates);
+  tell(StepStage::kAverage);
   return true;
 }
 

@@ -8,6 +8,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,8 +20,13 @@
 
 namespace trainer {
 
+// What a step is made of, in this order.
+enum class StepStage { kReduce, kOptimizer, kAverage };
+
 class Replica {
  public:
+  using StageDone = std::function<void(StepStage)>;
+
   // Random weights from torch's generator. `communicator` outlives the replica.
   Replica(const std::string& model_name, int class_count, OptimizerKind kind, double weight_decay,
           torch::Device device, Communicator& communicator);
@@ -38,7 +44,9 @@ class Replica {
 
   // Sums the gradients over the ranks, averages the batch statistics, makes a step and updates the
   // average for the `ema_updates`-th time. False where the gradients are not finite: no step then.
-  [[nodiscard]] bool step(const StepRates& rates, std::int64_t ema_updates);
+  // `done` is told after each stage: for measuring.
+  [[nodiscard]] bool step(const StepRates& rates, std::int64_t ema_updates,
+                          const StageDone& done = {});
 
   // Between two steps: rank 0 holds the sum of all gradients accumulated so far, the others none.
   void settle();

@@ -10,27 +10,31 @@ find_package(ZLIB REQUIRED)
 find_package(CLI11 REQUIRED)
 
 include(data_sources.cmake)
+include(export_sources.cmake)
 
 # Compiled without torch: quick, and read by people who do not know it.
 set(trainer_plain_sources
-  console.cpp durable_file.cpp launch.cpp local_communicator.cpp mpi_communicator.cpp
-  norm_act_kernels.cpp run_folder.cpp time_budget.cpp train_input.cpp)
+  bench_report.cpp console.cpp durable_file.cpp launch.cpp local_communicator.cpp
+  mpi_communicator.cpp norm_act_kernels.cpp run_folder.cpp time_budget.cpp train_input.cpp)
 
 module_library(trainer
   HEADERS
-    assigner.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
-    gradient_reducer.h launch.h layout.h loss.h model.h norm_act.h norm_act_kernels.h optimizer.h replica.h run_folder.h schedule.h tensor_file.h
-    time_budget.h train.h train_input.h validate.h weights_file.h
-    ${TRAINER_DATA_HEADERS}
+    assigner.h bench.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
+    gradient_reducer.h launch.h layout.h loss.h model.h norm_act.h norm_act_kernels.h optimizer.h
+    replica.h run_folder.h schedule.h tensor_file.h time_budget.h train.h train_input.h validate.h
+    weights_file.h
+    ${TRAINER_DATA_HEADERS} ${TRAINER_EXPORT_HEADERS}
   SOURCES
-    assigner.cpp boxes.cpp checkpoint.cpp ema.cpp gradient_reducer.cpp layout.cpp loss.cpp model.cpp norm_act.cpp
-    optimizer.cpp replica.cpp schedule.cpp tensor_file.cpp train.cpp validate.cpp weights_file.cpp
+    assigner.cpp bench.cpp boxes.cpp checkpoint.cpp ema.cpp gradient_reducer.cpp layout.cpp
+    loss.cpp model.cpp norm_act.cpp optimizer.cpp replica.cpp schedule.cpp tensor_file.cpp
+    train.cpp validate.cpp weights_file.cpp
     ${trainer_plain_sources}
-    ${TRAINER_DATA_SOURCES}
+    ${TRAINER_DATA_SOURCES} ${TRAINER_EXPORT_SOURCES}
   LINKS trainyard::contract torch torch_library
   PRIVATE_LINKS
     fmt::fmt nlohmann_json::nlohmann_json ZLIB::ZLIB MPI::MPI_CXX Threads::Threads
-    opencv_core opencv_imgproc opencv_imgcodecs)
+    opencv_core opencv_imgproc opencv_imgcodecs
+    $<LINK_ONLY:onnx_proto>)  # Its definitions would differ from the precompiled header's.
 
 # Not torch/torch.h, and line numbers only: a file compiles in a third of the time.
 target_precompile_headers(trainyard_trainer PRIVATE <torch/types.h> <torch/utils.h>
@@ -41,10 +45,10 @@ set_source_files_properties(${trainer_plain_sources} PROPERTIES SKIP_PRECOMPILE_
 set_source_files_properties(norm_act_kernels.cpp PROPERTIES
   COMPILE_OPTIONS "-O3;-fno-math-errno;-fno-trapping-math")
 
-set(trainer_plain_verbs check_verb.cpp scenes_verb.cpp)
+set(trainer_plain_verbs bench_verb.cpp check_verb.cpp scenes_verb.cpp)
 set_source_files_properties(${trainer_plain_verbs} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
 add_executable(trainyard-trainer
-  trainyard_trainer.cpp verbs.h val_verb.cpp ${trainer_plain_verbs})
+  trainyard_trainer.cpp verbs.h val_verb.cpp export_verb.cpp ${trainer_plain_verbs})
 target_link_libraries(trainyard-trainer PRIVATE trainyard::trainer fmt::fmt CLI11::CLI11
   nlohmann_json::nlohmann_json)
 target_compile_definitions(trainyard-trainer PRIVATE TRAINYARD_VERSION="${PROJECT_VERSION}")

@@ -170,7 +170,7 @@ int run_command(int argc, char** argv) {
   settle_thread_environment(launch, argv);
   keep_freed_memory();
 
-  CLI::App app("Trains, validates and checks; started by trainyard or by hand.",
+  CLI::App app("Trains, validates, exports and checks; started by trainyard or by hand.",
                "trainyard-trainer");
   app.require_subcommand(1);
   app.set_version_flag("--version", TRAINYARD_VERSION);
@@ -183,7 +183,8 @@ int run_command(int argc, char** argv) {
   train->add_option("arguments", words, "key=value");
   train->footer(train_arguments_help());
 
-  const Verb verbs[] = {add_check_verb(app), add_val_verb(app, launch), add_scenes_verb(app)};
+  const Verb verbs[] = {add_check_verb(app), add_val_verb(app, launch), add_scenes_verb(app),
+                        add_export_verb(app, launch), add_bench_verb(app, launch)};
 
   constexpr int kBadUsage = 2;
   try {
