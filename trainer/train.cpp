@@ -15,6 +15,7 @@
 
 #include "trainer/checkpoint.h"
 #include "trainer/console.h"
+#include "trainer/contract/architecture.h"
 #include "trainer/loader.h"
 #include "trainer/loss.h"
 #include "trainer/model.h"
@@ -94,6 +95,7 @@ class Run {
 
   // Before the loop.
   void build();
+  contract::Architecture choose_architecture();
   void resume_or_start();
   void share_state();
   void make_loader();
@@ -181,7 +183,8 @@ void Run::build() {
   const auto class_count = static_cast<int>(input_.class_names.size());
   choice_ =
       choose_optimizer(args_, class_count, static_cast<std::int64_t>(input_.dataset.train.size()));
-  replica_.emplace(args_.model, class_count, choice_.kind, scaled_weight_decay(args_), device_,
+  const contract::Architecture architecture = choose_architecture();
+  replica_.emplace(architecture, class_count, choice_.kind, scaled_weight_decay(args_), device_,
                    communicator_);
   const int threads = std::clamp(args_.workers, 1, std::max(1, around_.threads));
   val_loader_ = std::make_unique<ValLoader>(input_.dataset.val, args_.imgsz,
@@ -190,11 +193,29 @@ void Run::build() {
   make_loader();
 
   progress_.model = args_.model;
+  progress_.model_yaml = architecture.is_known ? std::string() : architecture.yaml;
   progress_.class_count = class_count;
   progress_.optimizer = name_of(choice_.kind);
   progress_.batch = args_.batch;
   progress_.batches_per_epoch = loader_->batches_per_epoch();
   progress_.epochs_planned = args_.epochs;
+}
+
+// A description that an earlier attempt began with counts: the file may have changed since.
+contract::Architecture Run::choose_architecture() {
+  if (!contract::is_model_file(args_.model)) return contract::load_architecture(args_.model);
+  std::string yaml;
+  agree_on_input(communicator_, [&] {
+    if (!is_first_rank()) return;
+    const std::optional<Progress> saved = read_progress(folder_.weights());
+    yaml = saved && saved->model == args_.model && !saved->model_yaml.empty()
+               ? saved->model_yaml
+               : contract::load_architecture(args_.model).yaml;
+  });
+  const auto all = communicator_.all_gather(std::as_bytes(std::span(yaml)));
+  const std::string_view first(reinterpret_cast<const char*>(all.front().data()),
+                               all.front().size());
+  return contract::parse_architecture(first, contract::model_name(args_.model), args_.model);
 }
 
 void Run::make_loader() {
@@ -230,7 +251,7 @@ void Run::resume_or_start() {
 
   if (is_first_rank()) folder_.trim_results(progress_.epoch);
   if (!pretrained.empty()) {
-    console_.print(fmt::format("pretrained: {} of {}", pretrained, args_.pretrained));
+    console_.print(fmt::format("pretrained {}: {}", args_.pretrained, pretrained));
   }
   if (progress_.step > 0) {
     console_.print(fmt::format("resuming {} at epoch {}, batch {} of {} ({:.0f} s used)",
@@ -283,7 +304,8 @@ void Run::announce() {
       "thread{} each; {}",
       args_.model, parameters, input_.class_names.size(), input_.dataset.train.size(),
       input_.dataset.val.size(), device_.str(), communicator_.size(),
-      communicator_.size() == 1 ? "" : "s", around_.threads, around_.threads == 1 ? "" : "s", hosts_));
+      communicator_.size() == 1 ? "" : "s", around_.threads, around_.threads == 1 ? "" : "s",
+      hosts_));
   console_.print(fmt::format(
       "global batch {} = {} rank{} x {}, accumulate {} -> nominal {}; {} batches an epoch; {} lr0 "
       "{} momentum {} weight decay {:.3g}",

@@ -18,12 +18,12 @@ set(trainer_plain_sources
 
 module_library(trainer
   HEADERS
-    assigner.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
+    assigner.h blocks.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
     gradient_reducer.h launch.h loss.h model.h optimizer.h replica.h run_folder.h schedule.h tensor_file.h
     time_budget.h train.h train_input.h validate.h weights_file.h
     ${TRAINER_DATA_HEADERS}
   SOURCES
-    assigner.cpp boxes.cpp checkpoint.cpp ema.cpp gradient_reducer.cpp loss.cpp model.cpp
+    assigner.cpp blocks.cpp boxes.cpp checkpoint.cpp ema.cpp gradient_reducer.cpp loss.cpp model.cpp
     optimizer.cpp replica.cpp schedule.cpp tensor_file.cpp train.cpp validate.cpp weights_file.cpp
     ${trainer_plain_sources}
     ${TRAINER_DATA_SOURCES}
