@@ -17,7 +17,7 @@ if(TRAINYARD_TRAINER)
   set(TRAINYARD_REFERENCE "${CMAKE_SOURCE_DIR}/../shared/reference" CACHE PATH
     "Numbers of the reference trainer; tests that need them skip where they are missing")
   trainyard_test(trainer_data_test
-    SOURCES augment_test.cpp evaluate_test.cpp image_test.cpp loader_test.cpp sampler_test.cpp
+    SOURCES augment_test.cpp evaluate_test.cpp image_test.cpp loader_test.cpp photographs_test.cpp sampler_test.cpp
       scenes_test.cpp
     LINKS trainyard::trainer trainyard::contract ${OpenCV_LIBS} ZLIB::ZLIB fmt::fmt
       nlohmann_json::nlohmann_json)
