@@ -136,6 +136,11 @@ TEST(Architecture, FaultsNameTheLineAndWhatIsKnown) {
     SCOPED_TRACE(std::string(each.part) + " -> " + each.other);
     EXPECT_EQ(fault_of(with(each.part, each.other)), each.message);
   }
+  const std::string wide = with("n: [0.5, 0.25, 64]", "n: [0.5, 16, 2000]");
+  EXPECT_EQ(fault_of(wide), "");
+  std::string wider = wide;
+  EXPECT_EQ(fault_of(wider.replace(wider.find("SPPF, [64]"), 10, "SPPF, [1999]")),
+            "my.yaml:14: 31984 channels after scaling; at most 16384.");
   const std::string broken = fault_of(with("scales:", "scales: ["));
   EXPECT_NE(broken.find(": is no YAML: "), std::string::npos) << broken;
   EXPECT_EQ(fault_of("- 1"), "my.yaml: no mapping of keys (nc, scales, backbone, head).");

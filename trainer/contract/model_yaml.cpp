@@ -303,6 +303,10 @@ class Parser {
     expect(channels && *channels >= 1 && *channels <= kChannelsMax, arg, kind, row);
     const double wanted = std::min(channels.value_or(1), scale_.channels_max) * scale_.width;
     row.channels = static_cast<int>(std::ceil(wanted / kDivisor)) * kDivisor;
+    if (row.channels > kChannelsMax) {
+      fault(row.line,
+            fmt::format("{} channels after scaling; at most {}.", row.channels, kChannelsMax));
+    }
   }
 
   // Odd, so that the padding keeps the size.
