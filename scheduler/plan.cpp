@@ -11,6 +11,8 @@
 #include <optional>
 #include <string_view>
 
+#include "trainer/contract/architecture.h"
+
 namespace scheduler {
 namespace {
 
@@ -44,17 +46,20 @@ std::string nodes_text(std::int64_t nodes) {
 
 // Work of one image relative to YOLOv8n: the published GFLOPs at 640 px.
 double model_factor(const std::string& model) {
-  constexpr double kGflopsOfN = 8.7;
-  struct Size {
-    char letter;
+  constexpr double kGflopsOfN = 8.7, kGflopsMax = 257.8;
+  struct Known {
+    std::string_view name;
     double gflops;
   };
-  constexpr std::array kSizes{Size{'n', kGflopsOfN}, Size{'s', 28.6}, Size{'m', 78.9},
-                              Size{'l', 165.2}, Size{'x', 257.8}};
-  for (const Size& size : kSizes) {
-    if (model.ends_with(size.letter)) return size.gflops / kGflopsOfN;
+  constexpr std::array kKnown{Known{"yolov8n", kGflopsOfN}, Known{"yolov8s", 28.6},
+                              Known{"yolov8m", 78.9},       Known{"yolov8l", 165.2},
+                              Known{"yolov8x", kGflopsMax}, Known{"yolo11n", 6.5},
+                              Known{"yolo11s", 21.5},       Known{"yolo11m", 68.0},
+                              Known{"yolo11l", 86.9},       Known{"yolo11x", 194.9}};
+  for (const Known& known : kKnown) {
+    if (model == known.name) return known.gflops / kGflopsOfN;
   }
-  return kSizes.back().gflops / kGflopsOfN;  // An unknown model: the slowest that we know.
+  return kGflopsMax / kGflopsOfN;  // A model of the user's own: the slowest that we know.
 }
 
 // Only what Slurm, file systems and shells take without a thought.
@@ -77,7 +82,7 @@ std::string sanitise_name(std::string_view text) {
 std::string plan_name(const TrainingRequest& request) {
   if (!request.resources.name.empty()) return sanitise_name(request.resources.name);
   const std::string stem = std::filesystem::path(request.args.data).stem().string();
-  return sanitise_name(request.args.model + (stem.empty() ? "" : "-" + stem));
+  return sanitise_name(contract::model_name(request.args.model) + (stem.empty() ? "" : "-" + stem));
 }
 
 // The plan in the making and all that speaks against it.

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "scheduler/text_file.h"
+#include "trainer/contract/architecture.h"
 
 namespace scheduler {
 namespace {
@@ -241,11 +242,12 @@ Answer set_resource(Resources& resources, std::string_view key, std::string_view
 // ---- One setting, wherever it came from --------------------------------------------------------
 
 bool is_path_key(std::string_view key) {
-  return key == "data" || key == "pretrained" || key == "runs";
+  return key == "data" || key == "model" || key == "pretrained" || key == "runs";
 }
 
-// The empty text and Ultralytics' switches of `pretrained` are no paths.
+// The empty text, names of models and Ultralytics' switches of `pretrained` are no paths.
 bool is_path_text(std::string_view key, std::string_view text) {
+  if (key == "model") return contract::is_model_file(text);
   if (key != "pretrained") return !text.empty();
   contract::TrainArgs scratch;
   return !contract::set_train_arg(scratch, key, text) && !scratch.pretrained.empty();
@@ -494,7 +496,9 @@ class RequestReader {
   }
 
   void check_whole() {
-    for (const contract::ArgFault& fault : contract::check_train_args(outcome_.request.args)) {
+    std::vector<contract::ArgFault> faults = contract::check_train_args(outcome_.request.args);
+    if (auto fault = contract::check_model(outcome_.request.args)) faults.push_back(*fault);
+    for (const contract::ArgFault& fault : faults) {
       if (faulty_.contains(fault.key)) continue;
       const auto where = where_.find(fault.key);
       const std::string fallback = toml_path_.empty() ? fault.key + "=" : toml_path_;

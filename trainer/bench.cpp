@@ -13,6 +13,8 @@
 #include <optional>
 #include <span>
 
+#include "trainer/contract/architecture.h"
+#include "trainer/layout.h"
 #include "trainer/loader.h"
 #include "trainer/loss.h"
 #include "trainer/replica.h"
@@ -116,7 +118,7 @@ class Bench {
     const Batch batch = next_batch();
     clock_.lap(BenchStage::kWait);
     if (!replica_) return;
-    const torch::Tensor images = batch.images.to(device_).to(torch::kFloat).div_(255);
+    const torch::Tensor images = network_input(batch.images, device_);
     const torch::Tensor targets = batch.targets.to(device_);
     clock_.lap(BenchStage::kCopy);
     DetectionModel& model = replica_->model();
@@ -165,7 +167,7 @@ class Bench {
     const auto class_count = static_cast<int>(input_.class_names.size());
     const OptimizerChoice choice = choose_optimizer(
         args_, class_count, static_cast<std::int64_t>(input_.dataset.train.size()));
-    replica_.emplace(args_.model, class_count, choice.kind, scaled_weight_decay(args_), device_,
+    replica_.emplace(contract::load_architecture(args_.model), class_count, choice.kind, scaled_weight_decay(args_), device_,
                      communicator_);
     replica_->share(0);
     replica_->model().train();

@@ -14,12 +14,12 @@
 
 namespace trainer {
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Progress, model, class_count, optimizer, batches_per_epoch,
-                                   batch, epoch, epoch_batch, step, pending_batches,
-                                   optimizer_steps, ema_updates, epochs_planned, is_mosaic_closed,
-                                   is_finished, epochs_requested, hours_requested, reloads,
-                                   seconds_used, best_fitness, best_epoch, loss_sums, loss_batches,
-                                   batch_seconds, validation_seconds, save_seconds)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Progress, model, model_yaml, class_count, optimizer,
+                                   batches_per_epoch, batch, epoch, epoch_batch, step,
+                                   pending_batches, optimizer_steps, ema_updates, epochs_planned,
+                                   is_mosaic_closed, is_finished, epochs_requested, hours_requested,
+                                   reloads, seconds_used, best_fitness, best_epoch, loss_sums,
+                                   loss_batches, batch_seconds, validation_seconds, save_seconds)
 
 namespace {
 
@@ -186,7 +186,9 @@ std::string to_json_text(const Progress& progress) {
 
 Progress parse_progress(const std::string& json_text) {
   try {
-    return nlohmann::json::parse(json_text).get<Progress>();
+    nlohmann::json json = nlohmann::json::parse(json_text);
+    if (json.is_object()) json.emplace("model_yaml", "");  // Not in checkpoints of version 0.1.
+    return json.get<Progress>();
   } catch (const nlohmann::json::exception& error) {
     throw std::runtime_error(fmt::format("progress: {}", error.what()));
   }

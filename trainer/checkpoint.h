@@ -23,6 +23,7 @@ namespace trainer {
 struct Progress {
   // What the checkpoint was made with. A resumed run must agree.
   std::string model;
+  std::string model_yaml = {};  // Its description, where `model` names a file; else empty.
   int class_count = 0;
   std::string optimizer;
   std::int64_t batches_per_epoch = 0;

@@ -83,7 +83,7 @@ LossValue detection_loss(const std::vector<torch::Tensor>& features,
   const double norm = std::max(1.0, sum_over_ranks(wanted.scores.sum().item<double>()));
 
   const torch::Tensor cls = torch::binary_cross_entropy_with_logits(
-      logits, wanted.scores, /*weight=*/{}, /*pos_weight=*/{}, at::Reduction::Sum);
+      logits, wanted.scores, /*weight=*/options.class_weights, /*pos_weight=*/{}, at::Reduction::Sum);
   torch::Tensor box = torch::zeros({}, logits.options().requires_grad(false)), dfl = box;
   if (wanted.foreground.any().item<bool>()) {
     const torch::Tensor weight = wanted.scores.sum(-1).masked_select(wanted.foreground);

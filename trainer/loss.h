@@ -16,6 +16,7 @@ namespace trainer {
 
 struct LossOptions {
   double box = 7.5, cls = 0.5, dfl = 1.5;  // Gains.
+  torch::Tensor class_weights = {};        // float32 [nc] for the class loss; undefined: ones.
 };
 
 struct LossValue {

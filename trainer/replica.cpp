@@ -14,10 +14,12 @@ namespace {
 
 constexpr double kGradientNormMax = 10;
 
-std::shared_ptr<DetectionModel> make_model(const std::string& name, int class_count,
+std::shared_ptr<DetectionModel> make_model(const contract::Architecture& architecture,
+                                           int class_count, const std::vector<int>& frozen_layers,
                                            torch::Device device) {
-  auto model = std::make_shared<DetectionModel>(name, class_count);
+  auto model = std::make_shared<DetectionModel>(architecture, class_count);
   model->to(device);
+  freeze_layers(*model, frozen_layers);
   put_channels_last(*model);
   return model;
 }
@@ -30,18 +32,21 @@ std::vector<torch::Tensor> tensors_of(const torch::nn::Module& module) {
 
 }  // namespace
 
-Replica::Replica(const std::string& model_name, int class_count, OptimizerKind kind,
-                 double weight_decay, torch::Device device, Communicator& communicator)
+Replica::Replica(const contract::Architecture& architecture, int class_count, OptimizerKind kind,
+                 double weight_decay, torch::Device device, Communicator& communicator,
+                 const std::vector<int>& frozen_layers)
     : communicator_(communicator),
-      model_(make_model(model_name, class_count, device)),
-      average_(make_model(model_name, class_count, device)),
+      model_(make_model(architecture, class_count, frozen_layers, device)),
+      average_(make_model(architecture, class_count, {}, device)),
       optimizer_(*model_, kind, weight_decay),
       reducer_(communicator) {
   for (torch::Tensor& parameter : average_->parameters()) parameter.set_requires_grad(false);
   average_->eval();
   copy_matching(state_tensors(*model_), *average_);
-  for (const torch::Tensor& buffer : model_->buffers()) {
-    if (buffer.is_floating_point()) statistics_.push_back(buffer);
+  for (const auto& item : model_->named_buffers()) {
+    // Frozen ones are equal already, and a mean of equal numbers may round.
+    if (model_->is_frozen(item.key())) continue;
+    if (item.value().is_floating_point()) statistics_.push_back(item.value());
   }
 }
 

@@ -27,9 +27,11 @@ class Replica {
  public:
   using StageDone = std::function<void(StepStage)>;
 
-  // Random weights from torch's generator. `communicator` outlives the replica.
-  Replica(const std::string& model_name, int class_count, OptimizerKind kind, double weight_decay,
-          torch::Device device, Communicator& communicator);
+  // Random weights from torch's generator. `communicator` outlives the replica. Throws
+  // std::invalid_argument where `frozen_layers` does not fit (freeze_layers).
+  Replica(const contract::Architecture& architecture, int class_count, OptimizerKind kind,
+          double weight_decay, torch::Device device, Communicator& communicator,
+          const std::vector<int>& frozen_layers = {});
 
   [[nodiscard]] DetectionModel& model() { return *model_; }
   [[nodiscard]] DetectionModel& average() { return *average_; }
@@ -61,7 +63,7 @@ class Replica {
   std::shared_ptr<DetectionModel> model_, average_;
   Optimizer optimizer_;
   GradientReducer reducer_;
-  std::vector<torch::Tensor> statistics_;  // Of batch norm.
+  std::vector<torch::Tensor> statistics_;  // Of batch norm, where it is trained.
 };
 
 }  // namespace trainer

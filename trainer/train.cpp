@@ -14,7 +14,9 @@
 #include <vector>
 
 #include "trainer/checkpoint.h"
+#include "trainer/class_weights.h"
 #include "trainer/console.h"
+#include "trainer/contract/architecture.h"
 #include "trainer/image_cache.h"
 #include "trainer/layout.h"
 #include "trainer/loader.h"
@@ -23,6 +25,7 @@
 #include "trainer/optimizer.h"
 #include "trainer/replica.h"
 #include "trainer/run_folder.h"
+#include "trainer/sampler.h"
 #include "trainer/schedule.h"
 #include "trainer/time_budget.h"
 #include "trainer/train_input.h"
@@ -96,6 +99,7 @@ class Run {
 
   // Before the loop.
   void build();
+  contract::Architecture choose_architecture();
   void resume_or_start();
   void share_state();
   void make_loader();
@@ -105,6 +109,10 @@ class Run {
   // The loop.
   std::optional<ExitCode> train_epoch();
   std::optional<ExitCode> after_batch(const Signals& signals, const BatchPlan& plan);
+  torch::Tensor resized(const torch::Tensor& images) const;
+  LossOptions loss_options() const {
+    return {.box = args_.box, .cls = args_.cls, .dfl = args_.dfl, .class_weights = class_weights_};
+  }
   Signals agree(const LossValue& loss);
   bool step_optimizer(const StepRates& rates);
   void reload();
@@ -133,6 +141,7 @@ class Run {
   torch::Device device_;
 
   std::string hosts_;  // Of all ranks.
+  torch::Tensor class_weights_;  // cls_pw; undefined: all classes alike.
   OptimizerChoice choice_;
   std::optional<Replica> replica_;
   Progress progress_;
@@ -184,8 +193,14 @@ void Run::build() {
   const auto class_count = static_cast<int>(input_.class_names.size());
   choice_ =
       choose_optimizer(args_, class_count, static_cast<std::int64_t>(input_.dataset.train.size()));
-  replica_.emplace(args_.model, class_count, choice_.kind, scaled_weight_decay(args_), device_,
-                   communicator_);
+  if (args_.cls_pw > 0) {
+    const std::vector<double> weights =
+        class_weights(count_labels(input_.dataset.train, class_count), args_.cls_pw);
+    class_weights_ = torch::tensor(at::ArrayRef<double>(weights)).to(device_, torch::kFloat);
+  }
+  const contract::Architecture architecture = choose_architecture();
+  replica_.emplace(architecture, class_count, choice_.kind, scaled_weight_decay(args_), device_,
+                   communicator_, args_.freeze);
   const int threads = std::clamp(args_.workers, 1, std::max(1, around_.threads));
   val_loader_ = std::make_unique<ValLoader>(input_.dataset.val, args_.imgsz,
                                             2 * input_.batch_per_rank, threads, args_.single_cls,
@@ -201,11 +216,29 @@ void Run::build() {
   make_loader();
 
   progress_.model = args_.model;
+  progress_.model_yaml = architecture.is_known ? std::string() : architecture.yaml;
   progress_.class_count = class_count;
   progress_.optimizer = name_of(choice_.kind);
   progress_.batch = args_.batch;
   progress_.batches_per_epoch = loader_->batches_per_epoch();
   progress_.epochs_planned = args_.epochs;
+}
+
+// A description that an earlier attempt began with counts: the file may have changed since.
+contract::Architecture Run::choose_architecture() {
+  if (!contract::is_model_file(args_.model)) return contract::load_architecture(args_.model);
+  std::string yaml;
+  agree_on_input(communicator_, [&] {
+    if (!is_first_rank()) return;
+    const std::optional<Progress> saved = read_progress(folder_.weights());
+    yaml = saved && saved->model == args_.model && !saved->model_yaml.empty()
+               ? saved->model_yaml
+               : contract::load_architecture(args_.model).yaml;
+  });
+  const auto all = communicator_.all_gather(std::as_bytes(std::span(yaml)));
+  const std::string_view first(reinterpret_cast<const char*>(all.front().data()),
+                               all.front().size());
+  return contract::parse_architecture(first, contract::model_name(args_.model), args_.model);
 }
 
 void Run::make_loader() {
@@ -241,7 +274,7 @@ void Run::resume_or_start() {
 
   if (is_first_rank()) folder_.trim_results(progress_.epoch);
   if (!pretrained.empty()) {
-    console_.print(fmt::format("pretrained: {} of {}", pretrained, args_.pretrained));
+    console_.print(fmt::format("pretrained {}: {}", args_.pretrained, pretrained));
   }
   if (progress_.step > 0) {
     console_.print(fmt::format("resuming {} at epoch {}, batch {} of {} ({:.0f} s used)",
@@ -294,7 +327,8 @@ void Run::announce() {
       "thread{} each; {}",
       args_.model, parameters, input_.class_names.size(), input_.dataset.train.size(),
       input_.dataset.val.size(), device_.str(), communicator_.size(),
-      communicator_.size() == 1 ? "" : "s", around_.threads, around_.threads == 1 ? "" : "s", hosts_));
+      communicator_.size() == 1 ? "" : "s", around_.threads, around_.threads == 1 ? "" : "s",
+      hosts_));
   console_.print(fmt::format(
       "global batch {} = {} rank{} x {}, accumulate {} -> nominal {}; {} batches an epoch; {} lr0 "
       "{} momentum {} weight decay {:.3g}",
@@ -368,10 +402,10 @@ std::optional<ExitCode> Run::train_epoch() {
         plan_batch(schedule, progress_.step, is_timed() ? epoch_position() : progress_.epoch,
                    progress_.epochs_planned);
 
-    const torch::Tensor images = network_input(batch.images, device_);
+    const torch::Tensor images = resized(network_input(batch.images, device_));
     const LossValue loss = detection_loss(
         replica_->model().forward(images), replica_->model().strides(), batch.targets.to(device_),
-        {.box = args_.box, .cls = args_.cls, .dfl = args_.dfl}, args_.batch, [this](double own) {
+        loss_options(), args_.batch, [this](double own) {
           communicator_.all_reduce_sum(std::span<double>(&own, 1));
           return own;
         });
@@ -385,6 +419,15 @@ std::optional<ExitCode> Run::train_epoch() {
   progress_.is_finished = finish_epoch(is_time_up);
   if (args_.save || progress_.is_finished) save();
   return std::nullopt;
+}
+
+// multi_scale: another size for each batch, the same on all ranks and after every resume. Boxes are
+// in parts of the image and stay.
+torch::Tensor Run::resized(const torch::Tensor& images) const {
+  const int side = batch_size_pixels(static_cast<std::uint64_t>(args_.seed), progress_.epoch,
+                                     progress_.epoch_batch, args_.imgsz, args_.multi_scale);
+  if (side == args_.imgsz) return images;
+  return torch::upsample_bilinear2d(images, {side, side}, /*align_corners=*/false);
 }
 
 // Counts the batch, makes an optimiser step where one is due, and leaves where the ranks agreed to.
@@ -480,7 +523,7 @@ bool Run::agreed(bool first_rank_says) {
 Validation Run::validate_average() {
   ValidationOptions options;
   options.nms = {.iou = args_.iou, .max_det = args_.max_det};
-  options.loss = {.box = args_.box, .cls = args_.cls, .dfl = args_.dfl};
+  options.loss = loss_options();
   options.class_names = input_.class_names;
   return validate(replica_->average(), *val_loader_, options, device_, communicator_);
 }

@@ -19,13 +19,13 @@ set(trainer_plain_sources
 
 module_library(trainer
   HEADERS
-    assigner.h bench.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
+    assigner.h bench.h blocks.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
     gradient_reducer.h launch.h layout.h loss.h model.h norm_act.h norm_act_kernels.h optimizer.h
     replica.h run_folder.h schedule.h tensor_file.h time_budget.h train.h train_input.h validate.h
     weights_file.h
     ${TRAINER_DATA_HEADERS} ${TRAINER_EXPORT_HEADERS}
   SOURCES
-    assigner.cpp bench.cpp boxes.cpp checkpoint.cpp ema.cpp gradient_reducer.cpp layout.cpp
+    assigner.cpp bench.cpp blocks.cpp boxes.cpp checkpoint.cpp ema.cpp gradient_reducer.cpp layout.cpp
     loss.cpp model.cpp norm_act.cpp optimizer.cpp replica.cpp schedule.cpp tensor_file.cpp
     train.cpp validate.cpp weights_file.cpp
     ${trainer_plain_sources}

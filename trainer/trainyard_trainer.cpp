@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// trainyard-trainer: one process of a training run; the other verbs stand in files of their own. Exceptions rise to
-// here and nowhere else; they become one line with the rank, RUN/exit.json and an exit code.
+// trainyard-trainer: one process of a training run; the other verbs stand in files of their own.
+// Exceptions rise to here and nowhere else; they become one line with the rank, RUN/exit.json and
+// an exit code.
 #include <fmt/format.h>
 #include <malloc.h>
 #include <torch/utils.h>
@@ -15,6 +16,7 @@
 #include <filesystem>
 #include <new>
 
+#include "trainer/contract/architecture.h"
 #include "trainer/durable_file.h"
 #include "trainer/launch.h"
 #include "trainer/run_folder.h"
@@ -150,6 +152,9 @@ contract::TrainSpec spec_from_words(const std::vector<std::string>& words,
   spec.run_dir = std::filesystem::absolute(run_dir);
   spec.run_id = std::filesystem::path(spec.run_dir).filename();
   if (!spec.args.data.empty()) spec.args.data = std::filesystem::absolute(spec.args.data);
+  if (contract::is_model_file(spec.args.model)) {
+    spec.args.model = std::filesystem::absolute(spec.args.model);
+  }
   return spec;
 }
 

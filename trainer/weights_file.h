@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // trainer/weights_file.h
 //
-// Weights that a user takes away: the averaged model as a safetensors file under the public tensor
-// names, with what is needed to build the model again as metadata.
+// Weights that a user takes away or brings along: safetensors files under the public tensor names.
+// Ours carry as metadata what is needed to build the model again; of others it is found from names
+// and shapes (docs/formats/checkpoint.md).
 #pragma once
 
 #include <memory>
@@ -16,7 +17,7 @@ namespace trainer {
 struct WeightsInfo {
   std::vector<std::string> class_names;
   int imgsz = 640;
-  int epoch = 0;  // Counted from 1.
+  int epoch = 0;  // Counted from 1; 0: unknown.
   double fitness = 0;
 };
 
@@ -24,13 +25,16 @@ void save_weights(const std::string& path, const DetectionModel& model, const We
 
 struct LoadedModel {
   std::shared_ptr<DetectionModel> model;
-  WeightsInfo info;
+  WeightsInfo info;  // Classes without names are called class_0, class_1, ...
 };
-// Throws std::runtime_error where the file was not made by save_weights.
+// Tensors may be float16 or float32, their names prefixed with another "model.". Throws
+// std::runtime_error where the file cannot be read or its tensors make none of the known models,
+// nor the one of its metadata.
 [[nodiscard]] LoadedModel load_model(const std::string& path);
 
 // Copies the tensors that fit; the others (a head for other classes) keep their values. Throws
-// std::invalid_argument where none fits or the file cannot be read. Returns "319 of 355 tensors".
+// std::invalid_argument where none fits or the file cannot be read. Returns what was done: "kept
+// 319 of 355 tensors; new: model.22.cv3.* (80 -> 3 classes)".
 std::string load_pretrained(const std::string& path, DetectionModel& model);
 
 }  // namespace trainer

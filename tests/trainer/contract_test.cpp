@@ -69,9 +69,8 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
        "RMSProp. Did you mean "
        "\"AdamW\"?"},
       {"model", "yolov8q",
-       "model = \"yolov8q\" is not known. Known: yolov8n, yolov8s, yolov8m, yolov8l, yolov8x. Did "
-       "you "
-       "mean \"yolov8n\"?"},
+       "model = \"yolov8q\" is not known. Known: yolov8n, yolov8s, yolov8m, yolov8l, yolov8x, "
+       "yolo11n, yolo11s, yolo11m, yolo11l, yolo11x. Did you mean \"yolov8n\"?"},
       {"model", "yolov8n.pt",
        "model = \"yolov8n.pt\" names a weights file. Give model=NAME and "
        "pretrained=FILE.safetensors."},
@@ -107,6 +106,10 @@ TEST(TrainArgs, TakeTheSpellingsOfTheReference) {
   const AcceptedCase cases[] = {
       {"model", "yolov8s.yaml", "yolov8s"},
       {"model", "YOLOv8m", "yolov8m"},
+      {"model", "yolo11x", "yolo11x"},
+      {"model", "YOLO11n.yaml", "yolo11n"},
+      {"model", "./Yolov8n.yaml", "./Yolov8n.yaml"},
+      {"model", "nets/Mine.yml", "nets/Mine.yml"},
       {"time", "None", "none"},
       {"time", "2.5", "2.5"},
       {"val", "False", "false"},

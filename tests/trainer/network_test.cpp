@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 #include <gtest/gtest.h>
+#include <torch/nn/modules/batchnorm.h>
 #include <torch/utils.h>
+
+#include <tuple>
 
 #include "tests/trainer/reference_numbers.h"
 #include "trainer/assigner.h"
@@ -20,11 +23,11 @@ std::int64_t parameter_count(const DetectionModel& model) {
 }
 
 // A model whose tensors follow the reference's formula.
-std::shared_ptr<DetectionModel> filled_model() {
+std::shared_ptr<DetectionModel> filled_model(const std::string& name) {
   torch::NoGradGuard no_grad;
-  auto model = std::make_shared<DetectionModel>("yolov8n", 80);
-  for (const auto& [name, tensor] : state_tensors(*model)) {
-    tensor.copy_(reference::filled(name, tensor));
+  auto model = std::make_shared<DetectionModel>(name, 80);
+  for (const auto& [key, tensor] : state_tensors(*model)) {
+    tensor.copy_(reference::filled(key, tensor));
   }
   return model;
 }
@@ -33,7 +36,7 @@ double own(double value) {
   return value;
 }
 
-// The targets of a case of fwd_yolov8n.json, as a batch has them.
+// The targets of a case of fwd_*.json, as a batch has them.
 torch::Tensor targets_of(const nlohmann::json& targets) {
   const auto images = targets.at("batch_idx").get<std::vector<float>>();
   torch::Tensor rows = torch::zeros({static_cast<std::int64_t>(images.size()), 6});
@@ -46,57 +49,74 @@ torch::Tensor targets_of(const nlohmann::json& targets) {
   return rows;
 }
 
-TEST(Model, HasAsManyParametersAsTheReference) {
-  const std::map<std::string, std::int64_t> counts = {{"yolov8n", 3'157'200},
-                                                      {"yolov8s", 11'166'560},
-                                                      {"yolov8m", 25'902'640},
-                                                      {"yolov8l", 43'691'520},
-                                                      {"yolov8x", 68'229'648}};
-  for (const auto& [name, count] : counts) {
-    SCOPED_TRACE(name);
-    EXPECT_EQ(parameter_count(DetectionModel(name, 80)), count);
+class EveryModel : public testing::TestWithParam<std::string> {};
+
+TEST_P(EveryModel, HasTheNamesShapesAndOrderOfTheReference) {
+  SKIP_WITHOUT_REFERENCE("arch.json");
+  const nlohmann::json expected = reference::json("arch.json").at(GetParam());
+  const DetectionModel model(GetParam(), 80);
+
+  std::map<std::string, std::vector<std::int64_t>> shapes;
+  for (const auto& [key, tensor] : state_tensors(model)) shapes[key] = tensor.sizes().vec();
+  std::map<std::string, std::vector<std::int64_t>> wanted;
+  for (const auto& entry : expected.at("state_dict")) {
+    wanted[entry.at(0)] = entry.at(1).get<std::vector<std::int64_t>>();
   }
+  EXPECT_EQ(shapes, wanted);
+  std::vector<std::string> names;
+  for (const auto& item : model.named_parameters()) names.push_back(item.key());
+  EXPECT_EQ(names, expected.at("param_names").get<std::vector<std::string>>());
+  EXPECT_EQ(parameter_count(model), expected.at("params").get<std::int64_t>());
+  const auto strides = expected.at("strides").get<std::vector<double>>();
+  EXPECT_EQ(std::vector<double>(model.strides().begin(), model.strides().end()), strides);
+}
+INSTANTIATE_TEST_SUITE_P(Reference, EveryModel, testing::ValuesIn(contract::known_models()),
+                         [](const auto& each) { return each.param; });
+
+TEST(AModel, HasAsManyParametersAsThePublicTablesSay) {
+  EXPECT_EQ(parameter_count(DetectionModel("yolov8n", 80)), 3'157'200);
+  EXPECT_EQ(parameter_count(DetectionModel("yolo11n", 80)), 2'624'080);
 }
 
-TEST(Model, RefusesAnUnknownName) {
+TEST(AModel, RefusesAnUnknownName) {
   EXPECT_THROW(DetectionModel("yolov8q", 80), std::invalid_argument);
   EXPECT_THROW(DetectionModel("", 80), std::invalid_argument);
 }
 
-TEST(Model, HasTheNamesAndShapesOfTheReference) {
+// The models that the reference has numbers of.
+class Model : public testing::TestWithParam<const char*> {};
+
+TEST_P(Model, StartsAsTheReference) {
   SKIP_WITHOUT_REFERENCE("arch.json");
-  const nlohmann::json all = reference::json("arch.json");
-  for (const std::string name : {"yolov8n", "yolov8m", "yolov8x"}) {
-    SCOPED_TRACE(name);
-    const DetectionModel model(name, 80);
-    std::map<std::string, std::vector<std::int64_t>> shapes;
-    for (const auto& [key, tensor] : state_tensors(model)) shapes[key] = tensor.sizes().vec();
-    EXPECT_EQ(shapes.size(), all.at(name).at("state_dict").size());
-    for (const auto& entry : all.at(name).at("state_dict")) {
-      const std::string key = entry.at(0);
-      ASSERT_TRUE(shapes.contains(key)) << key;
-      EXPECT_EQ(shapes[key], entry.at(1).get<std::vector<std::int64_t>>()) << key;
-    }
-  }
-}
+  const nlohmann::json facts = reference::json("init_facts.json");
+  const DetectionModel model(GetParam(), 80);
 
-TEST(Model, StartsWithTheBiasesOfTheReference) {
-  const DetectionModel model("yolov8n", 80);
-  const double expected[] = {-11.536642, -10.150348, -8.764053};
   const auto parameters = model.named_parameters();
-  for (int i = 0; i < 3; ++i) {
+  const std::string head = "model." + std::to_string(model.architecture().layers.size() - 1) + ".";
+  for (std::size_t i = 0; i < 3; ++i) {
     const std::string index = std::to_string(i);
-    EXPECT_FLOAT_EQ(parameters["model.22.cv2." + index + ".2.bias"][0].item<float>(), 1.0F);
-    EXPECT_NEAR(parameters["model.22.cv3." + index + ".2.bias"][0].item<double>(), expected[i],
-                1e-4);
+    const double box = facts.at("detect_reg_bias").at(i);
+    const double cls = facts.at("detect_cls_bias_nc80").at(i);
+    EXPECT_NEAR(parameters[head + "cv2." + index + ".2.bias"].sub(box).abs().max().item<double>(),
+                0, 1e-6);
+    EXPECT_NEAR(parameters[head + "cv3." + index + ".2.bias"].sub(cls).abs().max().item<double>(),
+                0, 1e-5);
+  }
+  for (const auto& module : model.modules(/*include_self=*/false)) {
+    const auto* norm = module->as<torch::nn::BatchNorm2d>();
+    if (norm == nullptr) continue;
+    ASSERT_EQ(norm->options.eps(), facts.at("bn_eps").get<double>());
+    ASSERT_EQ(norm->options.momentum(), facts.at("bn_momentum").get<double>());
+    ASSERT_TRUE(norm->weight.eq(1).all().item<bool>());
+    ASSERT_TRUE(norm->bias.eq(0).all().item<bool>());
   }
 }
 
-TEST(Model, GivesTheFeaturesOfTheReference) {
+TEST_P(Model, GivesTheFeaturesOfTheReference) {
   SKIP_WITHOUT_REFERENCE("arch.json");
   torch::NoGradGuard no_grad;
-  auto expected = reference::npz("fwd_yolov8n.npz");
-  const auto model = filled_model();
+  auto expected = reference::npz(std::string("fwd_") + GetParam() + ".npz");
+  const auto model = filled_model(GetParam());
   const torch::Tensor x = reference::uniform("input.x", {2, 3, 128, 160}).to(torch::kFloat);
 
   model->eval();
@@ -114,14 +134,57 @@ TEST(Model, GivesTheFeaturesOfTheReference) {
   EXPECT_LT(reference::difference(decoded, expected["eval_decoded"]), 5e-5);
 }
 
-class LossCase : public testing::TestWithParam<const char*> {};
+TEST_P(Model, HasTheLayerAndBatchStatisticsOfTheReference) {
+  SKIP_WITHOUT_REFERENCE("arch.json");
+  torch::NoGradGuard no_grad;
+  const nlohmann::json expected = reference::json(std::string("fwd_") + GetParam() + ".json");
+  const auto model = filled_model(GetParam());
+  const torch::Tensor x = reference::uniform("input.x", {2, 3, 128, 160}).to(torch::kFloat);
+
+  model->eval();
+  const auto outputs = model->layer_outputs(x);
+  std::size_t compared = 0;
+  for (const auto& layer : expected.at("eval_layer_stats")) {
+    const auto index = layer.at(0).get<std::size_t>();
+    if (index >= outputs.size()) continue;  // Detect.
+    SCOPED_TRACE(index);
+    const torch::Tensor wide = outputs[index].to(torch::kDouble);
+    ASSERT_EQ(outputs[index].sizes().vec(), layer.at(1).get<std::vector<std::int64_t>>());
+    const double deviation = layer.at(3), sum = layer.at(4);
+    EXPECT_NEAR(wide.mean().item<double>(), layer.at(2).get<double>(), 1e-5 * deviation);
+    EXPECT_NEAR(wide.std().item<double>(), deviation, 1e-4 * deviation);
+    EXPECT_NEAR(wide.abs().sum().item<double>(), sum, 1e-5 * sum);
+    for (std::size_t i = 0; i < layer.at(5).size(); ++i) {
+      EXPECT_NEAR(wide.flatten()[static_cast<std::int64_t>(i)].item<double>(),
+                  layer.at(5).at(i).get<double>(), 1e-4 * deviation);
+    }
+    ++compared;
+  }
+  EXPECT_EQ(compared, outputs.size());
+
+  model->train();
+  static_cast<void>(model->forward(x));
+  const auto buffers = model->named_buffers();
+  for (const auto& [name, sums] : expected.at("bn_after_one_train_forward").items()) {
+    const torch::Tensor wide = buffers[name].to(torch::kDouble);
+    const double magnitude = sums.at(1);
+    EXPECT_NEAR(wide.sum().item<double>(), sums.at(0).get<double>(), 2e-5 * magnitude) << name;
+    EXPECT_NEAR(wide.abs().sum().item<double>(), magnitude, 2e-5 * magnitude) << name;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Reference, Model, testing::Values("yolov8n", "yolo11n"),
+                         [](const auto& each) { return std::string(each.param); });
+
+// A model and a case of targets.
+class LossCase : public testing::TestWithParam<std::tuple<const char*, const char*>> {};
 
 TEST_P(LossCase, HasTheLossAndGradientsOfTheReference) {
   SKIP_WITHOUT_REFERENCE("arch.json");
-  const std::string name = GetParam();
-  const nlohmann::json expected = reference::json("fwd_yolov8n.json").at("loss").at(name);
-  auto arrays = reference::npz("fwd_yolov8n.npz");
-  const auto model = filled_model();
+  const std::string file = std::string("fwd_") + std::get<0>(GetParam());
+  const std::string name = std::get<1>(GetParam());
+  const nlohmann::json expected = reference::json(file + ".json").at("loss").at(name);
+  auto arrays = reference::npz(file + ".npz");
+  const auto model = filled_model(std::get<0>(GetParam()));
   model->train();
   const torch::Tensor x = reference::uniform("input.x", {2, 3, 128, 160}).to(torch::kFloat);
 
@@ -145,6 +208,7 @@ TEST_P(LossCase, HasTheLossAndGradientsOfTheReference) {
   for (const auto& item : model->named_parameters()) {
     if (!item.value().requires_grad()) continue;
     const double norm = expected.at("grad_norms").at(item.key());
+    // The floor: the true gradient of some biases of yolo11n is 0, its record is rounding noise.
     EXPECT_NEAR(item.value().grad().norm().item<double>(), norm, 1e-4 * norm + 1e-6) << item.key();
     const std::string key = name + "_grad." + item.key();
     if (arrays.contains(key)) {
@@ -153,8 +217,13 @@ TEST_P(LossCase, HasTheLossAndGradientsOfTheReference) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(Reference, LossCase,
-                         testing::Values("normal", "one_empty_image", "empty", "crowded"),
-                         [](const auto& each) { return std::string(each.param); });
+                         testing::Combine(testing::Values("yolov8n", "yolo11n"),
+                                          testing::Values("normal", "one_empty_image", "empty",
+                                                          "crowded")),
+                         [](const auto& each) {
+                           return std::string(std::get<0>(each.param)) + "_" +
+                                  std::get<1>(each.param);
+                         });
 
 class AssignerCase : public testing::TestWithParam<const char*> {};
 
@@ -222,24 +291,32 @@ TEST(Boxes, DistancesAndCornersAreInverse) {
   EXPECT_TRUE(torch::allclose(xywh_to_xyxy(xyxy_to_xywh(boxes)), boxes));
 }
 
-// The first steps of the reference's trajectory; later ones drift apart by rounding.
-class Trajectory : public testing::TestWithParam<const char*> {};
+// Ten steps, of which only the first three are held tightly: batch norm and the optimiser make
+// rounding grow. With other instruction sets or threads the same program, yolo11n, ends between 108
+// and 121 at the tenth step, where the reference recorded 116.
+class Trajectory : public testing::TestWithParam<std::tuple<const char*, const char*>> {};
 
-TEST_P(Trajectory, BeginsAsThatOfTheReference) {
+TEST_P(Trajectory, IsThatOfTheReference) {
   SKIP_WITHOUT_REFERENCE("arch.json");
-  const nlohmann::json run = reference::json("traj.json").at(std::string("yolov8n_") + GetParam());
-  const nlohmann::json cases = reference::json("fwd_yolov8n.json").at("loss");
-  const bool is_sgd = GetParam() == std::string("SGD");
-  const auto model = filled_model();
-  const auto average = filled_model();
+  const std::string name = std::get<0>(GetParam()), kind = std::get<1>(GetParam());
+  const nlohmann::json run = reference::json("traj.json").at(name + "_" + kind);
+  const nlohmann::json cases = reference::json("fwd_" + name + ".json").at("loss");
+  const bool is_sgd = kind == "SGD";
+  const auto model = filled_model(name);
+  const auto average = filled_model(name);
   model->train();
   Optimizer optimizer(*model, is_sgd ? OptimizerKind::kSgd : OptimizerKind::kAdamW, 5e-4);
   StepRates rates;
   rates.lr.fill(run.at("lr"));
   rates.momentum = run.at("momentum");
 
-  constexpr std::size_t kSteps = 3;
+  constexpr std::size_t kSteps = 10, kTightSteps = 3;
   for (std::size_t step = 0; step < kSteps; ++step) {
+    const bool is_tight = step < kTightSteps;
+    const bool is_steady = name == "yolov8n";
+    const double total_bound = is_tight ? 1e-3 : is_steady ? 3e-2 : 1.5e-1;
+    const double norm_bound = is_tight ? 3e-3 : is_steady ? 1e-1 : 1.0;
+    const double sum_bound = is_tight ? 1e-5 : 1e-4;
     SCOPED_TRACE(step);
     const nlohmann::json expected = run.at("steps").at(step);
     const torch::Tensor x =
@@ -254,22 +331,27 @@ TEST_P(Trajectory, BeginsAsThatOfTheReference) {
     update_ema(*average, *model, static_cast<std::int64_t>(step) + 1);
 
     const double total = expected.at("total"), recorded_norm = expected.at("grad_norm_before_clip");
-    EXPECT_NEAR(loss.total.item<double>(), total, 1e-3 * total);
-    EXPECT_NEAR(norm, recorded_norm, 3e-3 * recorded_norm);
+    EXPECT_NEAR(loss.total.item<double>(), total, total_bound * total);
+    EXPECT_NEAR(norm, recorded_norm, norm_bound * recorded_norm);
     double parameters = 0, averaged = 0;
     for (const auto& item : model->parameters()) {
       parameters += item.to(torch::kDouble).abs().sum().item<double>();
     }
-    for (const auto& [name, tensor] : state_tensors(*average)) {
+    for (const auto& [key, tensor] : state_tensors(*average)) {
       if (tensor.is_floating_point())
         averaged += tensor.to(torch::kDouble).abs().sum().item<double>();
     }
-    EXPECT_NEAR(averaged, expected.at("ema_abs_sum").get<double>(), 1e-5 * averaged);
-    EXPECT_NEAR(parameters, expected.at("param_abs_sum").get<double>(), 1e-5 * parameters);
+    EXPECT_NEAR(averaged, expected.at("ema_abs_sum").get<double>(), sum_bound * averaged);
+    EXPECT_NEAR(parameters, expected.at("param_abs_sum").get<double>(), sum_bound * parameters);
   }
 }
-INSTANTIATE_TEST_SUITE_P(Reference, Trajectory, testing::Values("SGD", "AdamW"),
-                         [](const auto& each) { return std::string(each.param); });
+INSTANTIATE_TEST_SUITE_P(Reference, Trajectory,
+                         testing::Combine(testing::Values("yolov8n", "yolo11n"),
+                                          testing::Values("SGD", "AdamW")),
+                         [](const auto& each) {
+                           return std::string(std::get<0>(each.param)) + "_" +
+                                  std::get<1>(each.param);
+                         });
 
 }  // namespace
 }  // namespace trainer

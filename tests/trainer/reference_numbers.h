@@ -26,6 +26,8 @@ inline nlohmann::json json(const std::string& name) {
 inline torch::Tensor to_tensor(const Array& array) {
   const auto type = array.type == "<f4"   ? torch::kFloat32
                     : array.type == "<f8" ? torch::kFloat64
+                    : array.type == "<f2" ? torch::kFloat16
+                    : array.type == "|u1" ? torch::kUInt8
                     : array.type == "<i8" ? torch::kInt64
                                           : torch::kBool;
   torch::Tensor tensor = torch::empty(array.shape, type);

@@ -432,7 +432,8 @@ TEST(WeightsFile, MakesTheModelAgain) {
   EXPECT_EQ(loaded.info.class_names, (std::vector<std::string>{"a", "b", "c"}));
   EXPECT_EQ(loaded.info.imgsz, 320);
   EXPECT_TRUE(torch::equal(loaded.model->parameters()[0], saved.model->parameters()[0]));
-  EXPECT_EQ(load_pretrained(folder.at("best.safetensors"), other), "319 of 355 tensors");
+  EXPECT_EQ(load_pretrained(folder.at("best.safetensors"), other),
+            "kept 319 of 355 tensors; new: model.22.cv3.* (3 -> 80 classes)");
   EXPECT_THROW(static_cast<void>(load_pretrained(folder.at("missing"), other)),
                std::invalid_argument);
 }

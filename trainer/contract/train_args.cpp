@@ -14,6 +14,8 @@
 #include <stdexcept>
 #include <variant>
 
+#include "trainer/contract/architecture.h"
+
 namespace contract {
 
 namespace {
@@ -46,7 +48,7 @@ const std::vector<Option>& options() {
   static const std::vector<Option> kOptions = {
       // clang-format off
       {"data", "run", &A::data, -kAny, kAny, {}, "YAML file of the data set, or a ZIP with one in it"},
-      {"model", "run", &A::model, -kAny, kAny, known_models(), "architecture"},
+      {"model", "run", &A::model, -kAny, kAny, known_models(), "architecture, or a .yaml file that describes one"},
       {"epochs", "run", &A::epochs, 1, 10'000, {}, "passes over the training images"},
       {"time", "run", &A::time_h, 0.02, 720, {}, "hours of the whole run, start-up to final evaluation; overrides epochs"},
       {"patience", "run", &A::patience, 0, 1'000, {}, "epochs without gain before an early stop; 0 turns it off"},
@@ -357,6 +359,10 @@ struct Setter {
 
   Answer set_model() const {
     std::string name = lower(text);
+    if (is_model_file(text)) {
+      args.model = std::string(text);
+      return std::nullopt;
+    }
     if (name.ends_with(".pt")) {
       return fmt::format(
           "model = \"{}\" names a weights file. Give model=NAME and "
@@ -453,12 +459,6 @@ std::string range_text(const Option& option) {
 
 }  // namespace
 
-const std::vector<std::string>& known_models() {
-  static const std::vector<std::string> kModels = {"yolov8n", "yolov8s", "yolov8m", "yolov8l",
-                                                   "yolov8x"};
-  return kModels;
-}
-
 const std::vector<ArgInfo>& train_arg_table() {
   static const std::vector<ArgInfo> kTable = [] {
     const TrainArgs defaults;
@@ -551,6 +551,15 @@ std::vector<ArgFault> check_train_args(const TrainArgs& args) {
     faults.push_back({"data", "data is missing. Give data=FILE.yaml."});
   }
   return faults;
+}
+
+std::optional<ArgFault> check_model(const TrainArgs& args) {
+  try {
+    static_cast<void>(load_architecture(args.model));
+    return std::nullopt;
+  } catch (const std::invalid_argument& error) {
+    return ArgFault{"model", error.what()};
+  }
 }
 
 void to_json(nlohmann::json& json, const TrainArgs& args) {

@@ -16,7 +16,7 @@ namespace contract {
 
 struct TrainArgs {
   std::string data;                 // Path of the data set's YAML file, or of a ZIP with one in it.
-  std::string model = "yolov8n";    // yolov8{n,s,m,l,x}; with or without ".yaml".
+  std::string model = "yolov8n";    // One of known_models(), or a description: a .yaml file.
   int epochs = 100;
   std::optional<double> time_h;     // "time": hours; overrides epochs.
   int patience = 100;               // Epochs without gain before an early stop; 0: off.
@@ -91,8 +91,9 @@ struct ArgInfo {
 // Faults that lie between arguments (data missing). Empty: fine.
 [[nodiscard]] std::vector<ArgFault> check_train_args(const TrainArgs& args);
 
-// The names that `model` may have, smallest first.
-[[nodiscard]] const std::vector<std::string>& known_models();
+// A fault where `model` names a description that cannot be read or makes no network. Reads the file,
+// which a resumed run no longer needs: not part of check_train_args.
+[[nodiscard]] std::optional<ArgFault> check_model(const TrainArgs& args);
 
 // "Did you mean ...": the nearest of `known` within edit distance 3, or nothing.
 [[nodiscard]] std::optional<std::string> nearest_name(std::string_view word,
