@@ -365,11 +365,14 @@ void draw_matrix(cv::Mat area, const Matrix& matrix) {
   if (count == 0) return;
   const int names = widest(matrix.names, kNameMax);
   const int left = 40 + names + kGap;
-  const cv::Rect room(left, kTop, area.cols - left - kRight, area.rows - kTop - 44 - names - kGap);
+  // Names below stand flat where a cell is as wide as they are; that gives the matrix more room.
+  const int flat_side = std::min(area.cols - left - kRight, area.rows - kTop - 80) / count;
+  const bool are_flat = names + kGap < flat_side;
+  const int below = are_flat ? 80 : 44 + names + kGap;
+  const cv::Rect room(left, kTop, area.cols - left - kRight, area.rows - kTop - below);
   const int side = std::max(1, std::min(room.width, room.height) / count);
   const cv::Rect frame(room.x + (room.width - side * count) / 2, room.y, side * count,
                        side * count);
-  const bool are_flat = names + kGap < side;
   constexpr int kLineHeight = 15;
   const int every = (kLineHeight + side - 1) / side;
   for (int row = 0; row < count; ++row) {
@@ -396,7 +399,7 @@ void draw_matrix(cv::Mat area, const Matrix& matrix) {
     }
   }
   const Plot plot{area, frame, {}, {}};
-  draw_frame(plot, {.title = matrix.title, .x_label = matrix.column_label});
+  draw_frame(plot, {.title = matrix.title, .x_label = matrix.column_label, .y_label = {}});
   const int row_label_x = frame.x - names - kGap - 18;
   write_upwards(area, matrix.row_label, {row_label_x, frame.y + frame.height / 2}, kLabelSize);
 

@@ -265,7 +265,8 @@ void plot_labels(const std::vector<contract::ImageEntry>& images,
     }
   }
   const cv::Mat page = blank_page();
-  draw_bars(page(quarter(page, 0)), {.title = "boxes of each class"}, bars);
+  draw_bars(page(quarter(page, 0)), {.title = "boxes of each class", .x_label = {}, .y_label = {}},
+            bars);
   draw_shapes(page(quarter(page, 1)), labels);
   draw_density(page(quarter(page, 2)),
                {"centres of boxes", "x / width", "y / height", {0, 1}, {1, 0}}, centres);

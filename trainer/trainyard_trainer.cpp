@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// trainyard-trainer: one process of a training run; the other verbs stand in files of their own. Exceptions rise to
-// here and nowhere else; they become one line with the rank, RUN/exit.json and an exit code.
+// trainyard-trainer: one process of a training run; the other verbs stand in files of their own.
+// Exceptions rise to here and nowhere else; they become one line with the rank, RUN/exit.json and
+// an exit code.
 #include <fmt/format.h>
 #include <torch/utils.h>
 #include <unistd.h>
@@ -172,7 +173,8 @@ int run_command(int argc, char** argv) {
   train->add_option("arguments", words, "key=value");
   train->footer(train_arguments_help());
 
-  const Verb verbs[] = {add_check_verb(app), add_val_verb(app, launch), add_scenes_verb(app)};
+  const Verb verbs[] = {add_check_verb(app), add_val_verb(app, launch),
+                        add_predict_verb(app, launch), add_scenes_verb(app)};
 
   constexpr int kBadUsage = 2;
   try {

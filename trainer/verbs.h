@@ -24,6 +24,7 @@ struct Verb {
 [[nodiscard]] Verb add_check_verb(CLI::App& program);
 [[nodiscard]] Verb add_scenes_verb(CLI::App& program);
 // `launch` outlives the verb, here and below.
+[[nodiscard]] Verb add_predict_verb(CLI::App& program, const Launch& launch);
 [[nodiscard]] Verb add_val_verb(CLI::App& program, const Launch& launch);
 
 }  // namespace trainer
