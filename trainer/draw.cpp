@@ -81,8 +81,9 @@ void draw_boxes(cv::Mat& picture, const std::vector<Detection>& detections,
                     cv::Point(pixel(box.x2, picture.cols), pixel(box.y2, picture.rows)));
   };
   for (const Detection& detection : ordered) {
-    cv::rectangle(picture, corners(detection.box), class_color(detection.cls), pen.line,
-                  cv::LINE_AA);
+    // Corners, for a cv::Rect would leave out its last row and column.
+    const cv::Rect box = corners(detection.box);
+    cv::rectangle(picture, box.tl(), box.br(), class_color(detection.cls), pen.line);
   }
   for (const Detection& detection : ordered) {
     const std::string& name = drawable_names.at(static_cast<std::size_t>(detection.cls));

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <torch/types.h>
 
+#include <algorithm>
 #include <map>
 #include <opencv2/imgcodecs.hpp>
 #include <string>
@@ -145,7 +146,7 @@ TEST_F(RectLoader, PadsWholeStridesAndKeepsBoxesOnTheirPixels) {
       EXPECT_NEAR(at(3, height, source.gain_y, source.pad_y), .25F * h, 1e-3);
       EXPECT_NEAR(at(4, width, source.gain_x, 0), .5F * w, 1e-3);
       EXPECT_NEAR(at(5, height, source.gain_y, 0), .125F * h, 1e-3);
-      EXPECT_EQ(std::max(source.gain_x * w, source.gain_y * h), 96) << "the long side";
+      EXPECT_FLOAT_EQ(std::max(source.gain_x * w, source.gain_y * h), 96) << "the long side";
     }
   }
   EXPECT_LT(pixels, 11 * 128 * 128) << "less than squares of the same margin";

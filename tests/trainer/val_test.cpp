@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -72,6 +73,22 @@ INSTANTIATE_TEST_SUITE_P(
                          expected.frame == "--rect" ? "rect" : "square");
     });
 
+// An example of docs/formats/results.md.
+nlohmann::json documented(const std::string& file) {
+  const std::string page = reference::read_text(TRAINYARD_DOCS "/formats/results.md");
+  const std::string start = "```json file=" + file + "\n";
+  const std::size_t begin = page.find(start);
+  if (begin == std::string::npos) throw std::runtime_error(file + " is not documented");
+  const std::size_t from = begin + start.size();
+  return nlohmann::json::parse(page.substr(from, page.find("```", from) - from));
+}
+
+std::vector<std::string> keys(const nlohmann::json& object) {
+  std::vector<std::string> names;
+  for (const auto& item : object.items()) names.push_back(item.key());
+  return names;
+}
+
 TEST(Val, LeavesTablesPredictionsAndPlots) {
   SKIP_WITHOUT_WEIGHTS("bccd_yolov8n_ft15");
   const TempFolder folder;
@@ -91,6 +108,8 @@ TEST(Val, LeavesTablesPredictionsAndPlots) {
     EXPECT_GT(fs::file_size(folder.at("out/" + name)), 10'000U) << name;
   }
   const auto metrics = reference::read_json(folder.at("out/metrics.json"));
+  EXPECT_EQ(keys(metrics), keys(documented("metrics.json")));
+  EXPECT_EQ(keys(metrics["classes"][0]), keys(documented("metrics.json")["classes"][0]));
   // A column of the matrix has every true box of its class once.
   const auto& counts = metrics["confusion"]["predicted_by_true"];
   for (std::size_t cls = 0; cls < 3; ++cls) {
@@ -100,11 +119,12 @@ TEST(Val, LeavesTablesPredictionsAndPlots) {
   }
   const auto predictions = reference::read_json(folder.at("out/predictions.json"));
   ASSERT_GT(predictions.size(), 1000U);
+  EXPECT_EQ(keys(predictions[0]), keys(documented("predictions.json")[0]));
   EXPECT_EQ(predictions[0]["file_name"], predictions[0]["image_id"].get<std::string>() + ".jpg");
   for (const auto& entry : predictions) {
     const auto box = entry["bbox"].get<std::vector<double>>();
-    ASSERT_TRUE(box[0] >= 0 && box[1] >= 0 && box[0] + box[2] <= 640.001 &&
-                box[1] + box[3] <= 480.001)
+    ASSERT_TRUE(box[0] >= 0 && box[1] >= 0 && box[0] + box[2] <= 640.002 &&
+                box[1] + box[3] <= 480.002)
         << entry;
     ASSERT_TRUE(entry["category_id"] >= 1 && entry["category_id"] <= 3);
   }
