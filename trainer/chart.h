@@ -24,7 +24,6 @@ void write_picture(const std::string& path, const cv::Mat& picture);
 struct Range {
   double low = 0, high = 1;
 };
-// Of all finite y (or x) of the lines, with a margin; {0, 1} where there are none.
 struct Line {
   std::string name;                 // In the legend; empty: not there.
   std::vector<cv::Point2d> points;  // One that is not finite breaks the line.
@@ -32,6 +31,7 @@ struct Line {
   int width_px = 2;
   enum class Marks { kNone, kDots } marks = Marks::kNone;
 };
+// Of all finite x or y of the lines, with a margin; {0, 1} where there are none.
 [[nodiscard]] Range range_of_x(const std::vector<Line>& lines);
 [[nodiscard]] Range range_of_y(const std::vector<Line>& lines);
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // trainer/detection.h
 //
-// A box with its corners, one that a person drew, and one that a network found. In float32, as the reference computes, so
-// that results agree to the bit.
+// A box with its corners, of a label or of what a network found. In float32, as the reference
+// computes, so that results agree to the bit.
 #pragma once
 
 #include <algorithm>

@@ -214,7 +214,7 @@ TEST(Evaluator, MapsBoxesBackToTheOriginalImage) {
   Batch batch;
   batch.images = torch::zeros({1, 3, 64, 64}, torch::kUInt8);
   batch.sources.push_back(
-      {.index = 0, .width = 640, .height = 320, .gain_x = .1F, .gain_y = .1F, .pad_x = 0, .pad_y = 16});
+      {.index = 0, .width = 640, .height = 320, .gain_x = .1F, .gain_y = .1F, .pad_y = 16});
   batch.targets = rows({{0, 0, .25F, .5F, .25F, .25F}}, 6);  // 8..24 x 24..40.
   Evaluator evaluator({"a"});
 
