@@ -20,18 +20,29 @@ double interpolate(double x, const std::vector<double>& xs, const std::vector<do
   return slope * (x - xs[i - 1]) + ys[i - 1];
 }
 
-double average_precision(const std::vector<double>& recall, const std::vector<double>& precision) {
-  std::vector<double> xs{0.0}, ys{1.0};
-  xs.insert(xs.end(), recall.begin(), recall.end());
-  ys.insert(ys.end(), precision.begin(), precision.end());
-  xs.push_back(1.0);
-  ys.push_back(0.0);
-  for (std::size_t i = ys.size() - 1; i > 0; --i) ys[i - 1] = std::max(ys[i - 1], ys[i]);
+// Precision over recall, never falling towards lower recall.
+struct Envelope {
+  std::vector<double> recall{0.0}, precision{1.0};
 
+  Envelope(const std::vector<double>& recalls, const std::vector<double>& precisions) {
+    recall.insert(recall.end(), recalls.begin(), recalls.end());
+    precision.insert(precision.end(), precisions.begin(), precisions.end());
+    recall.push_back(1.0);
+    precision.push_back(0.0);
+    for (std::size_t i = precision.size() - 1; i > 0; --i) {
+      precision[i - 1] = std::max(precision[i - 1], precision[i]);
+    }
+  }
+  [[nodiscard]] double at(double x) const {
+    return interpolate(x, recall, precision, precision.front());
+  }
+};
+
+double area_under(const Envelope& envelope) {
   constexpr int kSteps = 100;
-  double area = 0, before = interpolate(0, xs, ys, ys.front());
+  double area = 0, before = envelope.at(0);
   for (int i = 1; i <= kSteps; ++i) {
-    const double here = interpolate(static_cast<double>(i) / kSteps, xs, ys, ys.front());
+    const double here = envelope.at(static_cast<double>(i) / kSteps);
     area += (before + here) / 2 / kSteps;
     before = here;
   }
@@ -60,26 +71,37 @@ ClassCurves class_curves(std::vector<Prediction> predictions, std::int64_t insta
       recall[n] = static_cast<double>(found) / (static_cast<double>(instances) + kTiny);
       precision[n] = static_cast<double>(found) / static_cast<double>(n + 1);
     }
-    curves.ap[static_cast<std::size_t>(i)] = average_precision(recall, precision);
+    curves.ap[static_cast<std::size_t>(i)] = area_under(Envelope(recall, precision));
   }
+  const Envelope envelope(recall, precision);
   for (std::size_t i = 0; i < kCurvePoints; ++i) {
     const double confidence = static_cast<double>(i) / (kCurvePoints - 1);
     curves.recall[i] = interpolate(-confidence, scores_negated, recall, 0);
     curves.precision[i] = interpolate(-confidence, scores_negated, precision, 1);
+    curves.precision_at_recall[i] = envelope.at(confidence);  // As a recall, this time.
   }
   return curves;
 }
 
-std::size_t best_f1_point(const std::vector<ClassCurves>& classes) {
+double ClassCurves::f1(std::size_t point) const {
   constexpr double kTiny = 1e-16;
-  constexpr std::int64_t kHalfWidth = kCurvePoints / 20;  // Of the box of 101 points.
-  std::vector<double> mean(kCurvePoints, 0.0);
+  const double p = precision[point], r = recall[point];
+  return 2 * p * r / (p + r + kTiny);
+}
+
+Curve mean_f1(const std::vector<ClassCurves>& classes) {
+  Curve mean{};
   for (std::size_t i = 0; i < kCurvePoints; ++i) {
     for (const ClassCurves& curves : classes) {
-      const double p = curves.precision[i], r = curves.recall[i];
-      mean[i] += 2 * p * r / (p + r + kTiny) / static_cast<double>(classes.size());
+      mean[i] += curves.f1(i) / static_cast<double>(classes.size());
     }
   }
+  return mean;
+}
+
+std::size_t best_f1_point(const std::vector<ClassCurves>& classes) {
+  constexpr std::int64_t kHalfWidth = kCurvePoints / 20;  // Of the box of 101 points.
+  const Curve mean = mean_f1(classes);
   std::size_t best = 0;
   double best_value = -1;
   for (std::int64_t i = 0; i < std::ssize(mean); ++i) {

@@ -25,11 +25,16 @@ struct ClassCurves {
   int cls = 0;
   std::int64_t instances = 0;
   std::array<double, kIouThresholds> ap{};
-  Curve precision{}, recall{};  // At IoU .50.
+  // At IoU .50: over the confidence, and the best precision at this recall or a higher one.
+  Curve precision{}, recall{}, precision_at_recall{};
+  [[nodiscard]] double f1(std::size_t point) const;
 };
 
 // In any order. Precondition: instances > 0.
 [[nodiscard]] ClassCurves class_curves(std::vector<Prediction> predictions, std::int64_t instances);
+
+// Mean of the F1 of the classes at each confidence.
+[[nodiscard]] Curve mean_f1(const std::vector<ClassCurves>& classes);
 
 // The point of the curves at which the mean F1 over the classes, smoothed by a box of a fifth of
 // the curve, is largest.

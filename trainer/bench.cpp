@@ -107,8 +107,7 @@ class Bench {
                 {.batch_per_rank = input.batch_per_rank,
                  .imgsz = args_.imgsz,
                  .threads = std::clamp(args_.workers, 1, std::max(1, options.threads)),
-                 .seed = static_cast<std::uint64_t>(args_.seed),
-                 .cache_in_memory = args_.cache == "ram"},
+                 .seed = static_cast<std::uint64_t>(args_.seed)},
                 {communicator.rank(), communicator.size()}) {
     if (options.scope == BenchScope::kStep) make_replica();
   }

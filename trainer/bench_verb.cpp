@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "trainer/bench.h"
+#include "trainer/contract/architecture.h"
 #include "trainer/scenes.h"
 #include "trainer/verbs.h"
 

@@ -21,16 +21,10 @@ float iou_threshold(int i) {
   return static_cast<float>(0.5 + 0.05 * i);
 }
 
-struct Target {
-  Box box;
-  int cls;
-};
-
 // A detection goes to the target of its class that it covers best; of several that chose the same,
 // the first (the most certain one) keeps it.
 std::vector<std::uint16_t> match(const std::vector<Detection>& detections,
-                                 const std::vector<Target>& targets) {
-  constexpr float kTiny = 1e-7F;
+                                 const std::vector<TrueBox>& targets) {
   std::vector<std::uint16_t> matches(detections.size(), 0);
   std::vector<std::uint16_t> taken(targets.size(), 0);
   for (std::size_t d = 0; d < detections.size(); ++d) {
@@ -38,9 +32,7 @@ std::vector<std::uint16_t> match(const std::vector<Detection>& detections,
     std::size_t best = targets.size();
     for (std::size_t t = 0; t < targets.size(); ++t) {
       if (targets[t].cls != detections[d].cls) continue;
-      const float shared = intersection(targets[t].box, detections[d].box);
-      const float iou =
-          shared / (targets[t].box.area() + detections[d].box.area() - shared + kTiny);
+      const float iou = intersection_over_union(targets[t].box, detections[d].box);
       if (iou > best_iou) best_iou = iou, best = t;
     }
     if (best == targets.size()) continue;
@@ -57,17 +49,18 @@ std::vector<std::uint16_t> match(const std::vector<Detection>& detections,
 // From the letterboxed frame to pixels of the original, within it.
 Box to_original(const Box& box, const Batch::Source& source) {
   const auto x = [&](float value) {
-    return std::clamp((value - source.pad_x) / source.gain, 0.0F, static_cast<float>(source.width));
+    return std::clamp((value - source.pad_x) / source.gain_x, 0.0F,
+                      static_cast<float>(source.width));
   };
   const auto y = [&](float value) {
-    return std::clamp((value - source.pad_y) / source.gain, 0.0F,
+    return std::clamp((value - source.pad_y) / source.gain_y, 0.0F,
                       static_cast<float>(source.height));
   };
   return {x(box.x1), y(box.y1), x(box.x2), y(box.y2)};
 }
 
-std::vector<std::vector<Target>> targets_by_image(const Batch& batch) {
-  std::vector<std::vector<Target>> result(batch.sources.size());
+std::vector<std::vector<TrueBox>> targets_by_image(const Batch& batch) {
+  std::vector<std::vector<TrueBox>> result(batch.sources.size());
   const auto width = static_cast<float>(batch.images.size(3));
   const auto height = static_cast<float>(batch.images.size(2));
   const torch::Tensor rows = batch.targets.to(torch::kCPU, torch::kFloat32).contiguous();
@@ -83,19 +76,8 @@ std::vector<std::vector<Target>> targets_by_image(const Batch& batch) {
   return result;
 }
 
-std::vector<Detection> detections_of(const torch::Tensor& tensor, const Batch::Source& source) {
-  const torch::Tensor rows = tensor.to(torch::kCPU, torch::kFloat32).contiguous();
-  const float* row = rows.data_ptr<float>();
-  std::vector<Detection> result;
-  for (std::int64_t i = 0; i < rows.size(0); ++i, row += 6) {
-    result.push_back(
-        {to_original({row[0], row[1], row[2], row[3]}, source), row[4], static_cast<int>(row[5])});
-  }
-  return result;
-}
-
 constexpr std::uint64_t kPartMagic =
-    0x3130'4c41'5645'5954;  // "TYEVAL01"; ranks share one machine type.
+    0x3230'4c41'5645'5954;  // "TYEVAL02"; ranks share one machine type.
 
 template <typename T>
 void put(std::vector<std::byte>& bytes, const std::vector<T>& values) {
@@ -123,27 +105,46 @@ std::vector<T> take(std::span<const std::byte>& bytes) {
 
 }  // namespace
 
-Evaluator::Evaluator(std::vector<std::string> names)
-    : names_(std::move(names)), images_per_class_(names_.size(), 0) {}
+std::vector<Detection> to_detections(const torch::Tensor& tensor) {
+  const torch::Tensor rows = tensor.to(torch::kCPU, torch::kFloat32).contiguous();
+  const float* row = rows.data_ptr<float>();
+  std::vector<Detection> result;
+  for (std::int64_t i = 0; i < rows.size(0); ++i, row += 6) {
+    result.push_back({{row[0], row[1], row[2], row[3]}, row[4], static_cast<int>(row[5])});
+  }
+  return result;
+}
+
+std::vector<Detection> to_original(const torch::Tensor& rows, const Batch::Source& source) {
+  std::vector<Detection> result = to_detections(rows);
+  for (Detection& detection : result) detection.box = to_original(detection.box, source);
+  return result;
+}
+
+Evaluator::Evaluator(std::vector<std::string> names, double confusion_confidence)
+    : names_(std::move(names)),
+      images_per_class_(names_.size(), 0),
+      confusion_(static_cast<int>(names_.size()), confusion_confidence) {}
 
 void Evaluator::add(const Batch& batch, const std::vector<torch::Tensor>& detections) {
   if (detections.size() != batch.sources.size()) {
     throw std::invalid_argument(fmt::format("detections of {} images for a batch of {}",
                                             detections.size(), batch.sources.size()));
   }
-  const std::vector<std::vector<Target>> targets = targets_by_image(batch);
+  const std::vector<std::vector<TrueBox>> targets = targets_by_image(batch);
   for (std::size_t i = 0; i < detections.size(); ++i) {
     if (batch.sources[i].index < 0) continue;
     ++images_;
-    const std::vector<Detection> found = detections_of(detections[i], batch.sources[i]);
+    const std::vector<Detection> found = to_original(detections[i], batch.sources[i]);
     const std::vector<std::uint16_t> matches = match(found, targets[i]);
+    confusion_.add(found, targets[i]);
     for (std::size_t d = 0; d < found.size(); ++d) {
       scores_.push_back(found[d].score);
       predicted_classes_.push_back(found[d].cls);
       matches_.push_back(matches[d]);
     }
     std::vector<bool> is_present(names_.size());
-    for (const Target& target : targets[i]) {
+    for (const TrueBox& target : targets[i]) {
       target_classes_.push_back(target.cls);
       is_present.at(static_cast<std::size_t>(target.cls)) = true;
     }
@@ -161,6 +162,7 @@ std::vector<std::byte> Evaluator::serialize() const {
   put(bytes, scores_);
   put(bytes, predicted_classes_);
   put(bytes, matches_);
+  put(bytes, confusion_.counts());
   return bytes;
 }
 
@@ -174,6 +176,7 @@ void Evaluator::merge(std::span<const std::byte> bytes) {
   const auto scores = take<float>(bytes);
   const auto predicted_classes = take<int>(bytes);
   const auto matches = take<std::uint16_t>(bytes);
+  const auto confusion = take<std::int64_t>(bytes);
   const auto is_class = [&](int cls) { return cls >= 0 && cls < static_cast<int>(names_.size()); };
   if (!bytes.empty() || images_per_class.size() != names_.size() ||
       scores.size() != matches.size() || scores.size() != predicted_classes.size() ||
@@ -181,6 +184,7 @@ void Evaluator::merge(std::span<const std::byte> bytes) {
       !std::all_of(predicted_classes.begin(), predicted_classes.end(), is_class)) {
     throw std::runtime_error("metrics of a rank do not fit together");
   }
+  confusion_.merge(confusion);
   images_ += static_cast<std::int64_t>(head[1]);
   for (std::size_t i = 0; i < names_.size(); ++i) images_per_class_[i] += images_per_class[i];
   target_classes_.insert(target_classes_.end(), target_classes.begin(), target_classes.end());
@@ -190,7 +194,7 @@ void Evaluator::merge(std::span<const std::byte> bytes) {
   matches_.insert(matches_.end(), matches.begin(), matches.end());
 }
 
-EvalMetrics Evaluator::compute() const {
+std::vector<ClassCurves> Evaluator::curves() const {
   std::vector<std::vector<Prediction>> predictions(names_.size());
   for (std::size_t i = 0; i < scores_.size(); ++i) {
     predictions.at(static_cast<std::size_t>(predicted_classes_[i]))
@@ -205,7 +209,11 @@ EvalMetrics Evaluator::compute() const {
     classes.push_back(class_curves(std::move(predictions[cls]), instances[cls]));
     classes.back().cls = static_cast<int>(cls);
   }
+  return classes;
+}
 
+EvalMetrics Evaluator::compute() const {
+  const std::vector<ClassCurves> classes = curves();
   EvalMetrics metrics;
   metrics.images = images_;
   metrics.instances = std::ssize(target_classes_);

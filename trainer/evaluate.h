@@ -13,6 +13,9 @@
 #include <string>
 #include <vector>
 
+#include "trainer/average_precision.h"
+#include "trainer/confusion.h"
+#include "trainer/detection.h"
 #include "trainer/loader.h"
 
 namespace trainer {
@@ -23,6 +26,7 @@ struct NmsOptions {
   int max_det = 300;
   bool multi_label = true;     // A box may carry several classes (validation).
   bool class_agnostic = false;
+  std::vector<int> classes{};  // Only these; none named: all.
   int max_nms = 30'000;
 };
 
@@ -30,6 +34,12 @@ struct NmsOptions {
 // [n, 6]: x1 y1 x2 y2 score class, by falling score.
 [[nodiscard]] std::vector<torch::Tensor> non_max_suppression(const torch::Tensor& predictions,
                                                              const NmsOptions& options);
+
+// The rows of one image as NMS gave them: in the letterboxed frame, or in pixels of the original,
+// cut to it.
+[[nodiscard]] std::vector<Detection> to_detections(const torch::Tensor& rows);
+[[nodiscard]] std::vector<Detection> to_original(const torch::Tensor& rows,
+                                                 const Batch::Source& source);
 
 struct ClassMetrics {
   std::string name;
@@ -48,12 +58,16 @@ struct EvalMetrics {
 // Collects the matches of a rank's images; the parts of several ranks are merged by their bytes.
 class Evaluator {
  public:
-  explicit Evaluator(std::vector<std::string> names);
+  explicit Evaluator(std::vector<std::string> names,
+                     double confusion_confidence = ConfusionMatrix::kConfidence);
   // `detections` of the letterboxed batch as NMS gave them; `batch` with targets and sources.
   void add(const Batch& batch, const std::vector<torch::Tensor>& detections);
   [[nodiscard]] std::vector<std::byte> serialize() const;
   void merge(std::span<const std::byte> bytes);   // Throws std::runtime_error where malformed.
   [[nodiscard]] EvalMetrics compute() const;
+  // Of each class that has instances.
+  [[nodiscard]] std::vector<ClassCurves> curves() const;
+  [[nodiscard]] const ConfusionMatrix& confusion() const { return confusion_; }
 
  private:
   std::vector<std::string> names_;
@@ -63,6 +77,7 @@ class Evaluator {
   std::vector<int> target_classes_;
   std::vector<std::int64_t> images_per_class_;
   std::int64_t images_ = 0;
+  ConfusionMatrix confusion_;
 };
 
 }  // namespace trainer

@@ -93,6 +93,24 @@ ReadImage decode_image(std::string bytes) {
   }
 }
 
+cv::Size read_image_size(const std::string& path) {
+  // A photograph's thumbnails and colour profile may stand before its size.
+  for (const std::size_t bytes :
+       {contract::kImageHeaderBytes, std::size_t{1} << 18, std::size_t{1} << 24}) {
+    const contract::FileBytes start = contract::read_file_start(path, bytes);
+    const auto header = contract::read_image_header(start.bytes);
+    if (!header) break;
+    constexpr std::int64_t kSideMax = 1 << 24;
+    if (header->width > 0 && header->height > 0) {
+      const auto width = static_cast<int>(std::min(header->width, kSideMax));
+      const auto height = static_cast<int>(std::min(header->height, kSideMax));
+      return header->is_turned ? cv::Size(height, width) : cv::Size(width, height);
+    }
+    if (start.bytes.size() < bytes) break;  // That was all of it.
+  }
+  return {};
+}
+
 Letterbox plan_letterbox(cv::Size original, cv::Size target, const LetterboxOptions& options) {
   Letterbox plan;
   plan.gain = std::min(static_cast<double>(target.width) / original.width,
@@ -115,6 +133,16 @@ Letterbox plan_letterbox(cv::Size original, cv::Size target, const LetterboxOpti
   plan.padded = {plan.resized.width + static_cast<int>(spare_x),
                  plan.resized.height + static_cast<int>(spare_y)};
   return plan;
+}
+
+Letterbox plan_validation_letterbox(cv::Size original, int imgsz, cv::Size target) {
+  const double gain = static_cast<double>(imgsz) / std::max(original.width, original.height);
+  const auto scaled = [&](int side) {
+    return std::min(imgsz, static_cast<int>(std::ceil(side * gain)));
+  };
+  const cv::Size loaded =
+      gain == 1 ? original : cv::Size(scaled(original.width), scaled(original.height));
+  return plan_letterbox(loaded, target, {.scale_up = false});
 }
 
 cv::Mat apply_letterbox(const cv::Mat& image, const Letterbox& letterbox) {

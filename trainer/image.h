@@ -23,6 +23,9 @@ struct ReadImage {
 // The same of a file's bytes.
 [[nodiscard]] ReadImage decode_image(std::string bytes);
 
+// What read_image would give, from the header alone; 0 x 0 where that says nothing.
+[[nodiscard]] cv::Size read_image_size(const std::string& path);
+
 struct LetterboxOptions {
   bool scale_up = true;
   bool center = true;
@@ -41,6 +44,9 @@ inline constexpr int kPaddingGray = 114;
 
 [[nodiscard]] Letterbox plan_letterbox(cv::Size original, cv::Size target,
                                        const LetterboxOptions& options = {});
+// How validation fits an image into `target`: its long side is brought to `imgsz` (the short side
+// rounded up), and what then is larger than the target is shrunk, never enlarged.
+[[nodiscard]] Letterbox plan_validation_letterbox(cv::Size original, int imgsz, cv::Size target);
 // `image` is of the original size, or already of the resized one.
 [[nodiscard]] cv::Mat apply_letterbox(const cv::Mat& image, const Letterbox& letterbox);
 

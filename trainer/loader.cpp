@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <mutex>
+#include <numeric>
 #include <opencv2/core.hpp>
 #include <set>
 #include <stdexcept>
@@ -17,6 +18,7 @@
 #include "trainer/image_store.h"
 #include "trainer/prefetcher.h"
 #include "trainer/random.h"
+#include "trainer/rect.h"
 #include "trainer/sampler.h"
 
 namespace trainer {
@@ -31,17 +33,21 @@ std::size_t bytes_per_sample(int imgsz) {
   return std::size_t{3} * static_cast<std::size_t>(imgsz) * static_cast<std::size_t>(imgsz);
 }
 
+float ratio(int resized, int original) {
+  return static_cast<float>(static_cast<double>(resized) / original);
+}
+
 // OpenCV's own threads would fight with ours and with torch's for the same cores.
 void keep_opencv_single_threaded() {
   cv::setNumThreads(0);
 }
 
-Batch to_tensors(std::shared_ptr<RawBatch> raw, int imgsz) {
+Batch to_tensors(std::shared_ptr<RawBatch> raw, cv::Size frame) {
   Batch batch;
   const auto count = static_cast<std::int64_t>(raw->samples.size());
   unsigned char* pixels = raw->pixels.get();
   batch.images = torch::from_blob(
-      pixels, {count, 3, imgsz, imgsz}, [raw](void*) {},
+      pixels, {count, 3, frame.height, frame.width}, [raw](void*) {},
       torch::kUInt8);  // Lives as long as the tensor.
 
   std::vector<float> targets;
@@ -54,7 +60,8 @@ Batch to_tensors(std::shared_ptr<RawBatch> raw, int imgsz) {
     batch.sources.push_back({.index = sample.index,
                              .width = sample.original.width,
                              .height = sample.original.height,
-                             .gain = static_cast<float>(sample.gain),
+                             .gain_x = ratio(sample.resized.width, sample.original.width),
+                             .gain_y = ratio(sample.resized.height, sample.original.height),
                              .pad_x = static_cast<float>(sample.left),
                              .pad_y = static_cast<float>(sample.top)});
   }
@@ -144,7 +151,7 @@ struct TrainLoader::Impl {
         augmented(order, epoch, layout.position(batch.number, slot), mixing, target.index);
     write_rgb_planes(sample.pixels, batch.pixels.get() + static_cast<std::size_t>(slot) *
                                                              bytes_per_sample(options.imgsz));
-    target.original = sample.pixels.size();
+    target.original = target.resized = sample.pixels.size();
     const auto side = static_cast<float>(options.imgsz);
     for (const PixelBox& box : sample.boxes) {
       target.labels.push_back({box.cls, (box.x1 + box.x2) / 2 / side, (box.y1 + box.y2) / 2 / side,
@@ -196,26 +203,62 @@ void TrainLoader::start_epoch(std::int64_t epoch, std::int64_t first_batch, bool
 Batch TrainLoader::next() {
   std::shared_ptr<RawBatch> raw = impl_->prefetcher.next();
   if (!raw) throw std::logic_error("TrainLoader::next after the last batch of the epoch");
-  return to_tensors(std::move(raw), impl_->options.imgsz);
+  return to_tensors(std::move(raw), {impl_->options.imgsz, impl_->options.imgsz});
 }
 
 std::vector<std::string> TrainLoader::take_unreadable() {
   return impl_->store.take_unreadable();
 }
 
+namespace {
+
+// In the order of validation: which image, and what it is letterboxed to.
+RectPlan plan_frames(const std::vector<contract::ImageEntry>& images, int imgsz, ValFrame frame,
+                     std::int64_t group) {
+  if (frame == ValFrame::kRect) {
+    std::vector<cv::Size> sizes;
+    for (const contract::ImageEntry& image : images) {
+      const cv::Size size = read_image_size(image.path);
+      sizes.push_back(size.empty() ? cv::Size(imgsz, imgsz) : size);
+    }
+    return plan_rect(sizes, imgsz, group);
+  }
+  RectPlan plan;
+  plan.order.resize(images.size());
+  std::iota(plan.order.begin(), plan.order.end(), 0);
+  plan.shapes.assign(images.size() / static_cast<std::size_t>(group) + 1, {imgsz, imgsz});
+  return plan;
+}
+
+std::size_t bytes_of_largest(const RectPlan& plan) {
+  std::size_t most = 0;
+  for (const cv::Size& shape : plan.shapes) {
+    most = std::max(most, 3 * static_cast<std::size_t>(shape.area()));
+  }
+  return most;
+}
+
+}  // namespace
+
 struct ValLoader::Impl {
   Impl(const std::vector<contract::ImageEntry>& val_images, int side, int batch, int threads,
-       bool is_single_class, Shard val_shard)
+       bool is_single_class, Shard val_shard, ValFrame val_frame)
       : images(val_images),
         imgsz(side),
         batch_size(batch),
         single_cls(is_single_class),
         shard(val_shard),
-        prefetcher(threads, batch, bytes_per_sample(side)) {}
+        plan(plan_frames(val_images, side, val_frame, std::int64_t{batch} * val_shard.world)),
+        prefetcher(threads, batch, bytes_of_largest(plan)) {}
+
+  [[nodiscard]] cv::Size frame_of(const RawBatch& batch) const {
+    return plan.shapes[static_cast<std::size_t>(batch.number)];
+  }
 
   void fill(RawBatch& batch, int slot) {
     RawBatch::Sample& target = batch.samples[static_cast<std::size_t>(slot)];
-    target.index = (batch.number * batch_size + slot) * shard.world + shard.rank;
+    const std::int64_t position = (batch.number * batch_size + slot) * shard.world + shard.rank;
+    target.index = plan.order[static_cast<std::size_t>(position)];
     const contract::ImageEntry& entry = images[static_cast<std::size_t>(target.index)];
     ReadImage read = read_image(entry.path);
     const bool is_usable = !read.pixels.empty();
@@ -224,24 +267,27 @@ struct ValLoader::Impl {
       read.pixels = cv::Mat(imgsz, imgsz, CV_8UC3, cv::Scalar::all(kPaddingGray));
       target.index = -1;
     }
-    const Letterbox plan = plan_letterbox(read.pixels.size(), {imgsz, imgsz});
-    write_rgb_planes(apply_letterbox(read.pixels, plan),
-                     batch.pixels.get() + static_cast<std::size_t>(slot) * bytes_per_sample(imgsz));
+    const cv::Size frame = frame_of(batch);
+    const Letterbox letterbox = plan_validation_letterbox(read.pixels.size(), imgsz, frame);
+    write_rgb_planes(apply_letterbox(read.pixels, letterbox),
+                     batch.pixels.get() + static_cast<std::size_t>(slot) * 3 *
+                                              static_cast<std::size_t>(frame.area()));
     target.original = read.pixels.size();
-    target.gain = plan.gain;
-    target.left = plan.left;
-    target.top = plan.top;
-    if (is_usable) target.labels = letterboxed(entry.labels, target);
+    target.resized = letterbox.resized;
+    target.left = letterbox.left;
+    target.top = letterbox.top;
+    if (is_usable) target.labels = letterboxed(entry.labels, target, frame);
   }
 
   [[nodiscard]] std::vector<contract::Label> letterboxed(std::vector<contract::Label> labels,
-                                                         const RawBatch::Sample& sample) const {
-    const double gain_x = sample.original.width * sample.gain / imgsz;
-    const double gain_y = sample.original.height * sample.gain / imgsz;
+                                                         const RawBatch::Sample& sample,
+                                                         cv::Size frame) const {
+    const double width = frame.width, height = frame.height;
+    const double gain_x = sample.resized.width / width, gain_y = sample.resized.height / height;
     for (contract::Label& label : labels) {
       label = {single_cls ? 0 : label.cls,
-               static_cast<float>(label.xc * gain_x + static_cast<double>(sample.left) / imgsz),
-               static_cast<float>(label.yc * gain_y + static_cast<double>(sample.top) / imgsz),
+               static_cast<float>(label.xc * gain_x + sample.left / width),
+               static_cast<float>(label.yc * gain_y + sample.top / height),
                static_cast<float>(label.w * gain_x), static_cast<float>(label.h * gain_y)};
     }
     return labels;
@@ -256,6 +302,7 @@ struct ValLoader::Impl {
   const int imgsz, batch_size;
   const bool single_cls;
   const Shard shard;
+  const RectPlan plan;
   std::mutex mutex;
   std::set<std::int64_t> named;
   std::vector<std::string> unreadable;  // Not yet taken.
@@ -263,9 +310,9 @@ struct ValLoader::Impl {
 };
 
 ValLoader::ValLoader(const std::vector<contract::ImageEntry>& images, int imgsz, int batch,
-                     int threads, bool single_cls, Shard shard) {
+                     int threads, bool single_cls, Shard shard, ValFrame frame) {
   keep_opencv_single_threaded();
-  impl_ = std::make_unique<Impl>(images, imgsz, batch, threads, single_cls, shard);
+  impl_ = std::make_unique<Impl>(images, imgsz, batch, threads, single_cls, shard, frame);
 }
 
 ValLoader::~ValLoader() = default;
@@ -283,7 +330,8 @@ void ValLoader::start() {
 bool ValLoader::next(Batch& batch) {
   std::shared_ptr<RawBatch> raw = impl_->prefetcher.next();
   if (!raw) return false;
-  batch = to_tensors(std::move(raw), impl_->imgsz);
+  const cv::Size frame = impl_->frame_of(*raw);
+  batch = to_tensors(std::move(raw), frame);
   return true;
 }
 

@@ -23,9 +23,10 @@ struct Batch {
   torch::Tensor targets;  // float32 [N, 6]: index in batch, class, xc, yc, w, h normalised to H, W.
   // Of validation: how each image was letterboxed, to map boxes back.
   struct Source {
-    std::int64_t index = 0;                // In the split; -1: unreadable, not to be evaluated.
-    int width = 0, height = 0;             // Of the original image.
-    float gain = 1, pad_x = 0, pad_y = 0;  // letterboxed = original * gain + pad
+    std::int64_t index = 0;             // In the split; -1: unreadable, not to be evaluated.
+    int width = 0, height = 0;          // Of the original image.
+    float gain_x = 1, gain_y = 1;       // letterboxed = original * gain + pad; nearly equal.
+    float pad_x = 0, pad_y = 0;
   };
   std::vector<Source> sources;
 };
@@ -71,13 +72,18 @@ class TrainLoader {
   std::unique_ptr<Impl> impl_;
 };
 
-// The validation images of one rank (every world-th), square letterbox, no augmentation. The last
+// The frame of validation images. Rect: images of like shape share a batch and little of it is
+// padding, as the reference validates (rect.h). Square: imgsz x imgsz.
+enum class ValFrame { kSquare, kRect };
+
+// The validation images of one rank, letterboxed, no augmentation. `batch` images at once, the last
 // batch may be smaller. Ranks may have different numbers of batches: no collective in between.
-// `images` outlives the loader.
+// What an image is letterboxed to depends on batch x world alone, so ranks that share a global
+// batch see what one process sees. `images` outlives the loader; kRect reads all their headers.
 class ValLoader {
  public:
   ValLoader(const std::vector<contract::ImageEntry>& images, int imgsz, int batch, int threads,
-            bool single_cls, Shard shard);
+            bool single_cls, Shard shard, ValFrame frame = ValFrame::kSquare);
   ~ValLoader();
   ValLoader(const ValLoader&) = delete;
   ValLoader& operator=(const ValLoader&) = delete;

@@ -17,6 +17,10 @@ std::vector<Detection> candidates_of(const float* rows, std::int64_t classes, st
   const auto at = [&](std::int64_t row, std::int64_t anchor) {
     return rows[row * anchors + anchor];
   };
+  const auto is_wanted = [&](std::int64_t cls) {
+    return options.classes.empty() || std::find(options.classes.begin(), options.classes.end(),
+                                                static_cast<int>(cls)) != options.classes.end();
+  };
   std::vector<float> best(rows + 4 * anchors, rows + 5 * anchors);
   for (std::int64_t cls = 1; cls < classes; ++cls) {
     const float* scores = rows + (4 + cls) * anchors;
@@ -34,7 +38,7 @@ std::vector<Detection> candidates_of(const float* rows, std::int64_t classes, st
       const bool is_taken =
           options.multi_label ? score > threshold : score == best[static_cast<std::size_t>(a)];
       if (!is_taken) continue;
-      candidates.push_back({box, score, static_cast<int>(cls)});
+      if (is_wanted(cls)) candidates.push_back({box, score, static_cast<int>(cls)});
       if (!options.multi_label) break;  // The first of equal classes.
     }
   }

@@ -22,15 +22,14 @@ namespace trainer {
 // Pixels and labels before they become tensors.
 struct RawBatch {
   struct Sample {
-    std::vector<contract::Label> labels;  // Normalised to the letterboxed or augmented square.
+    std::vector<contract::Label> labels;  // Normalised to the letterboxed or augmented frame.
     std::int64_t index = 0;               // In the split.
-    cv::Size original;
-    double gain = 1;
+    cv::Size original, resized;           // The resized image stands in the frame at left, top.
     int left = 0, top = 0;
   };
   std::int64_t number = 0;
   std::vector<Sample> samples;
-  std::unique_ptr<unsigned char[]> pixels;  // samples x 3 x imgsz x imgsz, RGB.
+  std::unique_ptr<unsigned char[]> pixels;  // samples x 3 x height x width, RGB.
 };
 
 class Prefetcher {

@@ -4,7 +4,7 @@
 # precompiled header, and so do the tests.
 find_package(Torch REQUIRED)
 find_package(MPI REQUIRED COMPONENTS CXX)
-find_package(OpenCV REQUIRED COMPONENTS core imgproc imgcodecs)
+find_package(OpenCV REQUIRED COMPONENTS core imgproc imgcodecs videoio)
 find_package(Threads REQUIRED)
 find_package(ZLIB REQUIRED)
 find_package(CLI11 REQUIRED)
@@ -33,7 +33,7 @@ module_library(trainer
   LINKS trainyard::contract torch torch_library
   PRIVATE_LINKS
     fmt::fmt nlohmann_json::nlohmann_json ZLIB::ZLIB MPI::MPI_CXX Threads::Threads
-    opencv_core opencv_imgproc opencv_imgcodecs
+    opencv_core opencv_imgproc opencv_imgcodecs opencv_videoio
     $<LINK_ONLY:onnx_proto>)  # Its definitions would differ from the precompiled header's.
 
 # Not torch/torch.h, and line numbers only: a file compiles in a third of the time.
@@ -48,9 +48,10 @@ set_source_files_properties(norm_act_kernels.cpp PROPERTIES
 set(trainer_plain_verbs bench_verb.cpp check_verb.cpp scenes_verb.cpp)
 set_source_files_properties(${trainer_plain_verbs} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
 add_executable(trainyard-trainer
-  trainyard_trainer.cpp verbs.h val_verb.cpp export_verb.cpp ${trainer_plain_verbs})
+  trainyard_trainer.cpp verbs.h export_verb.cpp predict_verb.cpp val_verb.cpp
+  ${trainer_plain_verbs})
 target_link_libraries(trainyard-trainer PRIVATE trainyard::trainer fmt::fmt CLI11::CLI11
-  nlohmann_json::nlohmann_json)
+  nlohmann_json::nlohmann_json opencv_core)
 target_compile_definitions(trainyard-trainer PRIVATE TRAINYARD_VERSION="${PROJECT_VERSION}")
 target_precompile_headers(trainyard-trainer REUSE_FROM trainyard_trainer)
 # As the header was compiled.

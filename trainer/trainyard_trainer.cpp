@@ -188,8 +188,9 @@ int run_command(int argc, char** argv) {
   train->add_option("arguments", words, "key=value");
   train->footer(train_arguments_help());
 
-  const Verb verbs[] = {add_check_verb(app), add_val_verb(app, launch), add_scenes_verb(app),
-                        add_export_verb(app, launch), add_bench_verb(app, launch)};
+  const Verb verbs[] = {add_check_verb(app),          add_val_verb(app, launch),
+                        add_predict_verb(app, launch), add_export_verb(app, launch),
+                        add_bench_verb(app, launch),   add_scenes_verb(app)};
 
   constexpr int kBadUsage = 2;
   try {

@@ -15,7 +15,7 @@ Validation validate(DetectionModel& model, ValLoader& loader, const ValidationOp
                     torch::Device device, Communicator& communicator) {
   torch::NoGradGuard no_grad;
   model.eval();
-  Evaluator evaluator(options.class_names);
+  Evaluator evaluator(options.class_names, options.confusion_confidence);
   std::array<double, 4> sums{};  // Losses, and the number of batches.
   Batch batch;
   for (loader.start(); loader.next(batch);) {
@@ -28,7 +28,13 @@ Validation validate(DetectionModel& model, ValLoader& loader, const ValidationOp
     const torch::Tensor items = loss.items.to(torch::kCPU, torch::kDouble);
     for (std::size_t i = 0; i < 3; ++i) sums[i] += items.data_ptr<double>()[i];
     sums[3] += 1;
-    evaluator.add(batch, non_max_suppression(model.decode(features).to(torch::kCPU), options.nms));
+    const std::vector<torch::Tensor> detections =
+        non_max_suppression(model.decode(features).to(torch::kCPU), options.nms);
+    if (options.is_single_class) {
+      for (const torch::Tensor& rows : detections) rows.select(1, 5).zero_();
+    }
+    evaluator.add(batch, detections);
+    if (options.on_batch) options.on_batch(batch, detections);
   }
 
   communicator.all_reduce_sum(std::span<double>(sums));
@@ -37,6 +43,8 @@ Validation validate(DetectionModel& model, ValLoader& loader, const ValidationOp
   Evaluator merged(options.class_names);
   for (const auto& part : communicator.all_gather(evaluator.serialize())) merged.merge(part);
   result.metrics = merged.compute();
+  result.curves = merged.curves();
+  result.confusion = merged.confusion();
   return result;
 }
 

@@ -19,6 +19,8 @@ namespace trainer {
 
 struct Validation {
   EvalMetrics metrics;
+  std::vector<ClassCurves> curves;  // Of each class with instances.
+  ConfusionMatrix confusion;
   std::array<double, 3> losses{};  // box, cls, dfl: mean over the batches of all ranks.
 };
 
@@ -26,6 +28,10 @@ struct ValidationOptions {
   NmsOptions nms;
   LossOptions loss;
   std::vector<std::string> class_names;
+  bool is_single_class = false;  // Whatever the model says, it is class 0.
+  double confusion_confidence = ConfusionMatrix::kConfidence;
+  // Sees each batch of this rank with what NMS left of its detections, in the letterboxed frame.
+  std::function<void(const Batch&, const std::vector<torch::Tensor>&)> on_batch;
 };
 
 // A collective; no other collective happens inside until all images are done. The model is put

@@ -26,6 +26,7 @@ struct Verb {
 // `launch` outlives the verb, here and below.
 [[nodiscard]] Verb add_bench_verb(CLI::App& program, const Launch& launch);
 [[nodiscard]] Verb add_export_verb(CLI::App& program, const Launch& launch);
+[[nodiscard]] Verb add_predict_verb(CLI::App& program, const Launch& launch);
 [[nodiscard]] Verb add_val_verb(CLI::App& program, const Launch& launch);
 
 }  // namespace trainer

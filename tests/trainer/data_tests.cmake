@@ -13,13 +13,13 @@ target_compile_definitions(dataset_test PRIVATE
 if(TRAINYARD_TRAINER)
   find_package(ZLIB REQUIRED)
   find_package(Torch REQUIRED)
-  find_package(OpenCV REQUIRED COMPONENTS core imgproc imgcodecs)
+  find_package(OpenCV REQUIRED COMPONENTS core imgproc imgcodecs videoio)
   set(TRAINYARD_REFERENCE "${CMAKE_SOURCE_DIR}/../shared/reference" CACHE PATH
     "Numbers of the reference trainer; tests that need them skip where they are missing")
   trainyard_test(trainer_data_test
-    SOURCES augment_test.cpp class_weights_test.cpp dataset_check_test.cpp evaluate_test.cpp
-      image_test.cpp loader_test.cpp photographs_test.cpp sampler_test.cpp scenes_test.cpp
-      train_input_test.cpp
+    SOURCES augment_test.cpp class_weights_test.cpp confusion_test.cpp dataset_check_test.cpp
+      evaluate_test.cpp image_test.cpp loader_test.cpp photographs_test.cpp plots_test.cpp
+      rect_test.cpp sampler_test.cpp scenes_test.cpp train_input_test.cpp
     LINKS trainyard::trainer trainyard::contract ${OpenCV_LIBS} ZLIB::ZLIB fmt::fmt
       nlohmann_json::nlohmann_json)
   target_include_directories(trainer_data_test SYSTEM PRIVATE ${OpenCV_INCLUDE_DIRS})

@@ -264,14 +264,14 @@ TEST_F(Loader, ValidationBoxesMapBackToTheOriginal) {
 
   const Batch::Source& source = batch.sources[0];
   EXPECT_EQ(source.width, 301);
-  const auto original = [&](std::int64_t column, float pad) {
-    return (batch.targets[0][column].item<float>() * 160 - pad) / source.gain;
+  const auto original = [&](std::int64_t column, float gain, float pad) {
+    return (batch.targets[0][column].item<float>() * 160 - pad) / gain;
   };
-  EXPECT_NEAR(original(2, source.pad_x), 105, 1e-3);
-  EXPECT_NEAR(original(3, source.pad_y), 50, 1e-3);
-  EXPECT_NEAR(original(4, 0), 150, 1e-3);
-  const int x = static_cast<int>(105 * source.gain + source.pad_x);
-  const int y = static_cast<int>(50 * source.gain + source.pad_y);
+  EXPECT_NEAR(original(2, source.gain_x, source.pad_x), 105, 1e-3);
+  EXPECT_NEAR(original(3, source.gain_y, source.pad_y), 50, 1e-3);
+  EXPECT_NEAR(original(4, source.gain_x, 0), 150, 1e-3);
+  const int x = static_cast<int>(105 * source.gain_x + source.pad_x);
+  const int y = static_cast<int>(50 * source.gain_y + source.pad_y);
   EXPECT_EQ(batch.images[0][0][y][x].item<int>(), 255) << "red is the first plane";
   EXPECT_EQ(batch.images[0][2][0][0].item<int>(), 114);
   EXPECT_FALSE(val.next(batch));

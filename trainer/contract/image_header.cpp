@@ -26,6 +26,26 @@ bool has_at(std::string_view bytes, std::size_t at, std::string_view text) {
   return bytes.size() >= at && bytes.substr(at).starts_with(text);
 }
 
+// Of the EXIF in an APP1 segment (its bytes after the length): whether the picture is to be shown
+// after a quarter turn. Orientations 5 to 8 are those.
+bool is_quarter_turn(std::string_view segment) {
+  using namespace std::string_view_literals;
+  constexpr std::uint32_t kOrientationTag = 0x112, kFirstTurned = 5, kLastTurned = 8;
+  if (!has_at(segment, 0, "Exif\0\0"sv)) return false;
+  const std::string_view tiff = segment.substr(6);
+  const Endian endian = has_at(tiff, 0, "MM"sv) ? Endian::kBig : Endian::kLittle;
+  const std::size_t folder = number_at(tiff, 4, 4, endian);
+  const std::size_t count = number_at(tiff, folder, 2, endian);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t entry = folder + 2 + 12 * i;
+    if (entry + 12 > tiff.size()) break;
+    if (number_at(tiff, entry, 2, endian) != kOrientationTag) continue;
+    const std::uint32_t orientation = number_at(tiff, entry + 8, 2, endian);
+    return orientation >= kFirstTurned && orientation <= kLastTurned;
+  }
+  return false;
+}
+
 ImageHeader jpeg_header(std::string_view bytes) {
   ImageHeader header{.format = "JPEG"};
   std::size_t at = 2;
@@ -43,7 +63,10 @@ ImageHeader jpeg_header(std::string_view bytes) {
       continue;
     }
     if (marker == 0xda || marker == 0xd9) break;  // Pixels begin, or the file ends: no frame seen.
-    at += 2 + std::max<std::size_t>(2, number_at(bytes, at + 2, 2, Endian::kBig));
+    const std::size_t size = std::max<std::size_t>(2, number_at(bytes, at + 2, 2, Endian::kBig));
+    constexpr unsigned char kApp1 = 0xe1;
+    if (marker == kApp1 && is_quarter_turn(bytes.substr(at + 4, size - 2))) header.is_turned = true;
+    at += 2 + size;
   }
   return header;
 }
@@ -127,7 +150,7 @@ std::optional<std::string> image_header_fault(std::string_view bytes) {
     }
     return fmt::format("is no image: it begins with the bytes {}.", first);
   }
-  const auto [format, width, height] = *header;
+  const auto [format, width, height, is_turned] = *header;
   if (width == 0 || height == 0) return std::nullopt;  // Not known before decoding.
   if (width < kImageSideMin || height < kImageSideMin) {
     return fmt::format("is {} x {} pixels, below the smallest side of {}.", width, height,

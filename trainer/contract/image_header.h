@@ -19,7 +19,8 @@ namespace contract {
 
 struct ImageHeader {
   std::string_view format;             // "BMP", "JPEG", "PNG", "TIFF", "WebP"
-  std::int64_t width = 0, height = 0;  // 0: not within the bytes given.
+  std::int64_t width = 0, height = 0;  // As stored; 0: not within the bytes given.
+  bool is_turned = false;              // By EXIF: shown with width and height swapped.
 };
 
 // Nothing where the bytes begin like no known format.

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// The verb val, as a user runs it.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "tests/trainer/program.h"
+#include "tests/trainer/reference_weights.h"
+#include "tests/trainer/temp_folder.h"
+#include "trainer/model.h"
+#include "trainer/weights_file.h"
+
+namespace trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::vector<std::string> kCells = {"RBC", "WBC", "Platelets"};
+
+std::string bccd() {
+  return (reference::folder() / "bccd" / "data.yaml").string();
+}
+
+#define SKIP_WITHOUT_WEIGHTS(name)                                        \
+  if (!fs::exists(reference::weights(name))) {                            \
+    GTEST_SKIP() << "no reference weights: " << reference::weights(name); \
+  }
+
+// What the reference measured with the same weights: its README's table.
+struct Expected {
+  std::string weights, split, frame;
+  double map50, map50_95;
+};
+
+class ValOfTheReference : public testing::TestWithParam<Expected> {};
+
+TEST_P(ValOfTheReference, GivesItsNumbers) {
+  const Expected& expected = GetParam();
+  SKIP_WITHOUT_WEIGHTS(expected.weights);
+  const TempFolder folder;
+  const std::string path = folder.at("w.safetensors");
+  reference::convert_weights(expected.weights, "yolov8n", kCells, 320, path);
+
+  const ProgramRun run = run_trainer(fmt::format("val --weights {} --data {} --split {} {} --json",
+                                                 path, bccd(), expected.split, expected.frame));
+
+  ASSERT_EQ(run.code, 0) << run.errors;
+  const auto json = nlohmann::json::parse(run.output);
+  EXPECT_NEAR(json["map50"].get<double>(), expected.map50, 0.002);
+  EXPECT_NEAR(json["map50_95"].get<double>(), expected.map50_95, 0.002);
+  EXPECT_EQ(json["images"], expected.split == "val" ? 87 : 72);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Bccd, ValOfTheReference,
+    testing::Values(Expected{"bccd_yolov8n_scratch60", "val", "--rect", .805, .522},
+                    Expected{"bccd_yolov8n_scratch60", "val", "--no-rect", .808, .521},
+                    Expected{"bccd_yolov8n_scratch60", "test", "--rect", .819, .507},
+                    Expected{"bccd_yolov8n_scratch60", "test", "--no-rect", .833, .511},
+                    Expected{"bccd_yolov8n_ft15", "val", "--rect", .884, .606},
+                    Expected{"bccd_yolov8n_ft15", "val", "--no-rect", .872, .599},
+                    Expected{"bccd_yolov8n_ft15", "test", "--rect", .903, .615},
+                    Expected{"bccd_yolov8n_ft15", "test", "--no-rect", .888, .604}),
+    [](const auto& tested) {
+      const Expected& expected = tested.param;
+      return fmt::format("{}_{}_{}", expected.weights, expected.split,
+                         expected.frame == "--rect" ? "rect" : "square");
+    });
+
+// An example of docs/formats/results.md.
+nlohmann::json documented(const std::string& file) {
+  const std::string page = reference::read_text(TRAINYARD_DOCS "/formats/results.md");
+  const std::string start = "```json file=" + file + "\n";
+  const std::size_t begin = page.find(start);
+  if (begin == std::string::npos) throw std::runtime_error(file + " is not documented");
+  const std::size_t from = begin + start.size();
+  return nlohmann::json::parse(page.substr(from, page.find("```", from) - from));
+}
+
+std::vector<std::string> keys(const nlohmann::json& object) {
+  std::vector<std::string> names;
+  for (const auto& item : object.items()) names.push_back(item.key());
+  return names;
+}
+
+TEST(Val, LeavesTablesPredictionsAndPlots) {
+  SKIP_WITHOUT_WEIGHTS("bccd_yolov8n_ft15");
+  const TempFolder folder;
+  const std::string path = folder.at("w.safetensors");
+  reference::convert_weights("bccd_yolov8n_ft15", "yolov8n", kCells, 320, path);
+
+  const ProgramRun run = run_trainer(fmt::format("val --weights {} --data {} --split test --out {}",
+                                                 path, bccd(), folder.at("out")));
+
+  ASSERT_EQ(run.code, 0) << run.errors;
+  EXPECT_NE(run.output.find("Platelets"), std::string::npos);
+  EXPECT_EQ(reference::read_text(folder.at("out/table.txt")), run.output);
+  for (const std::string name :
+       {"PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png", "confusion_matrix.png",
+        "confusion_matrix_normalized.png", "val_batch0_labels.jpg", "val_batch0_pred.jpg",
+        "val_batch2_pred.jpg"}) {
+    EXPECT_GT(fs::file_size(folder.at("out/" + name)), 10'000U) << name;
+  }
+  const auto metrics = reference::read_json(folder.at("out/metrics.json"));
+  EXPECT_EQ(keys(metrics), keys(documented("metrics.json")));
+  EXPECT_EQ(keys(metrics["classes"][0]), keys(documented("metrics.json")["classes"][0]));
+  // A column of the matrix has every true box of its class once.
+  const auto& counts = metrics["confusion"]["predicted_by_true"];
+  for (std::size_t cls = 0; cls < 3; ++cls) {
+    int sum = 0;
+    for (std::size_t row = 0; row < 4; ++row) sum += counts[row][cls].get<int>();
+    EXPECT_EQ(sum, metrics["classes"][cls]["instances"]);
+  }
+  const auto predictions = reference::read_json(folder.at("out/predictions.json"));
+  ASSERT_GT(predictions.size(), 1000U);
+  EXPECT_EQ(keys(predictions[0]), keys(documented("predictions.json")[0]));
+  EXPECT_EQ(predictions[0]["file_name"], predictions[0]["image_id"].get<std::string>() + ".jpg");
+  for (const auto& entry : predictions) {
+    const auto box = entry["bbox"].get<std::vector<double>>();
+    ASSERT_TRUE(box[0] >= 0 && box[1] >= 0 && box[0] + box[2] <= 640.002 &&
+                box[1] + box[3] <= 480.002)
+        << entry;
+    ASSERT_TRUE(entry["category_id"] >= 1 && entry["category_id"] <= 3);
+  }
+}
+
+// Weights that know nothing, for what is refused before a network runs.
+std::string some_weights(const TempFolder& folder, const std::vector<std::string>& names) {
+  const std::string path = folder.at("random.safetensors");
+  save_weights(path, DetectionModel("yolov8n", static_cast<int>(names.size())),
+               {.class_names = names, .imgsz = 64});
+  return path;
+}
+
+std::string small_dataset(const TempFolder& folder) {
+  const std::string data = folder.at("scenes");
+  const ProgramRun run = run_trainer("scenes --train 2 --val 3 --size 96 --out " + data);
+  EXPECT_EQ(run.code, 0) << run.errors;
+  return data + "/data.yaml";
+}
+
+TEST(Val, TakesAllClassesForOne) {
+  const TempFolder folder;
+  const std::string data = small_dataset(folder);
+  const std::string weights = some_weights(folder, {"a", "b", "c", "d"});
+
+  const ProgramRun run =
+      run_trainer(fmt::format("val --weights {} --data {} --single-cls --json", weights, data));
+
+  ASSERT_EQ(run.code, 0) << run.errors;
+  const auto json = nlohmann::json::parse(run.output);
+  ASSERT_EQ(json["classes"].size(), 1U);
+  EXPECT_EQ(json["classes"][0]["name"], "item");
+  EXPECT_EQ(json["classes"][0]["instances"], json["instances"]);
+}
+
+TEST(Val, SaysWhatDoesNotFit) {
+  const TempFolder folder;
+  const std::string data = small_dataset(folder);
+  const std::string weights = some_weights(folder, {"a", "b"});
+  const auto refusal = [&](const std::string& arguments) {
+    const ProgramRun run =
+        run_trainer(fmt::format("val --weights {} --data {} {}", weights, data, arguments));
+    EXPECT_EQ(run.code, 20) << arguments;
+    return run.errors;
+  };
+
+  EXPECT_NE(refusal("").find("has 2 classes"), std::string::npos);
+  EXPECT_NE(refusal("--single-cls --split test").find("the split test has no images"),
+            std::string::npos);
+  EXPECT_NE(refusal("--single-cls --imgsz 100").find("imgsz = 100 is no multiple of 32. Use 128"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace trainer
