@@ -314,7 +314,9 @@ TEST_P(Trajectory, IsThatOfTheReference) {
   for (std::size_t step = 0; step < kSteps; ++step) {
     const bool is_tight = step < kTightSteps;
     const bool is_steady = name == "yolov8n";
-    const double total_bound = is_tight ? 1e-3 : is_steady ? 3e-2 : 1.5e-1;
+    // Another order of the sums in batch norm alone moved the tenth loss of yolov8n with AdamW from
+    // below 3e-2 to 3.7e-2 off the reference.
+    const double total_bound = is_tight ? 1e-3 : is_steady ? 6e-2 : 1.5e-1;
     const double norm_bound = is_tight ? 3e-3 : is_steady ? 1e-1 : 1.0;
     const double sum_bound = is_tight ? 1e-5 : 1e-4;
     SCOPED_TRACE(step);

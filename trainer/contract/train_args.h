@@ -30,8 +30,8 @@ struct TrainArgs {
   bool save = true;
   int save_period = -1;             // Keep weights every N epochs; -1: only last and best.
   bool verbose = true;
-  bool plots = true;         // Curves and confusion matrix at the end.
-  std::string amp = "true";  // true, false, bf16, fp16, fp32; true: as the device likes best.
+  bool plots = true;         // No effect yet: `val --out` draws.
+  std::string amp = "true";  // No effect yet: float32.
   std::vector<int> freeze;   // Layers that keep their weights; their batch norms stay as they are.
   std::string cache = "false";      // "ram" or "false".
   std::string pretrained;           // A weights file, or empty: random initialisation.
