@@ -204,7 +204,8 @@ void Run::build() {
   const int threads = std::clamp(args_.workers, 1, std::max(1, around_.threads));
   val_loader_ = std::make_unique<ValLoader>(input_.dataset.val, args_.imgsz,
                                             2 * input_.batch_per_rank, threads, args_.single_cls,
-                                            Shard{communicator_.rank(), communicator_.size()});
+                                            Shard{communicator_.rank(), communicator_.size()},
+                                            ValFrame::kRect);
   if (args_.cache != "false") {
     constexpr std::size_t kChannels = 3;
     const auto side = static_cast<std::size_t>(args_.imgsz);

@@ -6,6 +6,7 @@ find_package(Torch REQUIRED)
 find_package(MPI REQUIRED COMPONENTS CXX)
 find_package(OpenCV REQUIRED COMPONENTS core imgproc imgcodecs videoio)
 find_package(Threads REQUIRED)
+find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(ZLIB REQUIRED)
 find_package(CLI11 REQUIRED)
 
@@ -32,7 +33,7 @@ module_library(trainer
     ${TRAINER_DATA_SOURCES} ${TRAINER_EXPORT_SOURCES}
   LINKS trainyard::contract torch torch_library
   PRIVATE_LINKS
-    fmt::fmt nlohmann_json::nlohmann_json ZLIB::ZLIB MPI::MPI_CXX Threads::Threads
+    fmt::fmt nlohmann_json::nlohmann_json ZLIB::ZLIB MPI::MPI_CXX Threads::Threads $<LINK_ONLY:OpenMP::OpenMP_CXX>
     opencv_core opencv_imgproc opencv_imgcodecs opencv_videoio
     $<LINK_ONLY:onnx_proto>)  # Its definitions would differ from the precompiled header's.
 
@@ -41,6 +42,9 @@ target_precompile_headers(trainyard_trainer PRIVATE <torch/types.h> <torch/utils
   <torch/nn/module.h>)
 target_compile_options(trainyard_trainer PRIVATE $<$<CONFIG:RelWithDebInfo>:-g1>)
 set_source_files_properties(${trainer_plain_sources} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
+# at::parallel_for is a header: where this flag is missing it runs on one thread and says nothing.
+set_source_files_properties(norm_act.cpp PROPERTIES
+  COMPILE_OPTIONS "${OpenMP_CXX_FLAGS}" SKIP_PRECOMPILE_HEADERS ON)
 # Loops that are to become vectors.
 set_source_files_properties(norm_act_kernels.cpp PROPERTIES
   COMPILE_OPTIONS "-O3;-fno-math-errno;-fno-trapping-math")
