@@ -40,7 +40,9 @@ TrainingRun::TrainingRun(const contract::TrainSpec& spec, const Surroundings& ar
       run_id_(spec.run_id),
       input_(prepare_input(spec.args, communicator_)),
       args_(input_.args),
-      device_(pick_device(communicator_.local_rank())) {}
+      device_(pick_device(communicator_.local_rank())),
+      pictures_(folder_.path(), input_.class_names, args_.plots && is_first_rank(),
+                [this](const std::string& problem) { console_.print(problem); }) {}
 
 Pace TrainingRun::pace() const {
   Pace pace{progress_.batch_seconds, progress_.validation_seconds, progress_.save_seconds};
@@ -246,6 +248,7 @@ void TrainingRun::announce() {
   for (const std::string& warning : input_.warnings) console_.print(warning);
   if (!is_first_rank()) return;
   folder_.write_args(args_);
+  pictures_.draw_labels(input_.dataset.train);
 }
 
 TrainOutcome TrainingRun::run() {

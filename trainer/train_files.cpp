@@ -111,17 +111,20 @@ void TrainingRun::warn_unreadable() {
 void TrainingRun::evaluate_best() {
   const std::string best = folder_.weights() + "/best.safetensors";
   const bool has_time = agreed(!is_timed() || seconds_left() > closing_seconds(pace()));
-  if (!best_metrics_ && has_time) {
+  if (!best_validation_ && has_time) {
     if (is_first_rank()) {
       copy_matching(state_tensors(*load_model(best).model), replica_->average());
     }
     replica_->share_average();
-    best_metrics_ = validate_average().metrics;
+    best_validation_ = validate_average();
+    pictures_.keep_validation();
   }
-  if (!best_metrics_) return;
+  if (!best_validation_) return;
   constexpr std::size_t kClassesMax = 100;
   console_.print(fmt::format("best weights, epoch {}: {}", progress_.best_epoch, best));
-  console_.print(to_table(*best_metrics_, args_.verbose ? kClassesMax : 0));
+  console_.print(to_table(best_validation_->metrics, args_.verbose ? kClassesMax : 0));
+  constexpr double kDrawingSeconds = 2;  // Inside the hours, or not at all.
+  if (!is_timed() || seconds_left() > kDrawingSeconds) pictures_.finish(*best_validation_);
 }
 
 TrainOutcome TrainingRun::leave(ExitCode code, std::string message) {

@@ -47,6 +47,7 @@ std::optional<ExitCode> TrainingRun::train_epoch() {
   bool is_time_up = false;
   while (progress_.epoch_batch < progress_.batches_per_epoch && !is_time_up) {
     const Batch batch = loader_->next();
+    pictures_.draw_training(batch, progress_.step);
     const BatchPlan plan = plan_of_batch(progress_.step, epoch_position());
 
     const Signals signals = forward_and_backward(batch);
@@ -195,6 +196,10 @@ Validation TrainingRun::validate_average() {
   options.nms = {.iou = args_.iou, .max_det = args_.max_det};
   options.loss = loss_options();
   options.class_names = input_.class_names;
+  pictures_.start_validation();
+  options.on_batch = [this](const Batch& batch, const std::vector<torch::Tensor>& detections) {
+    pictures_.add(batch, detections);
+  };
   return validate(replica_->average(), *val_loader_, options, device_, communicator_);
 }
 
@@ -224,7 +229,10 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
     validation = validate_average();
     progress_.validation_seconds = around_.now() - trained;
     is_best = note_fitness(validation.metrics.fitness());
-    if (is_best) best_metrics_ = validation.metrics;
+    if (is_best) {
+      best_validation_ = validation;
+      pictures_.keep_validation();
+    }
   } else if (is_best) {
     progress_.best_epoch = progress_.epoch;  // Unmeasured, and the only one there is.
   }

@@ -25,6 +25,7 @@
 #include "trainer/optimizer.h"
 #include "trainer/replica.h"
 #include "trainer/run_folder.h"
+#include "trainer/run_pictures.h"
 #include "trainer/schedule.h"
 #include "trainer/time_budget.h"
 #include "trainer/train.h"
@@ -133,6 +134,7 @@ class TrainingRun {
   std::int64_t epoch_first_batch_ = 0;
   double saved_at_ = 0, polled_at_ = 0, recorded_at_ = 0;
   bool stop_file_seen_ = false;
-  std::optional<EvalMetrics> best_metrics_;  // Where this attempt made the best epoch.
+  std::optional<Validation> best_validation_;  // Where this attempt made the best epoch.
+  RunPictures pictures_;
 };
 }  // namespace trainer

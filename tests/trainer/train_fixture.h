@@ -46,6 +46,7 @@ class TrainTest : public testing::Test {
     args_.nbs = 8;
     args_.workers = 2;
     args_.optimizer = "SGD";
+    args_.plots = false;
   }
   void TearDown() override { world->barrier(); }
 

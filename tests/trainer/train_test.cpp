@@ -277,6 +277,26 @@ TEST_F(TrainTest, SizesWeightsAndPrecisionReachTheTraining) {
   EXPECT_NE(results("bf16"), plain);
 }
 
+TEST_F(TrainTest, PicturesLieInTheFolderAndAFullOneEndsNothing) {
+  use_small_model();
+  args_.plots = true;
+  const std::vector<std::string> names = {
+      "labels.png", "train_batch0.jpg", "train_batch2.jpg", "val_batch0_labels.jpg",
+      "val_batch0_pred.jpg", "results.png", "PR_curve.png", "F1_curve.png", "P_curve.png",
+      "R_curve.png", "confusion_matrix.png", "confusion_matrix_normalized.png"};
+  // A folder where the picture is to lie: it cannot be replaced.
+  if (world->rank() == 0) std::filesystem::create_directories(root_ + "blocked/labels.png/x");
+
+  ASSERT_EQ(run("run").code, contract::ExitCode::kFinished);
+  ASSERT_EQ(run("blocked").code, contract::ExitCode::kFinished);
+
+  if (world->rank() != 0) return;
+  for (const std::string& name : names) {
+    EXPECT_TRUE(std::filesystem::is_regular_file(root_ + "run/" + name)) << name;
+    EXPECT_EQ(std::filesystem::is_regular_file(root_ + "blocked/" + name), name != "labels.png");
+  }
+}
+
 TEST_F(TrainTest, BadInputIsRaisedOnAllRanks) {
   args_.data = root_ + "missing.yaml";
   EXPECT_THROW(static_cast<void>(run("run")), BadInput);

@@ -62,7 +62,7 @@ const std::vector<Option>& options() {
       {"save", "run", &A::save, 0, 1, {}, "keep weights and checkpoints"},
       {"save_period", "run", &A::save_period, -1, 100, {}, "also keep the weights of every N-th epoch; -1: only last and best"},
       {"verbose", "run", &A::verbose, 0, 1, {}, "print metrics of each class"},
-      {"plots", "run", &A::plots, 0, 1, {}, "taken for compatibility; curves are drawn by `trainyard-trainer val --out`"},
+      {"plots", "run", &A::plots, 0, 1, {}, "pictures of labels, batches, curves and results in the run's folder"},
       {"amp", "run", &A::amp, -kAny, kAny, {"true", "false", "bf16", "fp32"}, "true: bfloat16 convolutions on GPUs, float32 on CPUs; bf16: everywhere"},
       {"freeze", "run", &A::freeze, 0, 99, {}, "the first N layers, or the layers of a list, keep their weights",
        "none, N of 0 to 99, or a list"},
