@@ -102,8 +102,9 @@ TEST_P(Photographs, GiveTheBoxesOfTheReference) {
                     image.pixels.rows);
       };
       const Box expected_box{wanted[i][0], wanted[i][1], wanted[i][2], wanted[i][3]};
-      EXPECT_GE(overlap({x(0), y(1), x(2), y(3)}, expected_box), 0.99F);
-      EXPECT_NEAR(row[4], wanted[i][4].get<float>(), 1e-3);
+      EXPECT_WITHIN("photographs, 1 - IoU of a box",
+                    1.0 - overlap({x(0), y(1), x(2), y(3)}, expected_box), 0.01);
+      EXPECT_WITHIN("photographs, score", std::abs(double{row[4]} - wanted[i][4].get<double>()), 1e-3);
       EXPECT_EQ(row[5], wanted[i][5].get<float>());
     }
   }

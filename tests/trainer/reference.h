@@ -121,7 +121,20 @@ inline std::map<std::string, Array> read_npz(const std::string& path) {
   return arrays;
 }
 
+// What was compared, how far it was off and how far it may be. With TRAINYARD_FIDELITY=FILE in the
+// environment a line of that file, from which the table of docs/fidelity.md is made.
+inline double noted(const std::string& quantity, double difference, double tolerance) {
+  if (const char* path = std::getenv("TRAINYARD_FIDELITY")) {
+    std::ofstream(path, std::ios::app)
+        << quantity << '\t' << difference << '\t' << tolerance << '\n';
+  }
+  return difference;
+}
+
 }  // namespace reference
+
+#define EXPECT_WITHIN(quantity, difference, tolerance) \
+  EXPECT_LE(reference::noted(quantity, difference, tolerance), tolerance)
 
 // In a test body; `file` below the folder of vectors.
 #define SKIP_WITHOUT_REFERENCE(file)                                      \

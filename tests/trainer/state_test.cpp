@@ -59,12 +59,15 @@ TEST_P(ScheduleCase, FollowsTheReferenceBatchByBatch) {
       pending = 0;
     }
     for (std::size_t group = 0; group < kGroupCount; ++group) {
-      EXPECT_NEAR(plan.rates.lr[group], expected.at("lr").at(group), 1e-9);
+      EXPECT_WITHIN("schedule, learning rates",
+                    std::abs(plan.rates.lr[group] - expected.at("lr").at(group).get<double>()), 1e-9);
     }
-    EXPECT_NEAR(plan.rates.momentum, expected.at("momentum").at(0), 1e-9);
+    EXPECT_WITHIN("schedule, momentum",
+                  std::abs(plan.rates.momentum - expected.at("momentum").at(0).get<double>()), 1e-9);
     EXPECT_EQ(plan.accumulate, expected.at("accumulate"));
     EXPECT_EQ(updates, expected.at("ema_updates"));
-    EXPECT_NEAR(ema_decay(updates), expected.at("ema_d"), 1e-12);
+    EXPECT_WITHIN("EMA, decay",
+                  std::abs(ema_decay(updates) - expected.at("ema_d").get<double>()), 1e-12);
   }
 }
 INSTANTIATE_TEST_SUITE_P(Reference, ScheduleCase,
@@ -205,7 +208,9 @@ TEST(Ema, FollowsTheReference) {
       const auto expected = step.at("ema").at(name).get<std::vector<float>>();
       const torch::Tensor flat = tensor.flatten();
       for (std::size_t i = 0; i < expected.size(); ++i) {
-        EXPECT_NEAR(flat[static_cast<std::int64_t>(i)].item<float>(), expected[i], 1e-6);
+        EXPECT_WITHIN(
+            "EMA, elements",
+            std::abs(flat[static_cast<std::int64_t>(i)].item<double>() - double{expected[i]}), 1e-6);
       }
     }
   }
