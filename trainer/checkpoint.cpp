@@ -15,7 +15,7 @@
 namespace trainer {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Progress, model, model_yaml, class_count, optimizer,
-                                   batches_per_epoch, batch, epoch, epoch_batch, step,
+                                   batches_per_epoch, batch, freeze, epoch, epoch_batch, step,
                                    pending_batches, optimizer_steps, ema_updates, epochs_planned,
                                    is_mosaic_closed, is_finished, epochs_requested, hours_requested,
                                    reloads, seconds_used, best_fitness, best_epoch, loss_sums,
@@ -116,10 +116,12 @@ void restore(const TensorFile& file, TrainState state) {
   if (progress.model != state.progress.model ||
       progress.class_count != state.progress.class_count ||
       progress.optimizer != state.progress.optimizer || progress.batch != state.progress.batch ||
+      progress.freeze != state.progress.freeze ||
       progress.batches_per_epoch != state.progress.batches_per_epoch) {
     const auto text = [](const Progress& each) {
-      return fmt::format("model {}, {} classes, {}, batch {}, {} batches an epoch", each.model,
-                         each.class_count, each.optimizer, each.batch, each.batches_per_epoch);
+      return fmt::format("model {}, {} classes, {}, batch {}, {} batches an epoch, freeze [{}]",
+                         each.model, each.class_count, each.optimizer, each.batch,
+                         each.batches_per_epoch, fmt::join(each.freeze, ", "));
     };
     throw std::invalid_argument(
         fmt::format("The run folder holds a run with {}; these arguments make {}. Use the old "
@@ -187,7 +189,10 @@ std::string to_json_text(const Progress& progress) {
 Progress parse_progress(const std::string& json_text) {
   try {
     nlohmann::json json = nlohmann::json::parse(json_text);
-    if (json.is_object()) json.emplace("model_yaml", "");  // Not in checkpoints of version 0.1.
+    if (json.is_object()) {  // Not in the first checkpoints of version 0.1.
+      json.emplace("model_yaml", "");
+      json.emplace("freeze", nlohmann::json::array());
+    }
     return json.get<Progress>();
   } catch (const nlohmann::json::exception& error) {
     throw std::runtime_error(fmt::format("progress: {}", error.what()));

@@ -28,6 +28,7 @@ struct Progress {
   std::string optimizer;
   std::int64_t batches_per_epoch = 0;
   int batch = 0;
+  std::vector<int> freeze = {};  // Layers.
 
   int epoch = 0;                 // Finished epochs.
   std::int64_t epoch_batch = 0;  // Batches done in the epoch under way.

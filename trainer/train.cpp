@@ -111,6 +111,7 @@ void TrainingRun::build() {
   progress_.class_count = class_count;
   progress_.optimizer = name_of(choice_.kind);
   progress_.batch = args_.batch;
+  progress_.freeze = args_.freeze;
   progress_.batches_per_epoch = loader_->batches_per_epoch();
   progress_.epochs_planned = args_.epochs;
 }

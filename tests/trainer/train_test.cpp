@@ -239,6 +239,15 @@ TEST_F(TrainTest, FrozenLayersKeepTheirWeightsAndOthersDoNot) {
   args_.freeze = {0, 1};
   args_.epochs = 1;
   ASSERT_EQ(run("run").code, contract::ExitCode::kFinished);
+  args_.freeze = {0};
+  try {
+    static_cast<void>(run("run"));
+    ADD_FAILURE() << "another freeze was taken";
+  } catch (const BadInput& error) {
+    EXPECT_NE(std::string(error.what()).find("freeze [0, 1]; these arguments make"),
+              std::string::npos)
+        << error.what();
+  }
   if (world->rank() != 0) return;
 
   torch::manual_seed(static_cast<std::uint64_t>(args_.seed));
