@@ -130,9 +130,11 @@ class Bench {
           return own;
         });
     clock_.lap(BenchStage::kLoss);
-    loss.total.backward();
+    const bool is_step_due = ++pending_ >= accumulate_;
+    replica_->backward(loss.total, is_step_due ? Replica::Backward::kStepFollows
+                                               : Replica::Backward::kMoreFollows);
     clock_.lap(BenchStage::kBackward);
-    if (++pending_ < accumulate_) return;
+    if (!is_step_due) return;
     pending_ = 0;
     if (!replica_->step(rates_, ++steps_, [this](StepStage s) { clock_.lap(stage_of(s)); })) {
       throw std::runtime_error("bench: the gradients are not finite.");

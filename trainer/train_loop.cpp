@@ -57,7 +57,9 @@ std::optional<ExitCode> TrainingRun::train_epoch() {
         });
     const Signals signals = agree(loss);
     if (signals.not_a_number > 0) return ExitCode::kNotANumber;
-    loss.total.backward();
+    const bool is_step_due = progress_.pending_batches + 1 >= plan.accumulate;
+    replica_->backward(loss.total, is_step_due ? Replica::Backward::kStepFollows
+                                               : Replica::Backward::kMoreFollows);
     if (auto code = after_batch(signals, plan)) return code;
     is_time_up = signals.time_is_up > 0;
   }

@@ -20,7 +20,7 @@ set(trainer_plain_sources
 
 module_library(trainer
   HEADERS
-    assigner.h bench.h blocks.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
+    assigner.h bench.h bfloat16.h blocks.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
     gradient_reducer.h launch.h layout.h loss.h model.h norm_act.h norm_act_kernels.h optimizer.h
     replica.h run_folder.h schedule.h tensor_file.h time_budget.h train.h train_input.h train_run.h validate.h
     weights_file.h
@@ -46,6 +46,7 @@ set_source_files_properties(${trainer_plain_sources} PROPERTIES SKIP_PRECOMPILE_
 set_source_files_properties(norm_act.cpp PROPERTIES
   COMPILE_OPTIONS "${OpenMP_CXX_FLAGS}" SKIP_PRECOMPILE_HEADERS ON)
 # Loops that are to become vectors.
+set_source_files_properties(mpi_communicator.cpp PROPERTIES COMPILE_OPTIONS "-O3")
 set_source_files_properties(norm_act_kernels.cpp PROPERTIES
   COMPILE_OPTIONS "-O3;-fno-math-errno;-fno-trapping-math")
 
