@@ -98,11 +98,11 @@ Assignment assign(const torch::Tensor& scores, const torch::Tensor& boxes,
   // The best cell of an object shall score its best overlap, the others in proportion.
   const torch::Tensor taken_metric = metric.index({taken.image, taken.object, taken.cell});
   const torch::Tensor taken_overlap = overlap.index({taken.image, taken.object, taken.cell});
-  const torch::Tensor row = taken.image * object_count + taken.object;
   const auto best_of_object = [&](const torch::Tensor& values) {
-    return torch::zeros({scores.size(0) * object_count}, values.options())
-        .scatter_reduce_(0, row, values, "amax")
-        .index({row});
+    return torch::zeros(metric.sizes(), values.options())
+        .index_put_({taken.image, taken.object, taken.cell}, values)
+        .amax(-1)
+        .index({taken.image, taken.object});
   };
   const torch::Tensor wanted = taken_metric * best_of_object(taken_overlap) /
                                (best_of_object(taken_metric) + kEpsilon);

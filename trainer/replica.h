@@ -61,6 +61,10 @@ class Replica {
   // Of all ranks' gradients together, before they were clipped; of the last step.
   [[nodiscard]] double gradient_norm() const { return gradient_norm_; }
 
+  // Instead of step() after a backward pass that some rank could not finish: what has been sent
+  // arrives, and the gradients are worth nothing.
+  void finish_sums() { reduce(); }
+
   // Between two steps: rank 0 holds the sum of all gradients accumulated so far, the others none.
   void settle();
 

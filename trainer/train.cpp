@@ -9,6 +9,8 @@
 #include <span>
 #include <vector>
 
+#include "trainer/amp.h"
+#include "trainer/auto_batch.h"
 #include "trainer/class_weights.h"
 #include "trainer/sampler.h"
 #include "trainer/train_run.h"
@@ -71,6 +73,8 @@ void TrainingRun::build() {
   }
   torch::manual_seed(static_cast<std::uint64_t>(args_.seed));
   const auto class_count = static_cast<int>(input_.class_names.size());
+  const contract::Architecture architecture = choose_architecture();
+  if (args_.has_auto_batch()) choose_batch(architecture, class_count);
   choice_ =
       choose_optimizer(args_, class_count, static_cast<std::int64_t>(input_.dataset.train.size()));
   if (args_.cls_pw > 0) {
@@ -78,9 +82,13 @@ void TrainingRun::build() {
         class_weights(count_labels(input_.dataset.train, class_count), args_.cls_pw);
     class_weights_ = torch::tensor(at::ArrayRef<double>(weights)).to(device_, torch::kFloat);
   }
-  const contract::Architecture architecture = choose_architecture();
   replica_.emplace(architecture, class_count, choice_.kind, scaled_weight_decay(args_), device_,
                    communicator_, args_.freeze);
+  batch_step_.emplace(*replica_, communicator_,
+                      BatchStep::Options{.loss = loss_options(),
+                                         .global_batch = args_.batch,
+                                         .amp_type = amp_type(args_.amp, device_),
+                                         .before_forward = around_.before_forward});
   const int threads = std::clamp(args_.workers, 1, std::max(1, around_.threads));
   val_loader_ = std::make_unique<ValLoader>(input_.dataset.val, args_.imgsz,
                                             2 * input_.batch_per_rank, threads, args_.single_cls,
@@ -120,6 +128,22 @@ contract::Architecture TrainingRun::choose_architecture() {
   const std::string_view first(reinterpret_cast<const char*>(all.front().data()),
                                all.front().size());
   return contract::parse_architecture(first, contract::model_name(args_.model), args_.model);
+}
+
+// One rank (train_input.h). A run that has begun keeps its batch, whatever is free now.
+void TrainingRun::choose_batch(const contract::Architecture& architecture, int class_count) {
+  const std::optional<Progress> saved = read_progress(folder_.weights());
+  int batch = kAutoBatchDefault;
+  if (saved && saved->batch > 0) {
+    batch = saved->batch;
+  } else if (device_.is_cuda()) {
+    batch = find_batch(architecture, class_count, args_.imgsz, args_.batch_share, device_.index());
+  }
+  input_.args.batch = input_.batch_per_rank = batch;
+  input_.warnings.push_back(fmt::format(
+      "batch = {}: {}", batch,
+      saved ? "as the run began"
+            : device_.is_cuda() ? "found by trial" : "the default, there is no GPU to try it on"));
 }
 
 void TrainingRun::make_loader() {
@@ -242,6 +266,12 @@ TrainOutcome TrainingRun::run() {
   progress_.is_finished = is_finished;
   while (!is_finished) {
     if (const std::optional<ExitCode> code = train_epoch()) {
+      if (*code == ExitCode::kOutOfMemory) return leave(*code, fmt::format(
+                               "out of memory at epoch {}, batch {} with {} image{} at a time. Use "
+                               "a smaller imgsz or model.",
+                               progress_.epoch + 1, progress_.epoch_batch + 1,
+                               input_.batch_per_rank / batch_step_->parts(),
+                               input_.batch_per_rank == batch_step_->parts() ? "" : "s"));
       if (*code != ExitCode::kNotANumber) {
         return leave(*code, std::string(contract::describe(*code)));
       }

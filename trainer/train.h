@@ -15,6 +15,10 @@
 #include "trainer/contract/exit_code.h"
 #include "trainer/contract/train_spec.h"
 
+namespace at {
+class Tensor;
+}
+
 namespace trainer {
 
 // What the program finds around itself. Times are UTC seconds.
@@ -28,6 +32,8 @@ struct Surroundings {
   int threads = 1;                          // CPUs of this rank.
   int attempt = 0;
   enum class Output { kTerminal, kLog, kNone } output = Output::kLog;
+  // For tests of what happens without memory (BatchStep::Options::before_forward).
+  std::function<void(at::Tensor&)> before_forward = nullptr;
 };
 
 struct TrainOutcome {

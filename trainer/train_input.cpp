@@ -25,8 +25,10 @@ void check(const contract::TrainArgs& args, int world) {
   for (const contract::ArgFault& fault : contract::check_train_args(args)) {
     faults += (faults.empty() ? "" : "\n") + fault.message;
   }
-  if (faults.empty() && args.has_auto_batch()) {
-    faults = "batch is to be found by trial, which this trainer cannot do. Give batch = 16.";
+  if (faults.empty() && args.has_auto_batch() && world > 1) {
+    faults = fmt::format(
+        "batch is to be found by trial, which needs one GPU, not {}. Give batch = {}.", world,
+        16 * world);
   }
   if (faults.empty() && args.batch % world != 0) {
     faults =

@@ -35,6 +35,11 @@ std::optional<ExitCode> TrainingRun::train_epoch() {
   if (progress_.epoch_batch < progress_.batches_per_epoch) {
     loader_->start_epoch(progress_.epoch, progress_.epoch_batch, !progress_.is_mosaic_closed);
   }
+  // A stop after the last batch of an epoch leaves its row of results to this attempt.
+  if (progress_.epoch_batch == progress_.batches_per_epoch) {
+    const double before = 1.0 / static_cast<double>(progress_.batches_per_epoch);
+    last_rates_ = plan_of_batch(progress_.step - 1, epoch_position() - before).rates;
+  }
   replica_->model().train();
   epoch_started_ = batch_started_ = around_.now();
   epoch_first_batch_ = progress_.epoch_batch;
@@ -42,24 +47,13 @@ std::optional<ExitCode> TrainingRun::train_epoch() {
   bool is_time_up = false;
   while (progress_.epoch_batch < progress_.batches_per_epoch && !is_time_up) {
     const Batch batch = loader_->next();
-    const ScheduleOptions schedule =
-        schedule_options(args_, choice_, progress_.batches_per_epoch, progress_.epochs_planned);
-    const BatchPlan plan =
-        plan_batch(schedule, progress_.step, is_timed() ? epoch_position() : progress_.epoch,
-                   progress_.epochs_planned);
+    const BatchPlan plan = plan_of_batch(progress_.step, epoch_position());
 
-    const torch::Tensor images = resized(network_input(batch.images, device_));
-    const LossValue loss = detection_loss(
-        replica_->model().forward(images), replica_->model().strides(), batch.targets.to(device_),
-        loss_options(), args_.batch, [this](double own) {
-          communicator_.all_reduce_sum(std::span<double>(&own, 1));
-          return own;
-        });
-    const Signals signals = agree(loss);
-    if (signals.not_a_number > 0) return ExitCode::kNotANumber;
     const bool is_step_due = progress_.pending_batches + 1 >= plan.accumulate;
-    replica_->backward(loss.total, is_step_due ? Replica::Backward::kStepFollows
-                                               : Replica::Backward::kMoreFollows);
+    const Signals signals = forward_and_backward(
+        batch, is_step_due ? Replica::Backward::kStepFollows : Replica::Backward::kMoreFollows);
+    if (signals.not_a_number > 0) return ExitCode::kNotANumber;
+    if (signals.out_of_memory > 0) return ExitCode::kOutOfMemory;
     if (auto code = after_batch(signals, plan)) return code;
     is_time_up = signals.time_is_up > 0;
   }
@@ -67,6 +61,35 @@ std::optional<ExitCode> TrainingRun::train_epoch() {
   progress_.is_finished = finish_epoch(is_time_up);
   if (args_.save || progress_.is_finished) save();
   return std::nullopt;
+}
+
+// `position` in epochs; a run that is not timed has the same rates all through an epoch.
+BatchPlan TrainingRun::plan_of_batch(std::int64_t step, double position) const {
+  const ScheduleOptions schedule =
+      schedule_options(args_, choice_, progress_.batches_per_epoch, progress_.epochs_planned);
+  return plan_batch(schedule, step, is_timed() ? position : progress_.epoch,
+                    progress_.epochs_planned);
+}
+
+// The gradients of a batch. Where a rank has no memory for its share, all do theirs again in parts
+// half as large: the global batch stays what it was.
+Signals TrainingRun::forward_and_backward(const Batch& batch, Replica::Backward what) {
+  const torch::Tensor images = resized(network_input(batch.images, device_));
+  const torch::Tensor targets = batch.targets.to(device_);
+  for (;;) {
+    Signals signals = agree(batch_step_->forward(images, targets));
+    if (signals.not_a_number > 0) return signals;
+    if (signals.out_of_memory == 0 && batch_step_->backward(what)) return signals;
+    if (!batch_step_->split_further(images.size(0))) {
+      signals.out_of_memory = 1;
+      return signals;
+    }
+    console_.print(fmt::format(
+        "out of memory at epoch {}, batch {}: {} images in {} parts from here on, the global batch "
+        "stays {}",
+        progress_.epoch + 1, progress_.epoch_batch + 1, images.size(0), batch_step_->parts(),
+        args_.batch));
+  }
 }
 
 // multi_scale: another size for each batch, the same on all ranks and after every resume. Boxes are
@@ -106,9 +129,10 @@ std::optional<ExitCode> TrainingRun::after_batch(const Signals& signals, const B
   return std::nullopt;
 }
 
-Signals TrainingRun::agree(const LossValue& loss) {
+Signals TrainingRun::agree(const BatchStep::Result& result) {
   Signals signals;
-  signals.losses = to_array(loss.items);
+  signals.out_of_memory = result.is_out_of_memory ? 1 : 0;
+  if (!result.is_out_of_memory) signals.losses = to_array(result.items);
   signals.not_a_number = std::all_of(signals.losses.begin(), signals.losses.end(),
                                      [](double each) { return std::isfinite(each); })
                              ? 0

@@ -15,6 +15,7 @@
 #include <optional>
 #include <string>
 
+#include "trainer/batch_step.h"
 #include "trainer/checkpoint.h"
 #include "trainer/console.h"
 #include "trainer/contract/architecture.h"
@@ -38,13 +39,14 @@ inline constexpr int kReloadsMax = 3;  // After a loss that is not a number.
 struct Signals {
   std::array<double, 3> losses{};  // Of the global batch.
   double not_a_number = 0;         // From here on: how many ranks say so.
+  double out_of_memory = 0;
   double stop = 0;
   double deadline = 0;
   double time_is_up = 0;  // Only rank 0 looks at the clock.
   double save = 0;
   double epochs_planned = 0;  // Rank 0's.
 };
-static_assert(sizeof(Signals) == 9 * sizeof(double), "Signals travel as an array of doubles.");
+static_assert(sizeof(Signals) == 10 * sizeof(double), "Signals travel as an array of doubles.");
 
 class TrainingRun {
  public:
@@ -72,6 +74,7 @@ class TrainingRun {
   contract::Architecture choose_architecture();
   void resume_or_start();
   void share_state();
+  void choose_batch(const contract::Architecture& architecture, int class_count);
   void make_loader();
   void announce();
   std::string gather_hosts();
@@ -83,7 +86,9 @@ class TrainingRun {
   LossOptions loss_options() const {
     return {.box = args_.box, .cls = args_.cls, .dfl = args_.dfl, .class_weights = class_weights_};
   }
-  Signals agree(const LossValue& loss);
+  BatchPlan plan_of_batch(std::int64_t step, double position) const;
+  Signals forward_and_backward(const Batch& batch, Replica::Backward what);
+  Signals agree(const BatchStep::Result& result);
   bool step_optimizer(const StepRates& rates);
   void reload();
   bool finish_epoch(bool is_time_up);
@@ -114,6 +119,7 @@ class TrainingRun {
   torch::Tensor class_weights_;  // cls_pw; undefined: all classes alike.
   OptimizerChoice choice_;
   std::optional<Replica> replica_;
+  std::optional<BatchStep> batch_step_;
   Progress progress_;
   HostCache image_cache_;  // Empty without cache=ram or disk.
   std::unique_ptr<TrainLoader> loader_;

@@ -15,19 +15,19 @@ include(export_sources.cmake)
 
 # Compiled without torch: quick, and read by people who do not know it.
 set(trainer_plain_sources
-  bench_report.cpp console.cpp durable_file.cpp launch.cpp local_communicator.cpp
+  bench_collectives.cpp bench_report.cpp console.cpp durable_file.cpp launch.cpp local_communicator.cpp
   mpi_communicator.cpp norm_act_kernels.cpp run_folder.cpp time_budget.cpp train_input.cpp
   watch_link.cpp watchdog.cpp)
 
 module_library(trainer
   HEADERS
-    assigner.h bench.h bfloat16.h blocks.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
+    amp.h assigner.h auto_batch.h batch_step.h bench.h bench_collectives.h bfloat16.h blocks.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
     gradient_reducer.h launch.h layout.h loss.h model.h norm_act.h norm_act_kernels.h optimizer.h
     replica.h run_folder.h schedule.h tensor_file.h time_budget.h train.h train_input.h train_run.h validate.h
     watch_link.h watchdog.h weights_file.h
     ${TRAINER_DATA_HEADERS} ${TRAINER_EXPORT_HEADERS}
   SOURCES
-    assigner.cpp bench.cpp blocks.cpp boxes.cpp checkpoint.cpp ema.cpp gradient_reducer.cpp layout.cpp
+    amp.cpp assigner.cpp auto_batch.cpp batch_step.cpp bench.cpp blocks.cpp boxes.cpp checkpoint.cpp ema.cpp gradient_reducer.cpp layout.cpp
     loss.cpp model.cpp norm_act.cpp optimizer.cpp replica.cpp schedule.cpp tensor_file.cpp
     train.cpp train_files.cpp train_loop.cpp validate.cpp weights_file.cpp
     ${trainer_plain_sources}
@@ -37,6 +37,12 @@ module_library(trainer
     fmt::fmt nlohmann_json::nlohmann_json ZLIB::ZLIB MPI::MPI_CXX Threads::Threads $<LINK_ONLY:OpenMP::OpenMP_CXX>
     opencv_core opencv_imgproc opencv_imgcodecs opencv_videoio
     $<LINK_ONLY:onnx_proto>)  # Its definitions would differ from the precompiled header's.
+
+# A libtorch with CUDA brings the toolkit's headers along (TORCH_CUDA_LIBRARIES of its package).
+if(TORCH_CUDA_LIBRARIES)
+  target_compile_definitions(trainyard_trainer PRIVATE TRAINYARD_CUDA)
+  target_link_libraries(trainyard_trainer PRIVATE ${TORCH_CUDA_LIBRARIES})
+endif()
 
 # Not torch/torch.h, and line numbers only: a file compiles in a third of the time.
 target_precompile_headers(trainyard_trainer PRIVATE <torch/types.h> <torch/utils.h>

@@ -63,7 +63,7 @@ const std::vector<Option>& options() {
       {"save_period", "run", &A::save_period, -1, 100, {}, "also keep the weights of every N-th epoch; -1: only last and best"},
       {"verbose", "run", &A::verbose, 0, 1, {}, "print metrics of each class"},
       {"plots", "run", &A::plots, 0, 1, {}, "taken for compatibility; curves are drawn by `trainyard-trainer val --out`"},
-      {"amp", "run", &A::amp, -kAny, kAny, {"true", "false", "bf16", "fp16", "fp32"}, "taken for compatibility; everything is computed in float32 so far"},
+      {"amp", "run", &A::amp, -kAny, kAny, {"true", "false", "bf16", "fp32"}, "true: bfloat16 convolutions on GPUs, float32 on CPUs; bf16: everywhere"},
       {"freeze", "run", &A::freeze, 0, 99, {}, "the first N layers, or the layers of a list, keep their weights",
        "none, N of 0 to 99, or a list"},
       {"cache", "data", &A::cache, -kAny, kAny, {"ram", "disk", "false"}, "keep decoded images, once a host, in memory or in the temporary folder"},

@@ -31,7 +31,7 @@ struct TrainArgs {
   int save_period = -1;             // Keep weights every N epochs; -1: only last and best.
   bool verbose = true;
   bool plots = true;         // No effect yet: `val --out` draws.
-  std::string amp = "true";  // No effect yet: float32.
+  std::string amp = "true";  // bfloat16 on GPUs; "bf16": on CPUs too.
   std::vector<int> freeze;   // Layers that keep their weights; their batch norms stay as they are.
   std::string cache = "false";      // "ram" or "false".
   std::string pretrained;           // A weights file, or empty: random initialisation.

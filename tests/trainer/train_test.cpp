@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// How runs stop, go on and end. Runs under mpirun with 1, 2 and 4 ranks.
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <random>
+
+#include "tests/trainer/train_fixture.h"
+#include "trainer/durable_file.h"
+#include "trainer/model.h"
+#include "trainer/weights_file.h"
+
+namespace trainer {
+namespace {
+
+TEST_F(TrainTest, StoppedAndResumedIsBitForBitTheSame) {
+  const TrainOutcome whole = run("whole");
+  ASSERT_EQ(whole.code, contract::ExitCode::kFinished);
+  EXPECT_EQ(whole.epoch, 2);
+  EXPECT_EQ(whole.step, 10);
+  const std::int64_t looks = looks_;
+
+  int stops = 0;
+  for (const std::int64_t part : {5, 2}) {
+    const TrainOutcome outcome = run("parts", {.stop_at_call = looks / part});
+    if (outcome.code == contract::ExitCode::kStopped) ++stops;
+    if (world->rank() == 0 && outcome.code == contract::ExitCode::kStopped) {
+      EXPECT_EQ(exit_record("parts").at("reason"), "stopped");
+      EXPECT_EQ(exit_record("parts").at("step"), outcome.step);
+    }
+  }
+  const TrainOutcome parts = run("parts");
+
+  EXPECT_GE(stops, 1);
+  EXPECT_EQ(parts.code, contract::ExitCode::kFinished);
+  EXPECT_EQ(parts.step, whole.step);
+  if (world->rank() == 0) {
+    EXPECT_EQ(tensors("parts"), tensors("whole"));
+    EXPECT_EQ(results("parts"), results("whole"));
+    EXPECT_EQ(read("parts/weights/last.safetensors"), read("whole/weights/last.safetensors"));
+  }
+}
+
+// Each stop somewhere else, also in the middle of a validation or of an accumulation.
+TEST_F(TrainTest, AStopAtAnyOfTwentyRandomPointsChangesNoBit) {
+  use_small_model();
+  constexpr int kStops = 20;
+  constexpr unsigned kSeed = 12;
+  ASSERT_EQ(run("whole").code, contract::ExitCode::kFinished);
+  std::mt19937 random(kSeed);
+  std::uniform_int_distribution<std::int64_t> any_look(2, looks_ - 1);
+
+  int stops = 0;
+  for (int i = 0; i < kStops; ++i) {
+    const std::int64_t look = any_look(random);
+    SCOPED_TRACE(fmt::format("stop {} at look {} of {}", i, look, looks_));
+    const std::string name = fmt::format("stop{}", i);
+    const TrainOutcome first = run(name, {.stop_at_call = look});
+    if (first.code == contract::ExitCode::kStopped) {
+      ++stops;
+      ASSERT_EQ(run(name).code, contract::ExitCode::kFinished);
+    }
+    if (world->rank() == 0) {
+      EXPECT_EQ(tensors(name), tensors("whole"));
+      EXPECT_EQ(results(name), results("whole"));
+      std::filesystem::remove_all(root_ + name);
+    }
+  }
+  EXPECT_GE(stops, kStops / 2);  // A stop in the last batch finishes the run instead.
+}
+
+TEST_F(TrainTest, ACacheOfDecodedImagesChangesNothing) {
+  use_small_model();
+  run("plain");
+  for (const char* cache : {"ram", "disk"}) {
+    SCOPED_TRACE(cache);
+    args_.cache = cache;
+    run(cache);
+    EXPECT_EQ(tensors(cache), tensors("plain"));
+    EXPECT_EQ(results(cache), results("plain"));
+  }
+}
+
+TEST_F(TrainTest, AFinishedRunStaysFinishedUntilMoreIsAskedFor) {
+  args_.epochs = 1;
+  ASSERT_EQ(run("run").step, 5);
+
+  EXPECT_EQ(run("run").step, 5);
+  args_.epochs = 2;
+  EXPECT_EQ(run("run").step, 10);
+}
+
+TEST_F(TrainTest, AnyNumberOfRanksGoesOn) {
+  ASSERT_EQ(run("run", {.is_stopped_at_once = true}).code, contract::ExitCode::kStopped);
+
+  if (world->rank() == 0) {
+    const auto alone = make_local_communicator();
+    const TrainOutcome outcome = run("run", Ways{}, *alone);
+    EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
+    EXPECT_EQ(outcome.step, 10);
+  }
+}
+
+TEST_F(TrainTest, ASignalStopsWithinOneStep) {
+  const TrainOutcome outcome = run("run", {.is_stopped_at_once = true});
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kStopped);
+  EXPECT_EQ(outcome.step, 1);
+}
+
+TEST_F(TrainTest, TheStopFileStopsAndIsRemoved) {
+  if (world->rank() == 0) {
+    std::filesystem::create_directories(root_ + "run");
+    write_durably(root_ + "run/stop", "");
+  }
+
+  const TrainOutcome outcome = run("run");
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kStopped);
+  EXPECT_EQ(outcome.step, 1);
+  if (world->rank() == 0) {
+    EXPECT_FALSE(std::filesystem::exists(root_ + "run/stop"));
+  }
+}
+
+TEST_F(TrainTest, TheDeadlineSavesAndLeaves) {
+  const TrainOutcome outcome = run("run", {.deadline = 999});
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kDeadline);
+  EXPECT_EQ(outcome.step, 1);
+  if (world->rank() == 0) {
+    EXPECT_EQ(exit_record("run").at("code"), 11);
+  }
+}
+
+TEST_F(TrainTest, ATimedRunEndsInsideItsHours) {
+  use_small_model();
+  args_.time_h = 0.1;
+
+  const TrainOutcome outcome = run("run", {.seconds_per_look = 1});
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
+  EXPECT_GE(outcome.epoch, 2);
+  if (world->rank() == 0) {
+    EXPECT_LE(clock_, 1000 + 360);
+    EXPECT_GE(clock_, 1000 + 360 * 0.7);
+    EXPECT_TRUE(std::filesystem::exists(root_ + "run/weights/best.safetensors"));
+  }
+}
+
+TEST_F(TrainTest, ATimedRunShorterThanAnEpochLeavesAModel) {
+  args_.time_h = 0.1;
+
+  // Start-up took all but 24 of the 360 seconds.
+  const TrainOutcome outcome = run("run", {.seconds_per_look = 0.5, .started = 1000 + 336});
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
+  EXPECT_EQ(outcome.epoch, 1);
+  EXPECT_LT(outcome.step, 5);
+  if (world->rank() == 0) {
+    EXPECT_LE(clock_, 1000 + 360);
+    EXPECT_NO_THROW(static_cast<void>(load_model(root_ + "run/weights/best.safetensors")));
+  }
+}
+
+TEST_F(TrainTest, ALossThatIsNotANumberEndsARunWithoutACheckpoint) {
+  args_.pretrained = root_ + "nan.safetensors";
+  if (world->rank() == 0) {
+    torch::NoGradGuard no_grad;
+    DetectionModel broken("yolov8n", 4);
+    broken.parameters()[0].fill_(std::nan(""));
+    save_weights(args_.pretrained, broken, {.class_names = {"a", "b", "c", "d"}});
+  }
+
+  const TrainOutcome outcome = run("run");
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kNotANumber);
+  if (world->rank() == 0) {
+    EXPECT_EQ(exit_record("run").at("reason"), "not_a_number");
+  }
+}
+
+// One rank sees it, all go back to the end of the first epoch.
+TEST_F(TrainTest, ALossThatIsNotANumberIsTriedAgainThreeTimes) {
+  use_small_model();
+  for (const int faults : {3, 4}) {
+    SCOPED_TRACE(faults);
+    const std::string name = fmt::format("faults{}", faults);
+    int calls = 0, broken = 0;
+    const TrainOutcome outcome = run(name, {.before_forward = [&](at::Tensor& images) {
+      // The second batch of the second epoch, of whichever try.
+      const bool is_due = ++calls >= 7 && calls % 2 == 1 && broken < faults;
+      if (!is_due) return;
+      ++broken;
+      if (world->rank() == world->size() - 1) images = images * std::nan("");
+    }});
+
+    EXPECT_EQ(outcome.code, faults == 3 ? contract::ExitCode::kFinished
+                                        : contract::ExitCode::kNotANumber);
+    EXPECT_EQ(broken, faults);
+    if (world->rank() == 0 && faults == 3) {
+      EXPECT_EQ(outcome.step, 10);
+      EXPECT_EQ(read_progress(root_ + name + "/weights")->reloads, 3);
+      EXPECT_EQ(results(name).find("nan"), std::string::npos);
+    }
+  }
+}
+
+// An allocator that takes so many images at a time; on the last rank only.
+TEST_F(TrainTest, WithoutMemoryABatchIsDoneInParts) {
+  use_small_model();
+  args_.batch = 8;
+  const std::int64_t share = args_.batch / world->size();
+  std::vector<std::int64_t> sizes;
+  const TrainOutcome outcome = run("parts", {.before_forward = [&](at::Tensor& images) {
+    sizes.push_back(images.size(0));
+    if (images.size(0) > share / 2 && world->rank() == world->size() - 1) {
+      TORCH_CHECK_WITH(OutOfMemoryError, false, "no memory for ", images.size(0), " images");
+    }
+  }});
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
+  EXPECT_EQ(outcome.step, 6);  // Of ceil(18 / 8) batches in each of two epochs, as ever.
+  ASSERT_GT(sizes.size(), 2U);
+  EXPECT_EQ(sizes.front(), share);
+  for (std::size_t i = 1; i < sizes.size(); ++i) EXPECT_EQ(sizes[i], share / 2);
+
+  const TrainOutcome none = run("none", {.before_forward = [&](at::Tensor&) {
+    TORCH_CHECK_WITH(OutOfMemoryError, false, "no memory at all");
+  }});
+  EXPECT_EQ(none.code, contract::ExitCode::kOutOfMemory);
+  if (world->rank() == 0) {
+    EXPECT_EQ(exit_record("none").at("reason"), "out_of_memory");
+  }
+}
+
+TEST_F(TrainTest, FrozenLayersKeepTheirWeightsAndOthersDoNot) {
+  args_.freeze = {0, 1};
+  args_.epochs = 1;
+  ASSERT_EQ(run("run").code, contract::ExitCode::kFinished);
+  if (world->rank() != 0) return;
+
+  torch::manual_seed(static_cast<std::uint64_t>(args_.seed));
+  DetectionModel fresh("yolov8n", 4);
+  const auto trained = load_model(root_ + "run/weights/last.safetensors").model;
+  const auto now = trained->named_parameters();
+  for (const auto& item : fresh.named_parameters()) {
+    const bool is_frozen = item.key().rfind("model.0.", 0) == 0 || item.key().rfind("model.1.", 0) == 0;
+    if (is_frozen) {
+      EXPECT_TRUE(torch::equal(item.value(), now[item.key()])) << item.key();
+    }
+  }
+  EXPECT_FALSE(torch::equal(fresh.named_parameters()["model.2.cv1.conv.weight"],
+                            now["model.2.cv1.conv.weight"]));
+}
+
+TEST_F(TrainTest, SizesWeightsAndPrecisionReachTheTraining) {
+  use_small_model();
+  run("plain");
+  const std::string plain = results("plain");
+  args_.multi_scale = 0.5;
+  std::vector<std::int64_t> sides;
+  run("sizes", {.before_forward = [&](at::Tensor& images) { sides.push_back(images.size(2)); }});
+  EXPECT_NE(*std::min_element(sides.begin(), sides.end()),
+            *std::max_element(sides.begin(), sides.end()));
+  for (const std::int64_t side : sides) EXPECT_EQ(side % 32, 0) << side;
+  args_.multi_scale = 0;
+
+  args_.cls_pw = 1;
+  run("weights");
+  args_.cls_pw = 0;
+  args_.amp = "bf16";
+  ASSERT_EQ(run("bf16").code, contract::ExitCode::kFinished);
+  if (world->rank() != 0) return;
+  EXPECT_NE(results("weights"), plain);
+  EXPECT_NE(results("bf16"), plain);
+}
+
+TEST_F(TrainTest, BadInputIsRaisedOnAllRanks) {
+  args_.data = root_ + "missing.yaml";
+  EXPECT_THROW(static_cast<void>(run("run")), BadInput);
+
+  SetUp();
+  args_.epochs = 0;
+  EXPECT_THROW(static_cast<void>(run("run")), BadInput);
+
+  SetUp();
+  args_.batch = 4 * world->size() + 1;
+  if (world->size() > 1) {
+    EXPECT_THROW(static_cast<void>(run("run")), BadInput);
+  }
+}
+
+}  // namespace
+}  // namespace trainer

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// trainer/batch_step.h
+//
+// Forward pass, loss and backward pass of a rank's share of a batch, in as many parts as the memory
+// of the device asks for. Parts change nothing about the global batch: their gradients add up.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "trainer/communicator.h"
+#include "trainer/loss.h"
+#include "trainer/replica.h"
+
+namespace trainer {
+
+class BatchStep {
+ public:
+  struct Options {
+    LossOptions loss;
+    std::int64_t global_batch = 0;                  // Images of all ranks together.
+    std::optional<torch::ScalarType> amp_type;      // amp.h
+    // Given the images of the next forward pass. A test spoils them or throws what an allocator
+    // throws; where it is given, running out of memory is reckoned with on a CPU too.
+    std::function<void(torch::Tensor&)> before_forward;
+  };
+  struct Result {
+    torch::Tensor items;  // float32 [3]: box, cls, dfl of the whole batch; undefined without memory.
+    bool is_out_of_memory = false;
+  };
+
+  // Both outlive the step.
+  BatchStep(Replica& replica, Communicator& communicator, Options options);
+
+  // Collectives. `images` float32 [b, 3, H, W] on the device, `targets` as of Batch. What forward()
+  // leaves of the backward pass is done by backward(), which says whether every rank had the
+  // memory for it. kStepFollows: gradients travel meanwhile; where a rank had no memory they arrive all
+  // the same, and split_further() forgets them.
+  [[nodiscard]] Result forward(const torch::Tensor& images, const torch::Tensor& targets);
+  [[nodiscard]] bool backward(Replica::Backward what);
+
+  // After a rank ran out of memory: gradients and batch statistics as they were before the batch,
+  // and twice as many parts. False: a part is one image already. Not a collective.
+  [[nodiscard]] bool split_further(std::int64_t images);
+  [[nodiscard]] std::int64_t parts() const { return parts_; }
+
+ private:
+  void remember();
+  LossValue part_loss(torch::Tensor images, const torch::Tensor& targets);
+  bool has_memory_for(const std::function<void()>& work) const;
+
+  Replica& replica_;
+  Communicator& communicator_;
+  Options options_;
+  std::int64_t parts_ = 1;
+  bool may_run_out_;
+  bool is_summed_ = false;             // Whether the part has made its sum over the ranks.
+  torch::Tensor total_;                // Of the last part, until backward().
+  std::vector<torch::Tensor> before_;  // Gradients and statistics; only where memory may run out.
+};
+
+}  // namespace trainer
