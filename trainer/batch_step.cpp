@@ -105,12 +105,13 @@ BatchStep::Result BatchStep::forward(const torch::Tensor& images, const torch::T
   return result;
 }
 
-bool BatchStep::backward() {
-  const bool is_done = has_memory_for([this] { total_.backward(); });
+bool BatchStep::backward(Replica::Backward what) {
+  const bool is_done = has_memory_for([this, what] { replica_.backward(total_, what); });
   total_.reset();
   if (!may_run_out_) return true;
   double failed = is_done ? 0 : 1;
   communicator_.all_reduce_sum(std::span<double>(&failed, 1));
+  if (failed > 0 && what == Replica::Backward::kStepFollows) replica_.finish_sums();
   return failed == 0;
 }
 

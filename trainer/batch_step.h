@@ -38,9 +38,10 @@ class BatchStep {
 
   // Collectives. `images` float32 [b, 3, H, W] on the device, `targets` as of Batch. What forward()
   // leaves of the backward pass is done by backward(), which says whether every rank had the
-  // memory for it.
+  // memory for it. kStepFollows: gradients travel meanwhile; where a rank had no memory they arrive all
+  // the same, and split_further() forgets them.
   [[nodiscard]] Result forward(const torch::Tensor& images, const torch::Tensor& targets);
-  [[nodiscard]] bool backward();
+  [[nodiscard]] bool backward(Replica::Backward what);
 
   // After a rank ran out of memory: gradients and batch statistics as they were before the batch,
   // and twice as many parts. False: a part is one image already. Not a collective.

@@ -101,6 +101,7 @@ class Bench {
       : input_(input),
         args_(input.args),
         communicator_(communicator),
+        reducer_options_{.wire = options.wire},
         device_(device_of(communicator)),
         clock_(now, device_),
         loader_(input.dataset.train, args_,
@@ -109,6 +110,7 @@ class Bench {
                  .threads = std::clamp(args_.workers, 1, std::max(1, options.threads)),
                  .seed = static_cast<std::uint64_t>(args_.seed)},
                 {communicator.rank(), communicator.size()}) {
+    if (options.bucket_bytes_max > 0) reducer_options_.bucket_bytes_max = options.bucket_bytes_max;
     if (options.scope == BenchScope::kStep) make_replica();
   }
 
@@ -130,9 +132,11 @@ class Bench {
           return own;
         });
     clock_.lap(BenchStage::kLoss);
-    loss.total.backward();
+    const bool is_step_due = ++pending_ >= accumulate_;
+    replica_->backward(loss.total, is_step_due ? Replica::Backward::kStepFollows
+                                               : Replica::Backward::kMoreFollows);
     clock_.lap(BenchStage::kBackward);
-    if (++pending_ < accumulate_) return;
+    if (!is_step_due) return;
     pending_ = 0;
     if (!replica_->step(rates_, ++steps_, [this](StepStage s) { clock_.lap(stage_of(s)); })) {
       throw std::runtime_error("bench: the gradients are not finite.");
@@ -141,12 +145,13 @@ class Bench {
 
   void start_measuring() {
     communicator_.barrier();
+    if (replica_) before_ = replica_->reduced();
     clock_.restart();
   }
 
   [[nodiscard]] BenchReport report(std::int64_t batches, int threads) const {
     const double batch_s = clock_.seconds() / static_cast<double>(batches);
-    return {.model = replica_ ? args_.model : "loader",
+    BenchReport report{.model = replica_ ? args_.model : "loader",
             .device = device_.str(),
             .imgsz = args_.imgsz,
             .batch = args_.batch,
@@ -158,6 +163,13 @@ class Bench {
             .batch_ms = 1e3 * batch_s,
             .images_per_s = args_.batch / batch_s,
             .memory_mb = peak_memory_mb()};
+    if (!replica_) return report;
+    const GradientReducer::Totals& all = replica_->reduced();
+    const double steps = std::max<double>(1, static_cast<double>(all.steps - before_.steps));
+    report.gradient_mb = (all.sum_bytes - before_.sum_bytes) / steps / (1 << 20);
+    report.under_way_ms = 1e3 * (all.under_way_s - before_.under_way_s) / steps;
+    report.exposed_ms = 1e3 * (all.exposed_s - before_.exposed_s) / steps;
+    return report;
   }
 
  private:
@@ -167,7 +179,7 @@ class Bench {
     const OptimizerChoice choice = choose_optimizer(
         args_, class_count, static_cast<std::int64_t>(input_.dataset.train.size()));
     replica_.emplace(contract::load_architecture(args_.model), class_count, choice.kind, scaled_weight_decay(args_), device_,
-                     communicator_);
+                     communicator_, /*frozen_layers=*/std::vector<int>(), reducer_options_);
     replica_->share(0);
     replica_->model().train();
     accumulate_ = full_accumulation(args_.batch, args_.nbs);
@@ -189,6 +201,8 @@ class Bench {
   const TrainInput& input_;
   const contract::TrainArgs& args_;
   Communicator& communicator_;
+  GradientReducer::Options reducer_options_;
+  GradientReducer::Totals before_;  // What is measured.
   torch::Device device_;
   StageClock clock_;
   TrainLoader loader_;

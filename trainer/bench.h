@@ -6,6 +6,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -30,6 +31,8 @@ struct BenchOptions {
   int batches = 20;  // Measured.
   int warmup = 3;    // Before, not measured.
   int threads = 1;
+  std::size_t bucket_bytes_max = 0;  // Of gradients; 0: as in training.
+  Wire wire = Wire::kFloat32;
 };
 
 struct StageTime {
@@ -46,6 +49,8 @@ struct BenchReport {
   std::vector<StageTime> stages;
   double batch_ms = 0;      // Wall time of a batch, mean.
   double images_per_s = 0;  // Of all ranks.
+  // Of a step: gradients, and for how long some of them travelled; exposed: the step waited.
+  double gradient_mb = 0, under_way_ms = 0, exposed_ms = 0;
   double memory_mb = 0;     // Peak resident memory of this process, 2^20 bytes.
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "trainer/bench.h"
@@ -21,6 +22,13 @@ std::string to_table(const BenchReport& report) {
   }
   table +=
       fmt::format("{:<10} {:>7} {:>11} {:>11.2f}\n", "all", report.batches, "", report.batch_ms);
+  if (report.gradient_mb > 0) {
+    const double hidden_ms = std::max(0.0, report.under_way_ms - report.exposed_ms);
+    table += fmt::format(
+        "gradients: {:.1f} MiB a step, {:.2f} ms under way, {:.2f} ms of them hidden behind the "
+        "backward pass; the step waited {:.2f} ms\n",
+        report.gradient_mb, report.under_way_ms, hidden_ms, report.exposed_ms);
+  }
   return table + fmt::format("{:.1f} images/s, {:.0f} MB resident at most\n", report.images_per_s,
                              report.memory_mb);
 }
@@ -37,6 +45,9 @@ std::string to_json_text(const BenchReport& report) {
   json["accumulate"] = report.accumulate;
   json["images_per_s"] = report.images_per_s;
   json["batch_ms"] = report.batch_ms;
+  json["gradient_mb"] = report.gradient_mb;
+  json["under_way_ms"] = report.under_way_ms;
+  json["exposed_ms"] = report.exposed_ms;
   json["memory_mb"] = report.memory_mb;
   json["stages"] = nlohmann::ordered_json::array();
   for (const StageTime& stage : report.stages) {

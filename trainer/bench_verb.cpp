@@ -8,12 +8,16 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <span>
+#include <string>
 #include <system_error>
 
 #include "trainer/bench.h"
+#include "trainer/bench_collectives.h"
 #include "trainer/contract/architecture.h"
 #include "trainer/scenes.h"
 #include "trainer/verbs.h"
+#include "trainer/watchdog.h"
 
 namespace trainer {
 
@@ -23,7 +27,9 @@ constexpr const char* kSynthetic = "synthetic";
 
 struct BenchRequest {
   BenchOptions options;
-  bool is_loader_only = false;
+  bool is_loader_only = false, is_collectives = false, is_step = false, is_half = false;
+  CollectiveBenchOptions collectives;
+  double bucket_mib = 0;
   bool is_json = false;
 };
 
@@ -60,19 +66,70 @@ double steady_now() {
   return Seconds(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-int run_bench(const BenchRequest& request, const Launch& launch) {
+std::unique_ptr<Communicator> make_ranks(const Launch& launch) {
+  if (!launch.has_ranks) return make_local_communicator();
+  std::string note;
+  auto ranks = watched(make_mpi_communicator(nullptr, nullptr),
+                       {.limit_s = launch.watchdog_s,
+                        .last_words =
+                            [](const std::string& message) { fmt::print(stderr, "{}\n", message); }},
+                       &note);
+  if (!note.empty() && ranks->rank() == 0) fmt::print(stderr, "{}\n", note);
+  return ranks;
+}
+
+template <typename Report>
+void print_report(const Report& report, const BenchRequest& request, const Communicator& ranks) {
+  if (ranks.rank() != 0) return;
+  fmt::print("{}", request.is_json ? to_json_text(report) + "\n" : to_table(report));
+}
+
+// Made by rank 0 where all ranks see it.
+std::string shared_data(std::unique_ptr<DrawnData>& drawn, const contract::TrainArgs& args,
+                        Communicator& ranks) {
+  if (args.data != kSynthetic) return args.data;
+  std::string yaml;
+  if (ranks.rank() == 0) {
+    drawn = std::make_unique<DrawnData>(args);
+    yaml = drawn->yaml();
+  }
+  const auto all = ranks.all_gather(std::as_bytes(std::span(yaml)));
+  return {reinterpret_cast<const char*>(all.front().data()), all.front().size()};
+}
+
+int measure(const BenchRequest& request, const Launch& launch, Communicator& ranks) {
+  if (request.is_collectives) {
+    const CollectiveReport report = bench_collectives(request.collectives, ranks, steady_now);
+    print_report(report, request, ranks);
+    const auto is_wrong = [](const CollectiveRow& row) { return row.wrong > 0; };
+    constexpr int kEnvironment = 30;
+    return std::any_of(report.rows.begin(), report.rows.end(), is_wrong) ? kEnvironment : 0;
+  }
   BenchOptions options = request.options;
   options.scope = request.is_loader_only ? BenchScope::kLoaderOnly : BenchScope::kStep;
   options.threads = launch.cpus;
+  constexpr double kMebibyte = 1 << 20;
+  options.bucket_bytes_max = static_cast<std::size_t>(request.bucket_mib * kMebibyte);
+  options.wire = request.is_half ? Wire::kBfloat16 : Wire::kFloat32;
   std::unique_ptr<DrawnData> drawn;
-  if (options.args.data == kSynthetic) {
-    drawn = std::make_unique<DrawnData>(options.args);
-    options.args.data = drawn->yaml();
-  }
-  const auto local = make_local_communicator();
-  const BenchReport report = bench(options, *local, steady_now);
-  fmt::print("{}", request.is_json ? to_json_text(report) + "\n" : to_table(report));
+  options.args.data = shared_data(drawn, options.args, ranks);
+  print_report(bench(options, ranks, steady_now), request, ranks);
+  ranks.barrier();  // The data is there until all have done.
   return 0;
+}
+
+int run_bench(const BenchRequest& request, const Launch& launch) {
+  const std::unique_ptr<Communicator> ranks = make_ranks(launch);
+  if (ranks->size() == 1) return measure(request, launch, *ranks);
+  try {
+    return measure(request, launch, *ranks);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "rank {} ({}): {}\n", ranks->rank(), ranks->host(), error.what());
+    std::fflush(nullptr);
+  }
+  constexpr int kInternal = 40;
+  ranks->abort(kInternal);
+  return kInternal;
 }
 
 }  // namespace
@@ -96,6 +153,15 @@ Verb add_bench_verb(CLI::App& program, const Launch& launch) {
   command->add_option("--cache", options.args.cache, "ram: keep decoded images")
       ->check(CLI::IsMember({"ram", "false"}));
   command->add_flag("--loader", request->is_loader_only, "the loader alone, as fast as it can");
+  command->add_flag("--step", request->is_step, "a training step: the default");
+  command->add_option("--bucket-mib", request->bucket_mib, "of gradients at most, default 4")
+      ->check(CLI::Range(0.001, 4096.0));
+  command->add_flag("--bf16", request->is_half, "gradients travel as bfloat16");
+  command->add_flag("--collectives", request->is_collectives,
+                    "bandwidth of the ranks' messages against their size");
+  command->add_option("--bytes-max", request->collectives.bytes_max,
+                      "the largest message, default 33554432")
+      ->check(CLI::Range(std::size_t{8}, std::size_t{1} << 32));
   command->add_flag("--json", request->is_json, "for programs");
   return {command, [request, &launch] { return run_bench(*request, launch); }};
 }

@@ -3,7 +3,7 @@
 //
 // The ranks of one training. Every call is a collective: all ranks make it in the same order with
 // the same sizes. A failure throws std::runtime_error naming rank, host, call and size; the main
-// turns it into MPI_Abort, so that no rank is left waiting.
+// turns it into abort(), so that no rank is left waiting. Used by one thread at a time.
 #pragma once
 
 #include <cstddef>
@@ -15,8 +15,22 @@
 
 namespace trainer {
 
+// As what a float travels: as itself, or as bfloat16 with half the bytes and 8 bits of precision.
+enum class Wire { kFloat32, kBfloat16 };
+
+// A sum that goes on in the background.
+struct SumRequest {
+  std::span<float> values;
+  Wire wire = Wire::kFloat32;
+  // For bfloat16: what rounding took away last time is added now, and what it takes now is left
+  // here. As long as `values`, or empty.
+  std::span<float> residual = {};
+};
+
 class Communicator {
  public:
+  using Ticket = std::uint64_t;
+
   virtual ~Communicator() = default;
   [[nodiscard]] virtual int rank() const = 0;
   [[nodiscard]] virtual int size() const = 0;
@@ -30,13 +44,26 @@ class Communicator {
   [[nodiscard]] virtual std::vector<std::vector<std::byte>> all_gather(
       std::span<const std::byte> bytes) = 0;
   virtual void barrier() = 0;
+
+  // Replaces the values by their sums over all ranks while the caller goes on: until wait() they
+  // belong to the communicator. Sums are started in the same order on all ranks, but may be started
+  // between other calls that differ from rank to rank. Every element is added up in the order of
+  // the ranks: its bits do not depend on what it travels with.
+  [[nodiscard]] virtual Ticket start_sum(const SumRequest& request) = 0;
+  // Returns how long the sum took, in seconds from its start to its end, not to this call.
+  virtual double wait(Ticket ticket) = 0;
+  // Lets started sums move on; quick. Needed only where no thread of their own does that.
+  virtual void advance() {}
+
   // Ends the processes of all ranks with this exit code. Not a collective.
   [[noreturn]] virtual void abort(int exit_code) = 0;
 };
 
 [[nodiscard]] std::unique_ptr<Communicator> make_local_communicator();
 
-// Initialises MPI (thread level FUNNELED) and finalises it in the destructor.
+// Initialises MPI and finalises it in the destructor. Sums in the background are moved on by a
+// thread (MPI's thread level MULTIPLE); TRAINYARD_PROGRESS=calls, or an MPI without that level: by
+// the caller's calls alone.
 [[nodiscard]] std::unique_ptr<Communicator> make_mpi_communicator(int* argc, char*** argv);
 
 }  // namespace trainer

@@ -1,42 +1,112 @@
 // SPDX-License-Identifier: Apache-2.0
 // trainer/gradient_reducer.h
 //
-// Sums tensors over the ranks, packed into buckets so that few large messages travel. On a GPU the
-// buckets pass through host memory.
+// Sums the gradients over the ranks while the backward pass still runs. All gradients lie side by
+// side in one block, in the order in which a backward pass finishes them; the block is cut into
+// buckets, and a bucket travels as soon as its last gradient is there. Nothing is copied: the
+// gradients of the parameters are that memory. The order is learnt in the first step; rank 0's
+// counts. Gradients that stay away in a step (unused parameters) travel at its end as they are.
+//
+// The last bucket is small: nothing is left that could hide it. On a GPU without NCCL the buckets
+// pass through host memory.
 #pragma once
 
+#include <torch/csrc/autograd/function.h>
 #include <torch/types.h>
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "trainer/communicator.h"
 
 namespace trainer {
 
-class GradientReducer {
+// Sums of tensors of any layout that lie in one block of memory, in the background.
+class FlatSum {
  public:
-  static constexpr std::size_t kBucketBytesMax = std::size_t{25} << 20;
-
-  // `communicator` outlives the reducer.
-  explicit GradientReducer(Communicator& communicator,
-                           std::size_t bucket_bytes_max = kBucketBytesMax);
-
-  // Replaces each float32 tensor by the sum over all ranks. All ranks give the same shapes in the
-  // same order. Does nothing on one rank.
-  void sum(const std::vector<torch::Tensor>& tensors);
-  void mean(const std::vector<torch::Tensor>& tensors);
-  [[nodiscard]] std::size_t buckets_sent() const { return buckets_sent_; }
+  // Moves the tensors' values into a block of this device's memory, where they stay.
+  FlatSum(Communicator& communicator, const std::vector<torch::Tensor>& tensors);
+  // Until finish_mean() the tensors are left alone.
+  void start();
+  [[nodiscard]] bool is_under_way() const { return is_under_way_; }
+  // The tensors hold their means over the ranks.
+  void finish_mean();
 
  private:
-  void send(const std::vector<torch::Tensor>& bucket, double factor);
-  void reduce(const std::vector<torch::Tensor>& tensors, double factor);
+  Communicator& communicator_;
+  torch::Tensor flat_, host_;
+  Communicator::Ticket ticket_ = 0;
+  bool is_under_way_ = false;
+};
+
+class GradientReducer {
+ public:
+  struct Options {
+    std::size_t bucket_bytes_max = std::size_t{4} << 20;
+    Wire wire = Wire::kFloat32;
+  };
+  // Of all steps so far.
+  struct Totals {
+    std::int64_t steps = 0, sums = 0;
+    double sum_bytes = 0;        // Of the gradients, not of the traffic.
+    double under_way_s = 0;      // At least one bucket was travelling.
+    double exposed_s = 0;        // reduce() waited.
+  };
+
+  // `communicator` and `parameters` (float32, all on one device) outlive the reducer. Their
+  // gradients are kept and from here on lie in the reducer's memory; they shall be zeroed, not
+  // replaced.
+  GradientReducer(Communicator& communicator, std::vector<torch::Tensor> parameters,
+                  const Options& options);
+  GradientReducer(Communicator& communicator, std::vector<torch::Tensor> parameters)
+      : GradientReducer(communicator, std::move(parameters), Options()) {}
+  ~GradientReducer();
+  GradientReducer(const GradientReducer&) = delete;
+  GradientReducer& operator=(const GradientReducer&) = delete;
+
+  // The next backward pass is the last before reduce(): buckets travel during it. Without this call
+  // a backward pass only adds to the gradients, and reduce() sends all.
+  void arm();
+  // Every gradient is the sum over all ranks. A collective; arm() was called on all ranks or none.
+  void reduce();
+  [[nodiscard]] const Totals& totals() const { return totals_; }
+  [[nodiscard]] std::size_t bucket_count() const { return buckets_.size(); }
+
+ private:
+  struct Bucket {
+    std::size_t first = 0, last = 0;     // Of order_, half open.
+    std::int64_t offset = 0, length = 0;  // In elements of the block.
+    std::size_t missing = 0;             // Gradients of this backward pass.
+    torch::Tensor host;                  // On its way, where the block is on a GPU.
+    Communicator::Ticket ticket = 0;
+    double started = 0;
+  };
+  struct Hook {
+    std::shared_ptr<torch::autograd::Node> node;
+    std::uintptr_t key = 0;
+  };
+
+  void lay_out(std::vector<std::int32_t> order);
+  void learn();
+  void add_hook(std::size_t parameter);
+  void on_gradient(std::size_t parameter);
+  void start(Bucket& bucket);
 
   Communicator& communicator_;
-  std::size_t bucket_bytes_max_;
-  std::size_t buckets_sent_ = 0;
-  std::vector<float> host_;  // The bucket on its way.
+  std::vector<torch::Tensor> parameters_;
+  Options options_;
+  std::vector<Hook> hooks_;
+
+  std::vector<std::int32_t> order_;      // Of the parameters in the block.
+  std::vector<std::size_t> bucket_of_;   // By parameter.
+  std::vector<Bucket> buckets_;
+  torch::Tensor block_, residual_;       // The latter for bfloat16 only.
+  std::vector<std::int32_t> seen_;       // The order of the backward passes before the first step.
+  bool is_learnt_ = false, is_armed_ = false;
+  std::size_t started_ = 0;              // Buckets of this step that travel or have travelled.
+  Totals totals_;
 };
 
 // Rank 0's tensors on every rank.

@@ -68,6 +68,7 @@ Launch read_launch() {
   launch.allocation_start = number("TRAINYARD_ALLOCATION_START").value_or(0);
   launch.deadline = number("TRAINYARD_DEADLINE").value_or(0);
   launch.seconds_used_before = number("TRAINYARD_SECONDS_USED").value_or(0);
+  launch.watchdog_s = number("TRAINYARD_WATCHDOG_S").value_or(launch.watchdog_s);
   launch.attempt = static_cast<int>(
       number("TRAINYARD_ATTEMPT").value_or(number("SLURM_RESTART_COUNT").value_or(0)));
   return launch;

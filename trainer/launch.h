@@ -15,6 +15,7 @@ struct Launch {
   double allocation_start = 0;     // TRAINYARD_ALLOCATION_START, UTC seconds; 0: not given.
   double deadline = 0;             // TRAINYARD_DEADLINE; 0: none.
   double seconds_used_before = 0;  // TRAINYARD_SECONDS_USED
+  double watchdog_s = 600;         // TRAINYARD_WATCHDOG_S; 0: off.
   int attempt = 0;                 // TRAINYARD_ATTEMPT, else SLURM_RESTART_COUNT
 };
 // Throws std::invalid_argument where a variable is no number.

@@ -34,20 +34,34 @@ std::vector<torch::Tensor> tensors_of(const torch::nn::Module& module) {
 
 Replica::Replica(const contract::Architecture& architecture, int class_count, OptimizerKind kind,
                  double weight_decay, torch::Device device, Communicator& communicator,
-                 const std::vector<int>& frozen_layers)
+                 const std::vector<int>& frozen_layers,
+                 const GradientReducer::Options& reducer_options)
     : communicator_(communicator),
       model_(make_model(architecture, class_count, frozen_layers, device)),
       average_(make_model(architecture, class_count, {}, device)),
-      optimizer_(*model_, kind, weight_decay),
-      reducer_(communicator) {
+      optimizer_(*model_, kind, weight_decay) {
   for (torch::Tensor& parameter : average_->parameters()) parameter.set_requires_grad(false);
   average_->eval();
   copy_matching(state_tensors(*model_), *average_);
+  std::vector<torch::Tensor> trained, statistics;
+  for (const torch::Tensor& parameter : model_->parameters()) {
+    if (parameter.requires_grad()) trained.push_back(parameter);
+  }
   for (const auto& item : model_->named_buffers()) {
     // Frozen ones are equal already, and a mean of equal numbers may round.
     if (model_->is_frozen(item.key())) continue;
-    if (item.value().is_floating_point()) statistics_.push_back(item.value());
+    if (item.value().is_floating_point()) statistics.push_back(item.value());
   }
+  reducer_.emplace(communicator, std::move(trained), reducer_options);
+  statistics_.emplace(communicator, statistics);
+}
+
+void Replica::backward(const torch::Tensor& loss, Backward what) {
+  if (what == Backward::kStepFollows) {
+    statistics_->start();  // The forward pass has moved them, and nothing does until the next.
+    reducer_->arm();
+  }
+  loss.backward();
 }
 
 void Replica::share(std::int64_t steps) {
@@ -67,8 +81,9 @@ void Replica::share_average() {
 }
 
 void Replica::reduce() {
-  reducer_.sum(optimizer_.gradients());
-  reducer_.mean(statistics_);
+  if (!statistics_->is_under_way()) statistics_->start();
+  reducer_->reduce();
+  statistics_->finish_mean();
 }
 
 bool Replica::step(const StepRates& rates, std::int64_t ema_updates, const StageDone& done) {

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,11 +32,18 @@ class Replica {
   // std::invalid_argument where `frozen_layers` does not fit (freeze_layers).
   Replica(const contract::Architecture& architecture, int class_count, OptimizerKind kind,
           double weight_decay, torch::Device device, Communicator& communicator,
-          const std::vector<int>& frozen_layers = {});
+          const std::vector<int>& frozen_layers = {},
+          const GradientReducer::Options& reducer_options = {});
 
   [[nodiscard]] DetectionModel& model() { return *model_; }
   [[nodiscard]] DetectionModel& average() { return *average_; }
   [[nodiscard]] Optimizer& optimizer() { return optimizer_; }
+  [[nodiscard]] const GradientReducer::Totals& reduced() const { return reducer_->totals(); }
+
+  // Adds the gradients of `loss`. kStepFollows: they are summed over the ranks meanwhile, and step()
+  // is called next, on all ranks.
+  enum class Backward { kMoreFollows, kStepFollows };
+  void backward(const torch::Tensor& loss, Backward what);
 
   // The rest are collectives.
 
@@ -53,6 +61,10 @@ class Replica {
   // Of all ranks' gradients together, before they were clipped; of the last step.
   [[nodiscard]] double gradient_norm() const { return gradient_norm_; }
 
+  // Instead of step() after a backward pass that some rank could not finish: what has been sent
+  // arrives, and the gradients are worth nothing.
+  void finish_sums() { reduce(); }
+
   // Between two steps: rank 0 holds the sum of all gradients accumulated so far, the others none.
   void settle();
 
@@ -65,9 +77,9 @@ class Replica {
   Communicator& communicator_;
   std::shared_ptr<DetectionModel> model_, average_;
   Optimizer optimizer_;
-  GradientReducer reducer_;
+  std::optional<GradientReducer> reducer_;
+  std::optional<FlatSum> statistics_;  // Of batch norm, where it is trained.
   double gradient_norm_ = 0;
-  std::vector<torch::Tensor> statistics_;  // Of batch norm, where it is trained.
 };
 
 }  // namespace trainer

@@ -70,6 +70,8 @@ std::string_view reason_of(contract::ExitCode code) {
       return "out_of_memory";
     case contract::ExitCode::kEnvironment:
       return "environment";
+    case contract::ExitCode::kStalled:
+      return "stalled";
     case contract::ExitCode::kInternal:
       return "internal";
   }

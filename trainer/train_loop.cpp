@@ -50,7 +50,9 @@ std::optional<ExitCode> TrainingRun::train_epoch() {
     pictures_.draw_training(batch, progress_.step);
     const BatchPlan plan = plan_of_batch(progress_.step, epoch_position());
 
-    const Signals signals = forward_and_backward(batch);
+    const bool is_step_due = progress_.pending_batches + 1 >= plan.accumulate;
+    const Signals signals = forward_and_backward(
+        batch, is_step_due ? Replica::Backward::kStepFollows : Replica::Backward::kMoreFollows);
     if (signals.not_a_number > 0) return ExitCode::kNotANumber;
     if (signals.out_of_memory > 0) return ExitCode::kOutOfMemory;
     if (auto code = after_batch(signals, plan)) return code;
@@ -72,13 +74,13 @@ BatchPlan TrainingRun::plan_of_batch(std::int64_t step, double position) const {
 
 // The gradients of a batch. Where a rank has no memory for its share, all do theirs again in parts
 // half as large: the global batch stays what it was.
-Signals TrainingRun::forward_and_backward(const Batch& batch) {
+Signals TrainingRun::forward_and_backward(const Batch& batch, Replica::Backward what) {
   const torch::Tensor images = resized(network_input(batch.images, device_));
   const torch::Tensor targets = batch.targets.to(device_);
   for (;;) {
     Signals signals = agree(batch_step_->forward(images, targets));
     if (signals.not_a_number > 0) return signals;
-    if (signals.out_of_memory == 0 && batch_step_->backward()) return signals;
+    if (signals.out_of_memory == 0 && batch_step_->backward(what)) return signals;
     if (!batch_step_->split_further(images.size(0))) {
       signals.out_of_memory = 1;
       return signals;

@@ -88,7 +88,7 @@ class TrainingRun {
     return {.box = args_.box, .cls = args_.cls, .dfl = args_.dfl, .class_weights = class_weights_};
   }
   BatchPlan plan_of_batch(std::int64_t step, double position) const;
-  Signals forward_and_backward(const Batch& batch);
+  Signals forward_and_backward(const Batch& batch, Replica::Backward what);
   Signals agree(const BatchStep::Result& result);
   bool step_optimizer(const StepRates& rates);
   void reload();

@@ -15,18 +15,21 @@ include(export_sources.cmake)
 
 # Compiled without torch: quick, and read by people who do not know it.
 set(trainer_plain_sources
-  bench_report.cpp console.cpp durable_file.cpp launch.cpp local_communicator.cpp
-  mpi_communicator.cpp norm_act_kernels.cpp run_folder.cpp time_budget.cpp train_input.cpp)
+  bench_collectives.cpp bench_report.cpp console.cpp durable_file.cpp launch.cpp local_communicator.cpp
+  mpi_communicator.cpp norm_act_kernels.cpp run_folder.cpp time_budget.cpp train_input.cpp
+  watch_link.cpp watchdog.cpp)
 
 module_library(trainer
   HEADERS
-    amp.h assigner.h auto_batch.h batch_step.h bench.h blocks.h boxes.h checkpoint.h communicator.h console.h durable_file.h ema.h
+    amp.h assigner.h auto_batch.h batch_step.h bench.h bench_collectives.h bfloat16.h blocks.h boxes.h
+    checkpoint.h communicator.h console.h durable_file.h ema.h
     gradient_reducer.h launch.h layout.h loss.h model.h norm_act.h norm_act_kernels.h optimizer.h
-    replica.h run_folder.h run_pictures.h schedule.h tensor_file.h time_budget.h train.h train_input.h train_run.h validate.h
-    weights_file.h
+    replica.h run_folder.h run_pictures.h schedule.h tensor_file.h time_budget.h train.h train_input.h
+    train_run.h validate.h watch_link.h watchdog.h weights_file.h
     ${TRAINER_DATA_HEADERS} ${TRAINER_EXPORT_HEADERS}
   SOURCES
-    amp.cpp assigner.cpp auto_batch.cpp batch_step.cpp bench.cpp blocks.cpp boxes.cpp checkpoint.cpp ema.cpp gradient_reducer.cpp layout.cpp
+    amp.cpp assigner.cpp auto_batch.cpp batch_step.cpp bench.cpp blocks.cpp boxes.cpp checkpoint.cpp
+    ema.cpp gradient_reducer.cpp layout.cpp
     loss.cpp model.cpp norm_act.cpp optimizer.cpp replica.cpp run_pictures.cpp schedule.cpp tensor_file.cpp
     train.cpp train_files.cpp train_loop.cpp validate.cpp weights_file.cpp
     ${trainer_plain_sources}
@@ -52,6 +55,7 @@ set_source_files_properties(${trainer_plain_sources} PROPERTIES SKIP_PRECOMPILE_
 set_source_files_properties(norm_act.cpp PROPERTIES
   COMPILE_OPTIONS "${OpenMP_CXX_FLAGS}" SKIP_PRECOMPILE_HEADERS ON)
 # Loops that are to become vectors.
+set_source_files_properties(mpi_communicator.cpp PROPERTIES COMPILE_OPTIONS "-O3")
 set_source_files_properties(norm_act_kernels.cpp PROPERTIES
   COMPILE_OPTIONS "-O3;-fno-math-errno;-fno-trapping-math")
 

@@ -22,6 +22,7 @@
 #include "trainer/run_folder.h"
 #include "trainer/train.h"
 #include "trainer/verbs.h"
+#include "trainer/watchdog.h"
 
 namespace trainer {
 
@@ -94,10 +95,27 @@ void write_exit_record(const std::string& run_dir, const Failure& failure, int a
   }
 }
 
+std::unique_ptr<Communicator> make_ranks(const contract::TrainSpec& spec, const Launch& launch,
+                                         int* argc, char*** argv) {
+  if (!launch.has_ranks) return make_local_communicator();
+  const auto say = [run_dir = spec.run_dir, attempt = launch.attempt](const std::string& message) {
+    fmt::print(stderr, "{}\n", message);
+    std::fflush(nullptr);
+    write_exit_record(run_dir, {ExitCode::kStalled, message}, attempt);
+  };
+  std::string note;
+  auto communicator = watched(make_mpi_communicator(argc, argv),
+                              {.limit_s = launch.watchdog_s,
+                               .exit_code = static_cast<int>(ExitCode::kStalled),
+                               .last_words = say},
+                              &note);
+  if (!note.empty() && communicator->rank() == 0) fmt::print(stderr, "{}\n", note);
+  return communicator;
+}
+
 int run_training(const contract::TrainSpec& spec, const Launch& launch, double started, int* argc,
                  char*** argv) {
-  const std::unique_ptr<Communicator> communicator =
-      launch.has_ranks ? make_mpi_communicator(argc, argv) : make_local_communicator();
+  const std::unique_ptr<Communicator> communicator = make_ranks(spec, launch, argc, argv);
   try {
     install_stop_signals();
     const bool is_terminal = isatty(STDOUT_FILENO) == 1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // trainer/verbs.h
 //
-// The verbs of trainyard-trainer that need no ranks: one file each. A verb adds its options to the
+// The verbs of trainyard-trainer beside train: one file each. A verb adds its options to the
 // program's command line; `run` does the work after parsing and gives the exit code. It throws what
 // the main turns into a message.
 #pragma once

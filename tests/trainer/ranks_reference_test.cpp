@@ -84,7 +84,7 @@ TEST(ReferenceTrajectory, OfOneAndTwoRanksIsThatOfDistributedDataParallel) {
     const LossValue loss = detection_loss(replica.model().forward(x), replica.model().strides(),
                                           targets, {}, x.size(0), [](double own) { return own; });
     const double own_mean = first_mean(replica.model());
-    loss.total.backward();
+    replica.backward(loss.total, Replica::Backward::kStepFollows);
     ASSERT_TRUE(replica.step(rates, static_cast<std::int64_t>(step) + 1));
 
     const double total = expected.at("total"), norm = expected.at("grad_norm_after_allreduce");

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <optional>
 #include <sstream>
 
 #include "tests/trainer/ranks.h"
@@ -70,25 +71,6 @@ TEST(Communicator, BroadcastsFromAnyRank) {
   }
 }
 
-TEST(GradientReducer, SumsBucketByBucketExactly) {
-  const int ranks = world->size();
-  constexpr std::size_t kBucketBytes = 64;
-  GradientReducer reducer(*world, kBucketBytes);
-  std::vector<torch::Tensor> tensors = {torch::full({2, 3}, world->rank()), torch::ones({7}),
-                                        torch::arange(100, torch::kFloat).view({10, 10}).t(),
-                                        torch::full({}, 5)};
-  for (torch::Tensor& tensor : tensors) tensor = tensor.to(torch::kFloat);
-  const torch::Tensor before = tensors[2].clone();
-
-  reducer.sum(tensors);
-
-  EXPECT_TRUE(torch::equal(tensors[0], torch::full({2, 3}, ranks * (ranks - 1) / 2.0F)));
-  EXPECT_TRUE(torch::equal(tensors[1], torch::full({7}, static_cast<float>(ranks))));
-  EXPECT_TRUE(torch::equal(tensors[2], before * ranks));
-  EXPECT_EQ(tensors[3].item<float>(), 5.0F * static_cast<float>(ranks));
-  EXPECT_EQ(reducer.buckets_sent(), ranks == 1 ? 0U : 3U);
-}
-
 TEST(Replicas, ADifferenceIsAnErrorThatNamesTheRank) {
   const torch::Tensor same = torch::ones({5});
   torch::Tensor different = torch::ones({5});
@@ -118,29 +100,34 @@ TEST(Gradients, OfAllRanksTogetherAreThoseOfOneProcess) {
                                                {3.F, 2.F, .5F, .5F, .8F, .8F},
                                                {3.F, 1.F, .2F, .2F, .3F, .3F},
                                                {3.F, 0.F, .8F, .8F, .3F, .2F}});
+  std::vector<torch::Tensor> parameters;
+  for (const torch::Tensor& parameter : model.parameters()) {
+    if (parameter.requires_grad()) parameters.push_back(parameter);
+  }
   const auto gradients_of = [&](std::int64_t first, std::int64_t count, Communicator* ranks) {
     torch::Tensor own = targets.clone();
     own = own.index({(own.select(1, 0) >= first) & (own.select(1, 0) < first + count)}).clone();
     own.select(1, 0).sub_(first);
-    model.zero_grad();
+    std::optional<GradientReducer> reducer;
+    for (torch::Tensor& parameter : parameters) parameter.mutable_grad().reset();
+    if (ranks != nullptr) reducer.emplace(*ranks, parameters);
     const LossValue loss =
         detection_loss(model.forward(images.narrow(0, first, count)), model.strides(), own, {},
                        kGlobalBatch, [&](double value) {
                          if (ranks != nullptr) ranks->all_reduce_sum(std::span<double>(&value, 1));
                          return value;
                        });
+    if (reducer) reducer->arm();
     loss.total.backward();
+    if (reducer) reducer->reduce();
     std::vector<torch::Tensor> gradients;
-    for (const torch::Tensor& parameter : model.parameters()) {
-      if (parameter.requires_grad()) gradients.push_back(parameter.grad().clone());
-    }
+    for (const torch::Tensor& parameter : parameters) gradients.push_back(parameter.grad().clone());
     return gradients;
   };
   const std::vector<torch::Tensor> expected = gradients_of(0, kGlobalBatch, nullptr);
 
   const std::int64_t share = kGlobalBatch / world->size();
   const std::vector<torch::Tensor> gradients = gradients_of(world->rank() * share, share, world);
-  GradientReducer(*world).sum(gradients);
 
   double largest = 0;
   for (std::size_t i = 0; i < expected.size(); ++i) {

@@ -19,6 +19,8 @@ std::string_view describe(ExitCode code) {
       return "out of memory";
     case ExitCode::kEnvironment:
       return "the environment failed: MPI, disk or device";
+    case ExitCode::kStalled:
+      return "a rank stopped answering; the last checkpoint can be resumed";
     case ExitCode::kInternal:
       return "a fault of the trainer itself";
   }
@@ -34,6 +36,7 @@ std::optional<ExitCode> exit_code_from_int(int code) {
     case ExitCode::kNotANumber:
     case ExitCode::kOutOfMemory:
     case ExitCode::kEnvironment:
+    case ExitCode::kStalled:
     case ExitCode::kInternal:
       return static_cast<ExitCode>(code);
   }

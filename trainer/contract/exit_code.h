@@ -19,6 +19,7 @@ enum class ExitCode {
   kNotANumber = 21,     // The loss stayed NaN after reloading.
   kOutOfMemory = 22,
   kEnvironment = 30,    // MPI, disk, a missing device.
+  kStalled = 31,        // A rank hung or vanished; the last checkpoint stands.
   kInternal = 40,
 };
 

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/bench_collectives.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <span>
+
+namespace trainer {
+
+namespace {
+
+// Small enough that the sum over thousands of ranks is exact, in bfloat16 over a few too.
+float value_of(int rank, std::size_t i) {
+  constexpr std::size_t kValues = 7;
+  return static_cast<float>((i + static_cast<std::size_t>(rank)) % kValues);
+}
+
+struct Collective {
+  const char* name;
+  double bus_factor;
+  std::function<void(std::span<float>)> run;
+  std::function<float(std::size_t)> expected;
+};
+
+std::vector<Collective> collectives_of(Communicator& ranks) {
+  const int size = ranks.size();
+  const double sum_factor = 2.0 * (size - 1) / size;
+  const auto sum = [size](std::size_t i) {
+    float all = 0;
+    for (int rank = 0; rank < size; ++rank) all += value_of(rank, i);
+    return all;
+  };
+  return {{"gradient_sum", sum_factor,
+           [&ranks](std::span<float> values) {
+             ranks.wait(ranks.start_sum({.values = values}));
+           },
+           sum},
+          {"all_reduce", sum_factor,
+           [&ranks](std::span<float> values) { ranks.all_reduce_sum(values); }, sum},
+          {"broadcast", 1.0,
+           [&ranks](std::span<float> values) {
+             ranks.broadcast(std::as_writable_bytes(values), /*root=*/0);
+           },
+           [](std::size_t i) { return value_of(0, i); }}};
+}
+
+double largest(Communicator& ranks, double seconds) {
+  constexpr double kNanoseconds = 1e9;
+  auto all = static_cast<std::int64_t>(seconds * kNanoseconds);
+  ranks.all_reduce_max(std::span<std::int64_t>(&all, 1));
+  return static_cast<double>(all) / kNanoseconds;
+}
+
+void fill(std::span<float> values, int rank) {
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = value_of(rank, i);
+}
+
+CollectiveRow measure(const Collective& collective, std::size_t bytes,
+                      const CollectiveBenchOptions& options, Communicator& ranks,
+                      const std::function<double()>& now) {
+  std::vector<float> values(std::max<std::size_t>(1, bytes / sizeof(float)));
+  fill(values, ranks.rank());
+  ranks.barrier();
+  const double before = now();
+  collective.run(values);
+  const double once = largest(ranks, now() - before);
+  double wrong = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (values[i] != collective.expected(i)) ++wrong;
+  }
+  ranks.all_reduce_sum(std::span<double>(&wrong, 1));
+
+  CollectiveRow row{.name = collective.name, .bytes = values.size() * sizeof(float)};
+  row.wrong = static_cast<std::int64_t>(wrong);
+  row.times = std::clamp(static_cast<int>(options.seconds_max / std::max(once, 1e-9)), 1,
+                         options.times_max);
+  std::fill(values.begin(), values.end(), 0.0F);  // Sums of sums would grow beyond all bounds.
+  ranks.barrier();
+  const double started = now();
+  for (int i = 0; i < row.times; ++i) collective.run(values);
+  const double seconds = largest(ranks, now() - started) / row.times;
+  row.time_us = 1e6 * seconds;
+  row.algorithm_gb_s = 1e-9 * static_cast<double>(row.bytes) / std::max(seconds, 1e-12);
+  row.bus_gb_s = row.algorithm_gb_s * collective.bus_factor;
+  return row;
+}
+
+}  // namespace
+
+CollectiveReport bench_collectives(const CollectiveBenchOptions& options,
+                                   Communicator& communicator,
+                                   const std::function<double()>& now) {
+  constexpr std::size_t kGrowth = 4;
+  CollectiveReport report;
+  report.ranks = communicator.size();
+  report.hosts = hosts_of(communicator);
+  for (const Collective& collective : collectives_of(communicator)) {
+    for (std::size_t bytes = options.bytes_min; bytes <= options.bytes_max; bytes *= kGrowth) {
+      report.rows.push_back(measure(collective, bytes, options, communicator, now));
+    }
+  }
+  return report;
+}
+
+std::string hosts_of(Communicator& communicator) {
+  const std::string own = communicator.host();
+  std::vector<std::pair<std::string, int>> hosts;
+  for (const auto& bytes : communicator.all_gather(std::as_bytes(std::span(own)))) {
+    std::string host(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (hosts.empty() || hosts.back().first != host) hosts.emplace_back(std::move(host), 0);
+    ++hosts.back().second;
+  }
+  std::string text;
+  for (const auto& [host, count] : hosts) {
+    text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", host, count);
+  }
+  return text;
+}
+
+std::string to_table(const CollectiveReport& report) {
+  std::string table =
+      fmt::format("{} rank{} on {}\n{:<14} {:>10} {:>6} {:>12} {:>11} {:>11} {:>6}\n", report.ranks,
+                  report.ranks == 1 ? "" : "s", report.hosts, "collective", "bytes", "times",
+                  "time us", "alg GB/s", "bus GB/s", "wrong");
+  for (const CollectiveRow& row : report.rows) {
+    table += fmt::format("{:<14} {:>10} {:>6} {:>12.1f} {:>11.3f} {:>11.3f} {:>6}\n", row.name,
+                         row.bytes, row.times, row.time_us, row.algorithm_gb_s, row.bus_gb_s,
+                         row.wrong);
+  }
+  return table;
+}
+
+std::string to_json_text(const CollectiveReport& report) {
+  nlohmann::ordered_json json;
+  json["ranks"] = report.ranks;
+  json["hosts"] = report.hosts;
+  json["rows"] = nlohmann::ordered_json::array();
+  for (const CollectiveRow& row : report.rows) {
+    json["rows"].push_back({{"name", row.name},
+                            {"bytes", row.bytes},
+                            {"times", row.times},
+                            {"time_us", row.time_us},
+                            {"algorithm_gb_s", row.algorithm_gb_s},
+                            {"bus_gb_s", row.bus_gb_s},
+                            {"wrong", row.wrong}});
+  }
+  return json.dump(2);
+}
+
+}  // namespace trainer

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/watchdog.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "trainer/watch_link.h"
+
+namespace trainer {
+
+namespace {
+
+// Elapsed time only, for waiting: the time of day is not read here.
+double seconds_now() {
+  using Seconds = std::chrono::duration<double>;
+  return Seconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::string describe_call(const Beat& beat) {
+  if (beat.call == 0) return "before the first call";
+  return fmt::format("call {}, {} of {} bytes", beat.call, beat.name.data(), beat.bytes);
+}
+
+// What a rank knows of another one.
+struct Peer {
+  Socket socket;
+  Beat last;
+  double heard = 0;
+  bool has_said_bye = false;
+};
+
+class Watch {
+ public:
+  Watch(const Communicator& ranks, std::vector<std::string> hosts, const WatchdogOptions& options)
+      : rank_(ranks.rank()),
+        size_(ranks.size()),
+        hosts_(std::move(hosts)),
+        options_(options),
+        period_s_(std::clamp(options.limit_s / kBeatsInLimit, 0.02, 1.0)),
+        peers_(rank_ == 0 ? static_cast<std::size_t>(size_) : 1) {
+    own_.rank = rank_;
+  }
+
+  ~Watch() {
+    is_ending_ = true;
+    if (thread_.joinable()) thread_.join();
+  }
+
+  // Rank 0.
+  std::string listen() {
+    std::random_device dice;
+    own_.token = (static_cast<std::uint64_t>(dice()) << 32) | dice();
+    listener_ = listen_anywhere();
+    thread_ = std::thread([this] { serve(); });
+    return describe_listener(listener_, own_.token);
+  }
+
+  // The others.
+  bool connect(const std::string& description) {
+    std::optional<Reached> reached = reach(description, own_, hosts_.front() == hosts_.at(at(rank_)));
+    if (!reached) return false;
+    own_.token = reached->token;
+    peers_.front().socket = std::move(reached->socket);
+    return true;
+  }
+
+  // From here on silence counts. Every rank is connected.
+  void begin() {
+    for (Peer& peer : peers_) peer.heard = seconds_now();
+    is_watching_ = true;
+    if (rank_ > 0) thread_ = std::thread([this] { report(); });
+  }
+
+  void enter(const char* name, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    ++own_.call;
+    own_.bytes = bytes;
+    own_.name.fill('\0');
+    std::strncpy(own_.name.data(), name, own_.name.size() - 1);
+    own_.is_inside = 1;
+    entered_ = seconds_now();
+  }
+
+  void leave() {
+    const std::lock_guard lock(mutex_);
+    own_.is_inside = 0;
+  }
+
+  // From the main thread of a rank that has said why.
+  void tell_end(int exit_code) {
+    Beat end = own_beat();
+    end.kind = Beat::Kind::kEnd;
+    end.exit_code = exit_code;
+    for (const Peer& peer : peers_) peer.socket.send(end);
+  }
+
+ private:
+  static constexpr double kBeatsInLimit = 20;
+  static constexpr double kQuietPeriods = 3;  // Longer than that without a beat is remarkable.
+  static constexpr double kFarewellSeconds = 10;
+
+  static std::size_t at(int rank) { return static_cast<std::size_t>(rank); }
+  std::string name_of(int rank) const { return fmt::format("rank {} ({})", rank, hosts_.at(at(rank))); }
+
+  Beat own_beat() {
+    const std::lock_guard lock(mutex_);
+    Beat beat = own_;
+    beat.inside_s = own_.is_inside != 0 ? seconds_now() - entered_ : 0;
+    return beat;
+  }
+
+  [[noreturn]] void end(const std::string& message) {
+    if (options_.last_words) options_.last_words(message);
+    tell_end(options_.exit_code);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));  // The beat is to leave first.
+    std::_Exit(options_.exit_code);
+  }
+
+  void sleep_on(std::vector<pollfd> sockets) const {
+    ::poll(sockets.data(), sockets.size(), static_cast<int>(period_s_ * 1000));
+  }
+
+  // Rank 0's thread.
+  void serve() {
+    double told = 0, farewell_since = 0;
+    for (;;) {
+      std::vector<pollfd> sockets = {{.fd = listener_.descriptor(), .events = POLLIN, .revents = 0}};
+      for (const Peer& peer : peers_) {
+        if (peer.socket.is_open()) {
+          sockets.push_back({.fd = peer.socket.descriptor(), .events = POLLIN, .revents = 0});
+        }
+      }
+      sleep_on(std::move(sockets));
+      welcome();
+      for (Peer& peer : peers_) read(peer);
+      const double now = seconds_now();
+      if (now - told >= period_s_) {
+        told = now;
+        const Beat beat = own_beat();
+        for (const Peer& peer : peers_) peer.socket.send(beat);
+      }
+      if (is_ending_) {
+        if (farewell_since == 0) farewell_since = now;
+        if (all_are_gone() || now - farewell_since > kFarewellSeconds) return say_bye();
+      } else if (is_watching_) {
+        judge(now);
+      }
+    }
+  }
+
+  void welcome() {
+    while (std::optional<Socket> socket = accept_one(listener_)) strangers_.push_back(std::move(*socket));
+    for (Socket& socket : strangers_) {
+      for (const Beat& beat : socket.receive()) {
+        if (beat.token != own_.token || beat.rank <= 0 || beat.rank >= size_) continue;
+        Peer& peer = peers_.at(at(beat.rank));
+        socket.send(own_beat());
+        peer.last = beat;
+        peer.heard = seconds_now();
+        peer.socket = std::move(socket);
+        break;
+      }
+    }
+    std::erase_if(strangers_, [](const Socket& socket) { return !socket.is_open(); });
+  }
+
+  void read(Peer& peer) {
+    for (const Beat& beat : peer.socket.receive()) {
+      peer.heard = seconds_now();
+      if (beat.kind == Beat::Kind::kEnd) {
+        if (rank_ == 0) tell_end(beat.exit_code);
+        std::_Exit(beat.exit_code);  // The rank that ended it has said why.
+      }
+      if (beat.kind == Beat::Kind::kBye) {
+        peer.has_said_bye = true;
+        peer.socket.close();
+        return;
+      }
+      peer.last = beat;
+    }
+  }
+
+  bool all_are_gone() const {
+    return std::none_of(peers_.begin(), peers_.end(),
+                        [](const Peer& peer) { return peer.socket.is_open(); });
+  }
+
+  void say_bye() {
+    Beat bye = own_beat();
+    bye.kind = Beat::Kind::kBye;
+    for (const Peer& peer : peers_) peer.socket.send(bye);
+  }
+
+  // What keeps the others waiting, in words: empty where nothing does.
+  std::string silence_of(int rank, double now, double allowed_s) const {
+    const Peer& peer = peers_.at(at(rank));
+    if (peer.has_said_bye) return {};
+    if (!peer.socket.is_open()) {
+      return fmt::format("{} is gone: its process ended without a word, after {}", name_of(rank),
+                         describe_call(peer.last));
+    }
+    if (now - peer.heard <= allowed_s) return {};
+    return fmt::format("{} has been silent for {:.1f} s, after {}", name_of(rank), now - peer.heard,
+                       describe_call(peer.last));
+  }
+
+  void judge(double now) {
+    Beat waiting = own_beat();
+    for (const Peer& peer : peers_) {
+      if (peer.last.is_inside != 0 && peer.last.inside_s > waiting.inside_s) waiting = peer.last;
+    }
+    const bool is_stuck = waiting.is_inside != 0 && waiting.inside_s > options_.limit_s;
+    const std::uint64_t call = is_stuck ? latest_call() : 0;
+    std::vector<std::string> missing;
+    for (int rank = 1; rank < size_; ++rank) {
+      const double allowed_s = is_stuck ? kQuietPeriods * period_s_ : options_.limit_s;
+      std::string why = silence_of(rank, now, allowed_s);
+      const Beat& last = peers_.at(at(rank)).last;
+      if (why.empty() && is_stuck && last.call < call) why = absence_of(last);
+      if (!why.empty()) missing.push_back(std::move(why));
+    }
+    if (const Beat own = own_beat(); is_stuck && own.call < call) missing.push_back(absence_of(own));
+    if (!is_stuck && missing.empty()) return;
+    std::string message = missing.empty()
+                              ? "all ranks are in the same call, and it does not end"
+                              : fmt::format("{}", fmt::join(missing, "; "));
+    if (is_stuck) {
+      message += fmt::format(". {} has waited {:.1f} s in {} (limit {} s)", name_of(waiting.rank),
+                             waiting.inside_s, describe_call(waiting), options_.limit_s);
+    }
+    end("watchdog: " + message + ".");
+  }
+
+  std::uint64_t latest_call() {
+    std::uint64_t call = own_beat().call;
+    for (const Peer& peer : peers_) call = std::max(call, peer.last.call);
+    return call;
+  }
+
+  std::string absence_of(const Beat& last) const {
+    return fmt::format("{} is missing: {} {}", name_of(last.rank),
+                       last.is_inside != 0 ? "it is in" : "it went on with something else after",
+                       describe_call(last));
+  }
+
+  // The thread of the others.
+  void report() {
+    Peer& first = peers_.front();
+    while (!is_ending_) {
+      first.socket.send(own_beat());
+      sleep_on({{.fd = first.socket.descriptor(), .events = POLLIN, .revents = 0}});
+      read(first);
+      if (first.has_said_bye || is_ending_) break;
+      std::string why = silence_of(0, seconds_now(), options_.limit_s);
+      if (why.empty()) continue;
+      if (rank_ > 1) {  // Rank 1 speaks.
+        std::this_thread::sleep_for(std::chrono::seconds(1));
+        std::_Exit(options_.exit_code);
+      }
+      end("watchdog: " + why + ".");
+    }
+    say_bye();
+    const double since = seconds_now();
+    // Until rank 0 has read it: closing earlier could throw it away.
+    while (first.socket.is_open() && seconds_now() - since < kFarewellSeconds) {
+      sleep_on({{.fd = first.socket.descriptor(), .events = POLLIN, .revents = 0}});
+      read(first);
+    }
+  }
+
+  int rank_, size_;
+  std::vector<std::string> hosts_;
+  WatchdogOptions options_;
+  double period_s_;
+  std::mutex mutex_;  // Guards own_ and entered_.
+  Beat own_;
+  double entered_ = 0;
+  std::atomic<bool> is_ending_ = false, is_watching_ = false;
+  Socket listener_;
+  std::vector<Socket> strangers_;
+  std::vector<Peer> peers_;  // Of rank 0: all, its own place empty. Of the others: rank 0.
+  std::thread thread_;
+};
+
+// Tells the watch of every call.
+class WatchedCommunicator : public Communicator {
+ public:
+  WatchedCommunicator(std::unique_ptr<Communicator> inner, std::unique_ptr<Watch> watch)
+      : inner_(std::move(inner)), watch_(std::move(watch)) {}
+  ~WatchedCommunicator() override { watch_.reset(); }
+
+  int rank() const override { return inner_->rank(); }
+  int size() const override { return inner_->size(); }
+  int local_rank() const override { return inner_->local_rank(); }
+  std::string host() const override { return inner_->host(); }
+
+  void all_reduce_sum(std::span<float> values) override {
+    const Scope scope(*watch_, "all_reduce_sum", values.size_bytes());
+    inner_->all_reduce_sum(values);
+  }
+  void all_reduce_sum(std::span<double> values) override {
+    const Scope scope(*watch_, "all_reduce_sum", values.size_bytes());
+    inner_->all_reduce_sum(values);
+  }
+  void all_reduce_max(std::span<std::int64_t> values) override {
+    const Scope scope(*watch_, "all_reduce_max", values.size_bytes());
+    inner_->all_reduce_max(values);
+  }
+  void broadcast(std::span<std::byte> bytes, int root) override {
+    const Scope scope(*watch_, "broadcast", bytes.size());
+    inner_->broadcast(bytes, root);
+  }
+  std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> bytes) override {
+    const Scope scope(*watch_, "all_gather", bytes.size());
+    return inner_->all_gather(bytes);
+  }
+  void barrier() override {
+    const Scope scope(*watch_, "barrier", 0);
+    inner_->barrier();
+  }
+  Ticket start_sum(const SumRequest& request) override {
+    const Ticket ticket = inner_->start_sum(request);
+    sizes_[ticket % sizes_.size()] = request.values.size_bytes();
+    return ticket;
+  }
+  double wait(Ticket ticket) override {
+    const Scope scope(*watch_, "gradient sum", sizes_[ticket % sizes_.size()]);
+    return inner_->wait(ticket);
+  }
+  void advance() override { inner_->advance(); }
+
+  [[noreturn]] void abort(int exit_code) override {
+    watch_->tell_end(exit_code);
+    inner_->abort(exit_code);
+    std::_Exit(exit_code);
+  }
+
+ private:
+  struct Scope {
+    Scope(Watch& told, const char* name, std::size_t bytes) : watch(told) {
+      watch.enter(name, bytes);
+    }
+    ~Scope() { watch.leave(); }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+    Watch& watch;
+  };
+
+  std::unique_ptr<Communicator> inner_;
+  std::unique_ptr<Watch> watch_;
+  std::array<std::size_t, 1024> sizes_{};  // Of the sums under way, for the message.
+};
+
+std::vector<std::string> gather_text(Communicator& ranks, const std::string& own) {
+  std::vector<std::string> all;
+  for (const auto& bytes : ranks.all_gather(std::as_bytes(std::span(own)))) {
+    all.emplace_back(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  }
+  return all;
+}
+
+}  // namespace
+
+std::unique_ptr<Communicator> watched(std::unique_ptr<Communicator> inner,
+                                      const WatchdogOptions& options, std::string* note) {
+  if (inner->size() == 1 || options.limit_s <= 0) return inner;
+  auto watch = std::make_unique<Watch>(*inner, gather_text(*inner, inner->host()), options);
+  const std::string description =
+      gather_text(*inner, inner->rank() == 0 ? watch->listen() : std::string()).front();
+  const bool is_reached = inner->rank() == 0 || watch->connect(description);
+  std::int64_t unreached = is_reached ? -1 : inner->rank();
+  inner->all_reduce_max(std::span<std::int64_t>(&unreached, 1));
+  if (unreached >= 0) {
+    *note = fmt::format(
+        "no watchdog: rank {} cannot reach rank 0 over TCP. A rank that hangs will not be noticed.",
+        unreached);
+    watch.reset();
+    return inner;
+  }
+  watch->begin();
+  return std::make_unique<WatchedCommunicator>(std::move(inner), std::move(watch));
+}
+
+}  // namespace trainer
