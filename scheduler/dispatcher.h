@@ -86,6 +86,7 @@ class Dispatcher {
     std::vector<std::string> faults;
     std::vector<std::string> notes;      // Findings, jobs that could not be compared.
     std::int64_t charges_compared = 0;
+    std::int64_t unallocated_gpu_s = 0;  // In slurmdbd's records, but explained in `notes`.
   };
   [[nodiscard]] Expected<AuditReport> audit();
 

@@ -19,6 +19,9 @@ accounting::Error to_books(const Error& error) { return {error.message}; }
 // More would keep the books busy for longer than a look at Slurm may take.
 constexpr std::size_t kArrayTasksMax = 2'000;
 
+// The numbers of a job that waits for its hours are written anew this often.
+constexpr std::int64_t kTellAgainS = 20;
+
 Refusal refuse(std::string reason) { return Refusal{{std::move(reason)}}; }
 
 bool has_run(const JobSnapshot& job) { return job.start > 0 && !job.nodes.empty(); }
@@ -139,6 +142,9 @@ Expected<void> Dispatcher::turn_away(const JobSnapshot& job, const Refusal& refu
   if (job.state == JobState::kPending) {
     const std::string comment = with_reason(job.comment, why);
     if (job.is_held_by_admin && job.comment == comment) return {};
+    // Who is held already has only the numbers to be told anew, and those change with every job.
+    const bool is_told = job.is_held_by_admin && is_our_hold(job);
+    if (is_told && now - last_update_[job.id] < kTellAgainS) return {};
     if (!is_update_due(job.id, now)) return {};
     return cluster_->hold(job.id, comment);
   }

@@ -53,7 +53,16 @@ void compare_charges(const SettledSegment& settled, const std::vector<Allocation
     const std::int64_t recorded_s =
         record.start > 0 ? std::max<std::int64_t>(record.end - record.start, 0) : 0;
     const std::int64_t charged_s = charge.end - charge.start;
-    if (record.gpus * recorded_s != charge.gpus * charged_s) {
+    // Where its owner requeues a job that has ended, slurmctld 22.05 closes the old record once more,
+    // with the time of the requeue: it grows by seconds in which nothing was allocated.
+    const bool has_grown = record.state == JobState::kRequeued && is_ended(charge.state) &&
+                           record.gpus == charge.gpus && recorded_s > charged_s;
+    if (has_grown) {
+      report.unallocated_gpu_s += record.gpus * (recorded_s - charged_s);
+      report.notes.push_back(fmt::format(
+          "{}: attempt {} ended after {} s and is charged with them; slurmdbd's record grew to {} s "
+          "when the ended job was requeued", subject, charge.attempt, charged_s, recorded_s));
+    } else if (record.gpus * recorded_s != charge.gpus * charged_s) {
       report.faults.push_back(
           fmt::format("{}: attempt {} is charged with {} GPU x {} s, slurmdbd has {} GPU x {} s",
                       subject, charge.attempt, charge.gpus, charged_s, record.gpus, recorded_s));

@@ -234,7 +234,8 @@ json answer_audit(Dispatcher& dispatcher, const Caller& caller) {
   const auto report = dispatcher.audit();
   if (!report) return failed(report.error().message);
   return good({{"faults", report->faults}, {"notes", report->notes},
-               {"charges_compared", report->charges_compared}});
+               {"charges_compared", report->charges_compared},
+               {"unallocated_gpu_s", report->unallocated_gpu_s}});
 }
 
 json outcome_of(const Expected<std::optional<Refusal>>& outcome);
