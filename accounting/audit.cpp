@@ -5,7 +5,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "accounting/ledger.h"
@@ -17,8 +19,23 @@ namespace {
 
 struct AuditedHold {
   std::string fund;
+  std::string member;
   Amount remaining;
+  std::int64_t gpus = 0;
+  UtcSeconds expires = 0;
   std::int64_t closed_seq = 0;  // 0: open.
+};
+
+struct AuditedCharge {
+  std::string fund;
+  std::string usage_account;
+  Amount refundable;  // Charged, and owed as debt, less what was refunded.
+  Amount excess;
+};
+
+struct AuditedSetting {
+  std::string value;
+  UtcSeconds since = 0;
 };
 
 class Auditor {
@@ -27,17 +44,7 @@ class Auditor {
     check_chain(t);
     if (t.amount < Amount{0}) fault(t, "the amount {} is negative", t.amount.milli_gpu_s);
     move(t);
-    if (t.kind == "grant") {
-      check_accounts(t, std::string(kTreasury), fund_account(account_owner(t.credit)));
-    } else if (t.kind == "hold") {
-      visit_hold(t);
-    } else if (t.kind == "charge") {
-      visit_charge(t);
-    } else if (t.kind == "release") {
-      visit_release(t);
-    } else {
-      fault(t, "the kind \"{}\" is not known", t.kind);
-    }
+    visit_kind(t);
     last_ = t;
   }
 
@@ -50,6 +57,32 @@ class Auditor {
   void fault(const Transfer& t, fmt::format_string<Arguments...> text, Arguments&&... arguments) {
     faults_.push_back(fmt::format("transfer {} ({}): {}.", t.seq, t.id,
                                   fmt::format(text, std::forward<Arguments>(arguments)...)));
+  }
+
+  void visit_kind(const Transfer& t) {
+    if (t.kind == "grant") {
+      check_accounts(t, std::string(kTreasury), fund_account(account_owner(t.credit)));
+    } else if (t.kind == "hold") {
+      visit_hold(t);
+    } else if (t.kind == "extend") {
+      visit_extend(t);
+    } else if (t.kind == "charge") {
+      visit_charge(t);
+    } else if (t.kind == "reduce") {
+      visit_reduce(t);
+    } else if (t.kind == "release") {
+      visit_release(t);
+    } else if (t.kind == "refund") {
+      visit_refund(t);
+    } else if (t.kind == "debt") {
+      visit_debt(t);
+    } else if (t.kind == "repay") {
+      visit_repay(t);
+    } else if (t.kind == "set") {
+      visit_set(t);
+    } else {
+      fault(t, "the kind \"{}\" is not known", t.kind);
+    }
   }
 
   void check_chain(const Transfer& t) {
@@ -83,9 +116,25 @@ class Auditor {
     }
     balances_[t.debit] = *debit;
     balances_[t.credit] = *credit;
-    if (t.debit != kTreasury && *debit < Amount{0}) {
-      fault(t, "it takes {} to {} mGPUs, below its floor of 0", t.debit, debit->milli_gpu_s);
+    const auto floor = floor_of(t.debit);
+    if (floor && *debit < *floor) {
+      fault(t, "it takes {} to {} mGPUs, below its floor of {}", t.debit, debit->milli_gpu_s,
+            floor->milli_gpu_s);
     }
+  }
+
+  [[nodiscard]] Amount balance_of(const std::string& account) const {
+    const auto found = balances_.find(account);
+    return found == balances_.end() ? Amount{0} : found->second;
+  }
+
+  // Nothing: the account has none.
+  [[nodiscard]] std::optional<Amount> floor_of(const std::string& account) const {
+    if (account == kTreasury || account.starts_with("debt:")) return std::nullopt;
+    if (!account.starts_with("fund:")) return Amount{0};
+    const auto found = settings_.find({account_owner(account), "credit_limit"});
+    if (found == settings_.end()) return Amount{0};
+    return Amount{-std::strtoll(found->second.value.c_str(), nullptr, 10)};
   }
 
   void check_accounts(const Transfer& t, const std::string& debit, const std::string& credit) {
@@ -94,8 +143,10 @@ class Auditor {
           t.credit);
   }
 
-  // The hold a charge or a release draws on; nothing where there is none that it may draw on.
-  AuditedHold* draw(const Transfer& t) {
+  enum class Direction { kIn, kOut };
+
+  // The hold a transfer changes; nothing where there is none that it may change.
+  AuditedHold* draw(const Transfer& t, Direction direction) {
     const auto found = holds_.find(t.hold_id);
     if (found == holds_.end()) {
       fault(t, "there is no hold {}", t.hold_id);
@@ -106,7 +157,7 @@ class Auditor {
       fault(t, "hold {} was closed by transfer {}", t.hold_id, hold.closed_seq);
       return nullptr;
     }
-    if (t.amount > hold.remaining) {
+    if (direction == Direction::kOut && t.amount > hold.remaining) {
       fault(t, "{} mGPUs exceed the {} mGPUs left of hold {}", t.amount.milli_gpu_s,
             hold.remaining.milli_gpu_s, t.hold_id);
     }
@@ -116,7 +167,79 @@ class Auditor {
   void visit_hold(const Transfer& t) {
     const std::string fund = account_owner(t.debit);
     check_accounts(t, fund_account(fund), held_account(fund));
-    holds_[t.id] = {.fund = fund, .remaining = std::max(t.amount, Amount{0})};
+    holds_[t.id] = {.fund = fund,
+                    .member = t.actor,
+                    .remaining = std::max(t.amount, Amount{0}),
+                    .gpus = t.gpus,
+                    .expires = t.end};
+    if (balance_of(debt_account(fund)) < Amount{0}) {
+      fault(t, "fund {} is in debt, and a hold was made", fund);
+    }
+  }
+
+  void visit_extend(const Transfer& t) {
+    AuditedHold* hold = draw(t, Direction::kIn);
+    if (hold == nullptr) return;
+    check_accounts(t, fund_account(hold->fund), held_account(hold->fund));
+    hold->remaining = checked_add(hold->remaining, std::max(t.amount, Amount{0}))
+                          .value_or(hold->remaining);
+  }
+
+  void visit_reduce(const Transfer& t) {
+    AuditedHold* hold = draw(t, Direction::kOut);
+    if (hold == nullptr) return;
+    check_accounts(t, held_account(hold->fund), fund_account(hold->fund));
+    hold->remaining.milli_gpu_s -= std::clamp(t.amount, Amount{0}, hold->remaining).milli_gpu_s;
+  }
+
+  void visit_refund(const Transfer& t) {
+    const auto found = charges_.find(t.ref.value_or(""));
+    if (found == charges_.end()) {
+      fault(t, "there is no charge {}", t.ref.value_or(""));
+      return;
+    }
+    AuditedCharge& charge = found->second;
+    check_accounts(t, charge.usage_account, fund_account(charge.fund));
+    if (t.amount > charge.refundable) {
+      fault(t, "it refunds {} mGPUs of the {} mGPUs left of charge {}", t.amount.milli_gpu_s,
+            charge.refundable.milli_gpu_s, found->first);
+    }
+    charge.refundable.milli_gpu_s -= std::clamp(t.amount, Amount{0}, charge.refundable).milli_gpu_s;
+  }
+
+  void visit_debt(const Transfer& t) {
+    const auto found = charges_.find(t.ref.value_or(""));
+    if (found == charges_.end() || t.id != debt_id(found->first)) {
+      fault(t, "there is no charge {}", t.ref.value_or(""));
+      return;
+    }
+    AuditedCharge& charge = found->second;
+    check_accounts(t, debt_account(charge.fund), charge.usage_account);
+    if (t.amount != charge.excess) {
+      fault(t, "it makes a debt of {} mGPUs, and charge {} exceeds its hold by {}",
+            t.amount.milli_gpu_s, found->first, charge.excess.milli_gpu_s);
+    }
+    charge.refundable = checked_add(charge.refundable, charge.excess).value_or(charge.refundable);
+  }
+
+  void visit_repay(const Transfer& t) {
+    const std::string fund = account_owner(t.debit);
+    check_accounts(t, fund_account(fund), debt_account(fund));
+    if (balance_of(debt_account(fund)) > Amount{0}) {
+      fault(t, "fund {} paid more than it owed", fund);
+    }
+    if (balance_of(fund_account(fund)) < Amount{0}) {
+      fault(t, "fund {} paid its debt by credit", fund);
+    }
+  }
+
+  void visit_set(const Transfer& t) {
+    const std::string fund = account_owner(t.credit);
+    check_accounts(t, std::string(kTreasury), fund_account(fund));
+    if (t.amount != Amount{0}) fault(t, "a setting moves {} mGPUs", t.amount.milli_gpu_s);
+    const std::pair key{fund, t.ref.value_or("")};
+    settings_.erase(key);
+    if (t.value) settings_[key] = {.value = *t.value, .since = t.start};
   }
 
   void visit_charge(const Transfer& t) {
@@ -125,7 +248,7 @@ class Auditor {
       fault(t, "{} GPU x {} s x {} is no amount", t.gpus, t.seconds, t.weight_milli);
       return;
     }
-    AuditedHold* hold = draw(t);
+    AuditedHold* hold = draw(t, Direction::kOut);
     if (hold == nullptr) return;
     check_accounts(t, held_account(hold->fund), usage_account(account_owner(t.credit)));
     const Amount due = std::min(*usage, hold->remaining);
@@ -135,11 +258,15 @@ class Auditor {
             t.amount.milli_gpu_s);
     }
     if (*usage > due) capped_.insert(t.id);
+    charges_[t.id] = {.fund = hold->fund,
+                      .usage_account = t.credit,
+                      .refundable = t.amount,
+                      .excess = {usage->milli_gpu_s - due.milli_gpu_s}};
     hold->remaining.milli_gpu_s -= std::clamp(t.amount, Amount{0}, hold->remaining).milli_gpu_s;
   }
 
   void visit_release(const Transfer& t) {
-    AuditedHold* hold = draw(t);
+    AuditedHold* hold = draw(t, Direction::kOut);
     if (hold == nullptr) return;
     check_accounts(t, held_account(hold->fund), fund_account(hold->fund));
     if (t.amount != hold->remaining) {
@@ -152,12 +279,15 @@ class Auditor {
 
   [[nodiscard]] Expected<void> compare_accounts(Database& db);
   [[nodiscard]] Expected<void> compare_holds(Database& db);
+  [[nodiscard]] Expected<void> compare_settings(Database& db);
   [[nodiscard]] Expected<void> compare_findings(Database& db);
   [[nodiscard]] Expected<void> compare_triggers(Database& db);
 
   Transfer last_;
   std::map<std::string, Amount> balances_;
   std::map<std::string, AuditedHold> holds_;
+  std::map<std::string, AuditedCharge> charges_;
+  std::map<std::pair<std::string, std::string>, AuditedSetting> settings_;  // By fund and name.
   std::set<std::string> ids_;
   std::set<std::string> capped_;
   std::vector<std::string> faults_;
@@ -192,12 +322,13 @@ Expected<void> Auditor::compare_accounts(Database& db) {
           faults_.push_back(fmt::format("account {}: stored balance {} mGPUs, transfers give {}.",
                                         name, stored.milli_gpu_s, computed.milli_gpu_s));
         }
-        const bool is_treasury = name == kTreasury;
-        const std::string kind = is_treasury ? name : name.substr(0, name.find(':'));
+        const std::string kind = name == kTreasury ? name : name.substr(0, name.find(':'));
+        const auto floor = floor_of(name);
         const std::string fund =
             kind == "fund" || kind == "held" ? account_owner(name) : std::string();
         if (row.text(1) != kind || row.text(2) != fund || row.text(3) != "mGPUs" ||
-            row.is_null(4) != is_treasury || row.integer(4) != 0) {
+            row.is_null(4) == floor.has_value() ||
+            Amount{row.integer(4)} != floor.value_or(Amount{0})) {
           faults_.push_back(
               fmt::format("account {}: its kind, fund, unit or floor was changed.", name));
         }
@@ -213,7 +344,8 @@ Expected<void> Auditor::compare_accounts(Database& db) {
 
 Expected<void> Auditor::compare_holds(Database& db) {
   std::map<std::string, AuditedHold> missing = holds_;
-  auto done = db.query("SELECT id, fund, remaining, closed_seq FROM hold", {}, [&](const Row& row) {
+  auto done = db.query("SELECT id, fund, remaining, closed_seq, member, gpus, expires_s FROM hold", {},
+                       [&](const Row& row) {
     const std::string id = row.text(0);
     const auto found = holds_.find(id);
     if (found == holds_.end()) {
@@ -223,7 +355,8 @@ Expected<void> Auditor::compare_holds(Database& db) {
     missing.erase(id);
     const AuditedHold& hold = found->second;
     if (row.text(1) != hold.fund || Amount{row.integer(2)} != hold.remaining ||
-        row.integer(3) != hold.closed_seq) {
+        row.integer(3) != hold.closed_seq || row.text(4) != hold.member ||
+        row.integer(5) != hold.gpus || row.integer(6) != hold.expires) {
       faults_.push_back(fmt::format(
           "hold {}: stored {} with {} mGPUs left, closed by {}; transfers give {}, {}, {}.", id,
           row.text(1), row.integer(2), row.integer(3), hold.fund, hold.remaining.milli_gpu_s,
@@ -232,6 +365,26 @@ Expected<void> Auditor::compare_holds(Database& db) {
   });
   for (const auto& [id, hold] : missing) {
     faults_.push_back(fmt::format("hold {}: it has a transfer but no row.", id));
+  }
+  return done;
+}
+
+Expected<void> Auditor::compare_settings(Database& db) {
+  auto missing = settings_;
+  auto done = db.query("SELECT fund, name, value, since_s FROM setting", {}, [&](const Row& row) {
+    const std::pair key{row.text(0), row.text(1)};
+    const auto found = settings_.find(key);
+    if (found == settings_.end() || found->second.value != row.text(2) ||
+        found->second.since != row.integer(3)) {
+      faults_.push_back(fmt::format("setting {} of {}: stored \"{}\", transfers give \"{}\".",
+                                    key.second, key.first, row.text(2),
+                                    found == settings_.end() ? "" : found->second.value));
+    }
+    missing.erase(key);
+  });
+  for (const auto& [key, setting] : missing) {
+    faults_.push_back(fmt::format("setting {} of {}: it has a transfer but no row.", key.second,
+                                  key.first));
   }
   return done;
 }
@@ -250,7 +403,9 @@ Expected<void> Auditor::compare_findings(Database& db) {
 Expected<void> Auditor::compare_triggers(Database& db) {
   auto fresh = Database::open(":memory:");
   if (!fresh) return tl::unexpected(fresh.error());
-  if (auto made = fresh->execute_script(kSchemaSql); !made) return made;
+  for (const char* script : kMigrations) {
+    if (auto made = fresh->execute_script(script); !made) return made;
+  }
   constexpr std::string_view kObjects =
       "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND type <> 'index'";
   std::map<std::string, std::string> stored;
@@ -270,6 +425,7 @@ Expected<void> Auditor::compare_triggers(Database& db) {
 Expected<void> Auditor::compare(Database& db) {
   auto done = compare_accounts(db);
   if (done) done = compare_holds(db);
+  if (done) done = compare_settings(db);
   if (done) done = compare_findings(db);
   if (done) done = compare_triggers(db);
   return done;

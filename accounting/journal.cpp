@@ -52,6 +52,8 @@ Expected<std::string> export_journal(Database& db) {
     append_tag(body, "id", t.id);
     append_tag(body, "run", t.run);
     append_tag(body, "hold", t.hold_id);
+    append_tag(body, "ref", t.ref.value_or(""));
+    append_tag(body, "value", t.value.value_or(""));
     append_tag(body, "actor", t.actor);
     append_tag(body, "note", t.note);
     append_tag(body, "hash", t.hash);
@@ -78,7 +80,7 @@ Expected<std::string> export_journal(Database& db) {
       "; Made by Trainyard. Check it: hledger check --strict -f FILE\n"
       "; 1 GPU-hour of the reference GPU = 3600000 mGPUs (milli-GPU-seconds)\n"
       "commodity 1. mGPUs\n";
-  for (const std::string_view tag : {"id", "run", "hold", "actor", "note", "hash"}) {
+  for (const std::string_view tag : {"id", "run", "hold", "ref", "value", "actor", "note", "hash"}) {
     journal += fmt::format("tag {}\n", tag);
   }
   for (const auto& [name, balance] : balances) journal += fmt::format("account {}\n", name);

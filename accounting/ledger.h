@@ -11,6 +11,7 @@
 //   fund:user:ada       what a fund has free
 //   held:user:ada       what is set aside for its runs
 //   usage:CLUSTER       what was charged
+//   debt:user:ada       minus what the fund owes for usage beyond its holds
 // available = fund account, held = held account, balance = the sum of the two.
 //
 // Every operation has an id made by its caller. The same id with the same content answers
@@ -42,8 +43,54 @@ struct Hold {
   std::string fund;
   Amount amount;     // > 0
   std::string run;
-  std::string actor;
+  std::string actor;            // Whose cap it counts against.
+  std::int64_t gpus = 0;        // In use while the hold is open; counted against gpus_max.
+  std::int64_t expires_after_s = 0;  // An interval. 0: never. See Ledger::expired_holds.
+  std::string quote = {};       // The quote it was made by, for statements.
 };
+
+// More for a hold that is open: the run needs longer.
+struct Extension {
+  std::string id;
+  std::string hold_id;
+  Amount amount;       // > 0
+  std::string actor;
+  std::string note;    // Not part of the content.
+};
+
+// A part of an open hold back to its fund: the run needs less.
+struct Reduction {
+  std::string id;
+  std::string hold_id;
+  Amount amount;       // > 0
+  std::string actor;
+  std::string note;    // Not part of the content.
+};
+
+// A part of a charge back to its fund. All refunds of a charge together never exceed it.
+struct Refund {
+  std::string id;      // Made of the charge's id and the reason, so that it is given once.
+  std::string charge_id;
+  Amount amount;       // > 0
+  std::string actor;
+  std::string note;
+};
+
+// What an admin set for a fund. The names: credit_limit, gpus_max, runs_max, cap/MEMBER (whole
+// numbers; credit_limit and cap in milli-GPU-seconds), closed ("1"), tier, default_fund (words).
+struct Setting {
+  std::string id;
+  std::string fund;
+  std::string name;
+  std::optional<std::string> value;  // Nothing: taken back.
+  UtcSeconds since = 0;              // Of a cap: only what was held since then counts.
+  std::string actor;
+  std::string note;
+};
+
+// Who bears a usage beyond its hold. The fund: it becomes a debt, which is paid from what the fund
+// has available, now and at each later grant; until then the fund gets no new hold.
+enum class Excess { kSiteBears, kFundOwes };
 
 // One Slurm allocation (an attempt of a segment), as Slurm recorded it.
 struct Charge {
@@ -56,13 +103,31 @@ struct Charge {
   std::int64_t start = 0;  // UTC seconds, for statements.
   std::int64_t end = 0;
   std::string note;        // Instance type, state, for statements.
+  Excess excess = Excess::kSiteBears;  // Not part of the content.
 };
 
 // Stored. Never renumber or reuse. Ordered by precedence.
 enum class GrantStatus { kGranted = 0, kAlreadyGranted = 1, kExistsWithDifferentContent = 2, kInvalid = 3 };
 enum class HoldStatus {
   kHeld = 0, kAlreadyHeld = 1, kExistsWithDifferentContent = 2, kInvalid = 3, kUnknownFund = 4,
-  kExceedsAvailable = 5
+  kExceedsAvailable = 5, kFundClosed = 6, kInDebt = 7, kExceedsMemberCap = 8, kExceedsGpus = 9,
+  kExceedsRuns = 10
+};
+enum class ExtendStatus {
+  kExtended = 0, kAlreadyExtended = 1, kExistsWithDifferentContent = 2, kInvalid = 3,
+  kUnknownHold = 4, kHoldClosed = 5, kFundClosed = 6, kInDebt = 7, kExceedsMemberCap = 8,
+  kExceedsAvailable = 9
+};
+enum class ReduceStatus {
+  kReduced = 0, kAlreadyReduced = 1, kExistsWithDifferentContent = 2, kInvalid = 3,
+  kUnknownHold = 4, kHoldClosed = 5, kExceedsRemaining = 6
+};
+enum class RefundStatus {
+  kRefunded = 0, kAlreadyRefunded = 1, kExistsWithDifferentContent = 2, kInvalid = 3,
+  kUnknownCharge = 4, kExceedsCharge = 5
+};
+enum class SetStatus {
+  kSet = 0, kAlreadySet = 1, kExistsWithDifferentContent = 2, kInvalid = 3, kBelowUse = 4
 };
 enum class ChargeStatus {
   kCharged = 0,
@@ -77,31 +142,36 @@ enum class ReleaseStatus { kReleased = 0, kAlreadyReleased = 1, kUnknownHold = 2
 struct ChargeOutcome {
   ChargeStatus status = ChargeStatus::kInvalid;
   Amount charged;  // What was posted: usage, but never more than was left of the hold.
-  Amount excess;   // usage - charged: the site's loss, recorded as a finding.
+  Amount excess;   // usage - charged: the site's loss or the fund's debt; recorded as a finding.
 };
 
 struct FundBalance {
   std::string fund;
-  Amount available;
+  Amount available;     // Below zero: the fund uses its credit.
   Amount held;
-  Amount granted;  // All grants ever.
-  Amount charged;  // All charges ever.
+  Amount granted;       // All grants ever.
+  Amount charged;       // All charges ever, less refunds; debts are among them.
+  Amount owed;          // Not yet repaid. Above zero: no new hold.
+  Amount credit_limit;  // available may go down to minus this.
 };
 
 struct HoldState {
   Hold hold;
   Amount charged;
-  Amount released;
+  Amount released;      // By reductions and by the release.
+  Amount extended;      // hold.amount is what was first held.
   bool is_open = true;  // Not released yet.
+  UtcSeconds expires = 0;  // 0: never.
   [[nodiscard]] Amount remaining() const {
-    return {hold.amount.milli_gpu_s - charged.milli_gpu_s - released.milli_gpu_s};
+    return {hold.amount.milli_gpu_s + extended.milli_gpu_s - charged.milli_gpu_s -
+            released.milli_gpu_s};
   }
 };
 
 struct StatementLine {
   std::int64_t seq = 0;
   UtcSeconds when = 0;
-  std::string kind;     // grant, hold, charge, release
+  std::string kind;     // grant, hold, extend, charge, reduce, release, refund, debt, repay, set
   std::string fund;
   std::string run;      // Empty for a grant.
   std::string id;
@@ -109,6 +179,8 @@ struct StatementLine {
   std::int64_t gpus = 0, seconds = 0, weight_milli = 0;  // Of a charge: the arithmetic.
   UtcSeconds start = 0, end = 0;
   std::string actor, note;
+  std::string ref;      // The charge refunded or exceeded, the setting set, the quote held by.
+  std::string value;    // Of a setting.
   Amount available_after;
   Amount balance_after;
 };
@@ -136,6 +208,28 @@ class Ledger {
   // Returns what is left of the hold to its fund and closes it.
   [[nodiscard]] Expected<ReleaseStatus> release(const std::string& hold_id, const std::string& reason,
                                                 UtcSeconds now);
+
+  // Adds to an open hold. The fund's rules are those of a new hold, but for the number of GPUs and
+  // runs, which stay as they are.
+  [[nodiscard]] Expected<ExtendStatus> extend(const Extension& extension, UtcSeconds now);
+  // Returns a part of an open hold, which stays open.
+  [[nodiscard]] Expected<ReduceStatus> reduce(const Reduction& reduction, UtcSeconds now);
+  // kExceedsCharge: ask refundable() for what is left to refund.
+  [[nodiscard]] Expected<RefundStatus> refund(const Refund& refund, UtcSeconds now);
+  [[nodiscard]] Expected<SetStatus> set(const Setting& setting, UtcSeconds now);
+
+  // What the refunds of a charge have left of it; nothing where there is no such charge.
+  [[nodiscard]] Expected<std::optional<Amount>> refundable(const std::string& charge_id) const;
+  [[nodiscard]] Expected<std::optional<std::string>> setting(const std::string& fund,
+                                                             const std::string& name) const;
+  [[nodiscard]] Expected<std::vector<Setting>> settings(const std::string& fund) const;
+  // What the member has in holds and charges of the fund, less what came back, since the day that
+  // his cap counts from.
+  [[nodiscard]] Expected<Amount> member_use(const std::string& fund,
+                                            const std::string& member) const;
+  // Open holds whose time is over, oldest first. The ledger does not release them by itself: a job
+  // may live on them, which only the caller knows.
+  [[nodiscard]] Expected<std::vector<HoldState>> expired_holds(UtcSeconds now) const;
 
   [[nodiscard]] Expected<std::optional<FundBalance>> balance(const std::string& fund) const;
   [[nodiscard]] Expected<std::vector<FundBalance>> balances() const;

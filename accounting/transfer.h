@@ -6,6 +6,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -28,6 +29,8 @@ struct Transfer {
   UtcSeconds start = 0, end = 0;
   std::string actor;
   std::string note;
+  std::optional<std::string> ref = {};    // Null in the kinds that name nothing.
+  std::optional<std::string> value = {};
   std::string content_hash;
   std::int64_t ts_us = 0;
   std::string prev_hash;
@@ -38,19 +41,30 @@ struct Transfer {
 [[nodiscard]] std::string fund_account(std::string_view fund);
 [[nodiscard]] std::string held_account(std::string_view fund);
 [[nodiscard]] std::string usage_account(std::string_view cluster);
+[[nodiscard]] std::string debt_account(std::string_view fund);
 // What stands behind the first colon: "fund:user:ada" -> "user:ada".
 [[nodiscard]] std::string account_owner(std::string_view account);
 // The fund whose lines a transfer is among.
 [[nodiscard]] std::string fund_of(const Transfer& transfer);
-// The id of the transfer that releases a hold. Callers may not use such ids.
+// The ids of transfers that the ledger makes itself: the release of a hold, the debt of a charge, the
+// repayment that follows a transfer. Callers may not use such ids.
 [[nodiscard]] std::string release_id(std::string_view hold_id);
+[[nodiscard]] std::string debt_id(std::string_view charge_id);
+[[nodiscard]] std::string repay_id(std::string_view cause_id);
+[[nodiscard]] bool is_reserved_id(std::string_view id);
 
 // What makes two requests the same. The note of a charge is no part of it: it is an observer's
 // wording, and the same allocation may be observed twice.
 [[nodiscard]] std::string content_hash(const Grant& grant);
 [[nodiscard]] std::string content_hash(const Hold& hold);
 [[nodiscard]] std::string content_hash(const Charge& charge);
+[[nodiscard]] std::string content_hash(const Extension& extension);
+[[nodiscard]] std::string content_hash(const Reduction& reduction);
+[[nodiscard]] std::string content_hash(const Refund& refund);
+[[nodiscard]] std::string content_hash(const Setting& setting);
 [[nodiscard]] std::string release_content_hash(std::string_view hold_id);
+// Of a transfer that the ledger makes itself.
+[[nodiscard]] std::string own_content_hash(std::string_view kind, std::string_view id);
 // The same, from what the transfer kept of its request.
 [[nodiscard]] std::string content_hash_of_request(const Transfer& transfer);
 

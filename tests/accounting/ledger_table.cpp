@@ -88,8 +88,52 @@ std::string name_of(HoldStatus status) {
       return "unknown_fund";
     case HoldStatus::kExceedsAvailable:
       return "exceeds_available";
+    case HoldStatus::kFundClosed:
+      return "fund_closed";
+    case HoldStatus::kInDebt:
+      return "in_debt";
+    case HoldStatus::kExceedsMemberCap:
+      return "exceeds_member_cap";
+    case HoldStatus::kExceedsGpus:
+      return "exceeds_gpus";
+    case HoldStatus::kExceedsRuns:
+      return "exceeds_runs";
   }
   return "?";
+}
+
+// By the number of the status.
+template <typename Status, std::size_t N>
+std::string nth(const char* const (&names)[N], Status status) {
+  const auto number = static_cast<std::size_t>(status);
+  return number < N ? names[number] : "?";
+}
+
+std::string name_of(ExtendStatus status) {
+  constexpr const char* kNames[] = {"extended",     "already_extended", "exists_with_different_content",
+                                    "invalid",      "unknown_hold",     "hold_closed",
+                                    "fund_closed",  "in_debt",          "exceeds_member_cap",
+                                    "exceeds_available"};
+  return nth(kNames, status);
+}
+
+std::string name_of(ReduceStatus status) {
+  constexpr const char* kNames[] = {"reduced",      "already_reduced", "exists_with_different_content",
+                                    "invalid",      "unknown_hold",    "hold_closed",
+                                    "exceeds_remaining"};
+  return nth(kNames, status);
+}
+
+std::string name_of(RefundStatus status) {
+  constexpr const char* kNames[] = {"refunded", "already_refunded", "exists_with_different_content",
+                                    "invalid",  "unknown_charge",   "exceeds_charge"};
+  return nth(kNames, status);
+}
+
+std::string name_of(SetStatus status) {
+  constexpr const char* kNames[] = {"set", "already_set", "exists_with_different_content", "invalid",
+                                    "below_use"};
+  return nth(kNames, status);
 }
 
 std::string name_of(const ChargeOutcome& outcome) {
@@ -141,8 +185,39 @@ std::string ask_to_hold(Ledger& ledger, const Arguments& words, UtcSeconds now) 
                                    .fund = words.at(1),
                                    .amount = amount_of(words.at(2)),
                                    .run = words.option("run", id.substr(0, id.find('/'))),
-                                   .actor = words.option("actor", "ada")},
+                                   .actor = words.option("actor", "ada"),
+                                   .gpus = words.number("gpus", "0"),
+                                   .expires_after_s = words.number("expires", "0"),
+                                   .quote = words.option("quote", "")},
                                   now)));
+}
+
+std::string ask_to_change(Ledger& ledger, const Arguments& words, const std::string& verb,
+                          UtcSeconds now) {
+  const std::string& id = words.at(0);
+  const std::string& of = words.at(1);
+  const Amount amount = amount_of(words.at(2));
+  const std::string actor = words.option("actor", "root");
+  const std::string note = words.option("note", "");
+  if (verb == "extend") return name_of(must(ledger.extend({id, of, amount, actor, note}, now)));
+  if (verb == "reduce") return name_of(must(ledger.reduce({id, of, amount, actor, note}, now)));
+  return name_of(must(ledger.refund({id, of, amount, actor, note}, now)));
+}
+
+std::string ask_to_set(Ledger& ledger, const Arguments& words, UtcSeconds now) {
+  Setting setting{.id = words.at(0),
+                  .fund = words.at(1),
+                  .name = words.at(2),
+                  .value = {},
+                  .since = words.instant("since"),
+                  .actor = words.option("actor", "root"),
+                  .note = words.option("note", "")};
+  if (words.plain.size() > 3) {
+    const std::string& value = words.at(3);
+    const bool is_hours = value.ends_with('h');
+    setting.value = is_hours ? std::to_string(amount_of(value).milli_gpu_s) : value;
+  }
+  return name_of(must(ledger.set(setting, now)));
 }
 
 std::string ask_to_charge(Ledger& ledger, const Arguments& words, UtcSeconds now) {
@@ -154,7 +229,10 @@ std::string ask_to_charge(Ledger& ledger, const Arguments& words, UtcSeconds now
                                      .weight_milli = words.number("weight", "1000"),
                                      .start = words.instant("start"),
                                      .end = words.instant("end"),
-                                     .note = words.option("note", "")},
+                                     .note = words.option("note", ""),
+                                     .excess = words.option("excess", "site") == "fund"
+                                                   ? Excess::kFundOwes
+                                                   : Excess::kSiteBears},
                                     now)));
 }
 
@@ -162,7 +240,9 @@ std::string balance_answer(Ledger& ledger, const std::string& fund) {
   const auto balance = must(ledger.balance(fund));
   if (!balance) return "unknown";
   return "available " + exact(balance->available) + " held " + exact(balance->held) + " granted " +
-         exact(balance->granted) + " charged " + exact(balance->charged);
+         exact(balance->granted) + " charged " + exact(balance->charged) +
+         (balance->owed == Amount{0} ? "" : " owed " + exact(balance->owed)) +
+         (balance->credit_limit == Amount{0} ? "" : " credit " + exact(balance->credit_limit));
 }
 
 std::string state_answer(Ledger& ledger, const std::string& hold_id) {
@@ -230,6 +310,22 @@ std::string ask(Ledger& ledger, const TableLine& line, UtcSeconds& clock) {
   if (verb == "charge") return ask_to_charge(ledger, words, clock);
   if (verb == "release") {
     return name_of(must(ledger.release(words.at(0), words.option("note", ""), clock)));
+  }
+  if (verb == "extend" || verb == "reduce" || verb == "refund") {
+    return ask_to_change(ledger, words, verb, clock);
+  }
+  if (verb == "set") return ask_to_set(ledger, words, clock);
+  if (verb == "use") return exact(must(ledger.member_use(words.at(0), words.at(1))));
+  if (verb == "refundable") {
+    const auto left = must(ledger.refundable(words.at(0)));
+    return left ? exact(*left) : "unknown";
+  }
+  if (verb == "expired") {
+    std::string ids;
+    for (const HoldState& state : must(ledger.expired_holds(clock))) {
+      ids += (ids.empty() ? "" : " ") + state.hold.id;
+    }
+    return ids.empty() ? "none" : ids;
   }
   if (verb == "balance") return balance_answer(ledger, words.at(0));
   if (verb == "state") return state_answer(ledger, words.at(0));

@@ -11,6 +11,7 @@ namespace accounting {
 namespace {
 
 constexpr UtcSeconds kNow = 1'795'507'200;
+constexpr int kNewestVersion = 2;
 
 TEST(Ledger, AnOperationJoinsTheTransactionOfItsCaller) {
   Books books;
@@ -192,7 +193,52 @@ TEST(Ledger, OpeningAgainChangesNothing) {
   const Ledger again = must(Ledger::open(books.db));
 
   EXPECT_EQ(must(again.balance("user:ada"))->available, hours(1));
-  EXPECT_EQ(books.count("SELECT value FROM ledger_meta WHERE key = 'schema_version'"), 1);
+  EXPECT_EQ(books.count("SELECT value FROM ledger_meta WHERE key = 'schema_version'"),
+            kNewestVersion);
+}
+
+TEST(Ledger, AFileOfTheFirstVersionGoesForwardAndStaysRight) {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("books.db");
+  {
+    Database made = must(Database::open(path));
+    must(made.execute_script(content_of(TRAINYARD_GOLDEN_DIR "/books_v1.sql")));
+  }
+
+  Books books(path);
+
+  EXPECT_EQ(books.count("SELECT value FROM ledger_meta WHERE key = 'schema_version'"),
+            kNewestVersion);
+  EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
+  EXPECT_EQ(must(books.ledger.balance("user:ada"))->charged, hours(16));
+  EXPECT_EQ(must(books.ledger.release("r1/1", "again", kNow)), ReleaseStatus::kAlreadyReleased);
+  EXPECT_EQ(must(books.ledger.hold({"r3/1", "user:ada", hours(1), "r3", "ada"}, kNow)),
+            HoldStatus::kAlreadyHeld);
+  EXPECT_EQ(must(books.ledger.extend({"r3/1/e", "r3/1", hours(1), "ada", ""}, kNow)),
+            ExtendStatus::kExtended);
+  EXPECT_EQ(must(books.ledger.refund({"alpha/17/0/x", "alpha/17/0", hours(16), "root", ""}, kNow)),
+            RefundStatus::kRefunded);
+  EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
+}
+
+TEST(Ledger, TheDatabaseItselfRefusesToEditHistory) {
+  Books books;
+  must(books.ledger.grant(grant_of("g1", "user:ada", hours(10)), kNow));
+  must(books.ledger.hold(hold_of("r1/1", "user:ada", hours(1)), kNow));
+  must(books.ledger.charge(charge_of("a/1/0", "r1/1", 1, 3'600), kNow));
+
+  for (const char* sql :
+       {"UPDATE transfer SET amount = 1", "UPDATE transfer SET note = 'x' WHERE seq = 1",
+        "DELETE FROM transfer WHERE seq = 3", "DELETE FROM hold", "UPDATE hold SET member = 'eve'",
+        "INSERT OR REPLACE INTO transfer SELECT * FROM transfer WHERE seq = 1",
+        "INSERT INTO transfer (seq, id, kind, debit, credit, amount, run, gpus, seconds, "
+        "weight_milli, start_s, end_s, actor, note, content_hash, ts_us, prev_hash, hash, ref) "
+        "SELECT seq + 1, 'x', 'refund', credit, 'fund:user:ada', amount + 1, run, 0, 0, 0, 0, 0, "
+        "'', '', '', ts_us + 1, hash, 'y', 'a/1/0' FROM transfer WHERE seq = 3"}) {
+    SCOPED_TRACE(sql);
+    EXPECT_FALSE(books.db.run(sql, {}));
+  }
+  EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
 }
 
 TEST(Ledger, AFileOfANewerProgramIsRefused) {
@@ -202,7 +248,7 @@ TEST(Ledger, AFileOfANewerProgramIsRefused) {
   const auto opened = Ledger::open(books.db);
 
   ASSERT_FALSE(opened);
-  EXPECT_NE(opened.error().message.find("999 is newer than the 1"), std::string::npos)
+  EXPECT_NE(opened.error().message.find("999 is newer than the 2"), std::string::npos)
       << opened.error().message;
 }
 

@@ -120,7 +120,7 @@ const Tampering kTamperings[] = {
     {"ReopenedHold", "UPDATE hold SET closed_seq = NULL WHERE id = 'r1/1'", "hold r1/1: stored"},
     {"RemovedHold", "DELETE FROM hold WHERE id = 'r2/1'",
      "hold r2/1: it has a transfer but no row"},
-    {"InventedHold", "INSERT INTO hold VALUES ('r9/1', 'user:ada', 'r9', 0, NULL)",
+    {"InventedHold", "INSERT INTO hold (id, fund, run, remaining) VALUES ('r9/1', 'user:ada', 'r9', 0)",
      "hold r9/1: it has a row but no transfer"},
     {"RemovedFinding", "DELETE FROM finding",
      "charge alpha/18/0: it was cut to its hold, and no finding says so"},
