@@ -135,7 +135,8 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
   accounting::HoldStatus status = accounting::HoldStatus::kInvalid;
   const std::string hold = hold_id(run.id, admission.segment);
   const auto done = db_->transact([&]() -> accounting::Expected<void> {
-    const auto held = ledger_.hold({hold, plan.fund, plan.quote.hold, run.id, caller.user}, now);
+    const auto held = ledger_.hold({hold, plan.fund, plan.quote.hold, run.id, caller.user,
+                                    plan.gpus}, now);
     if (!held) return tl::unexpected(held.error());
     status = *held;
     if (status != accounting::HoldStatus::kHeld) return {};

@@ -2,6 +2,7 @@
 #include "scheduler/dispatcher.h"
 
 #include <algorithm>
+#include <limits>
 #include <set>
 
 #include <fmt/format.h>
@@ -71,6 +72,8 @@ Patience Dispatcher::patience() const {
   Patience patience;
   patience.unclaimed_hold_s = site_->unclaimed_hold_s;
   patience.record_wait_s = site_->record_wait_s;
+  patience.extend_lead_s = site_->extend_lead_s;
+  patience.longest_limit_s = site_->limits.max_time_s.value_or(0);
   if (facts_) patience.margin_s = facts_->margin_s();
   return patience;
 }
@@ -147,18 +150,28 @@ Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
     }
     return {};
   }
-  if (name && is_live && !is_runs) {
+  if (name && !is_runs) {
     // A job of a segment whose hold is gone (somebody requeued it, or sent its script again) has
-    // nothing to pay it. A job that only bears a strange comment is not ours.
-    const auto stored = store_.load(name->run_id);
-    if (!stored) return tl::unexpected(stored.error());
-    if (*stored && (*stored)->about.uid == job.uid) {
-      (void)cluster_->cancel(job.id);
+    // nothing to pay it. A job that only bears a strange comment is not that run's.
+    const auto owner = owner_of_run(name->run_id);
+    if (!owner) return tl::unexpected(owner.error());
+    if (*owner == job.uid) {
+      if (is_live) (void)cluster_->cancel(job.id);
       return {};
     }
   }
   if (const auto stamp = parse_stamp(job.admin_comment)) return match_plain_job(job, *stamp, now);
   return {};
+}
+
+Expected<std::optional<std::uint32_t>> Dispatcher::owner_of_run(const std::string& run_id) {
+  const auto known = owners_.find(run_id);
+  if (known != owners_.end()) return std::optional{known->second};
+  const auto stored = store_.load(run_id);
+  if (!stored) return tl::unexpected(stored.error());
+  if (!*stored) return std::optional<std::uint32_t>{};
+  owners_[run_id] = (*stored)->about.uid;
+  return std::optional{(*stored)->about.uid};
 }
 
 Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View>& views) {
@@ -206,6 +219,9 @@ void Dispatcher::ask_for_records(UtcSeconds now, std::map<std::string, View>& vi
     since = std::min(since, first);
   }
   if (to_ask.empty() || now - last_asked_["failed"] < kDatabaseRetryS) return;
+  // A job id may have been given twice.
+  std::sort(to_ask.begin(), to_ask.end());
+  to_ask.erase(std::unique(to_ask.begin(), to_ask.end()), to_ask.end());
   const auto records = cluster_->load_records(to_ask, since);
   if (!records) {
     last_asked_["failed"] = now;
@@ -219,6 +235,11 @@ void Dispatcher::ask_for_records(UtcSeconds now, std::map<std::string, View>& vi
     for (const AllocationRecord& record : *records) {
       if (is_record_of(run, run.last(), record, patience())) view.records.push_back(record);
     }
+    // A plain job's first record bears the time that the controller told. Others are of a job that
+    // got its number after a crash of the controller.
+    const bool is_another = run.about.is_plain && !view.records.empty() &&
+                            view.records.front().submit != run.segments.front().job_submit;
+    if (is_another) view.records.clear();
   }
 }
 
@@ -311,6 +332,12 @@ Expected<void> Dispatcher::perform(Run& run, const Action& action, UtcSeconds no
             if (const auto set = cluster_->set_time_limit(a.job, a.to_s); !set) return set;
             return store_.append(run, {now, LimitCut{run.last().index, from, a.to_s}});
           },
+          [&](const RaiseLimit& a) -> Expected<void> {
+            // The event follows when Slurm shows the new limit.
+            return is_update_due(a.job, now) ? cluster_->set_time_limit(a.job, a.to_s)
+                                             : Expected<void>{};
+          },
+          [&](const ExtendHold& a) { return extend_hold(run, a, now); },
           [&](const PostCharge& a) { return post_charge(run, a, now); },
           [&](const CloseSegment& a) { return close_segment(run, a, now); }},
       action);
@@ -327,6 +354,23 @@ Expected<void> Dispatcher::release_job(const Run& run, JobId job, UtcSeconds now
   const auto snapshot = snapshots_.find(run.id);
   if (snapshot == snapshots_.end() || !is_update_due(job, now)) return {};
   return cluster_->release(job, without_reason(snapshot->second.comment));
+}
+
+accounting::Expected<Amount> Dispatcher::refund_by_policy(const std::string& charge_id,
+                                                          const AttemptCharged& charged,
+                                                          UtcSeconds now) {
+  const std::string state = to_name(charged.state);
+  const auto& states = site_->refunds.states;
+  const Amount amount = std::min(charged.charged, site_->refunds.cap);
+  const bool is_due = std::find(states.begin(), states.end(), state) != states.end();
+  if (!is_due || amount.milli_gpu_s <= 0) return Amount{};
+  // The id is made of the charge and the reason: it is given once, whoever asks how often.
+  const auto status = ledger_.refund({fmt::format("{}/refund/{}", charge_id, state), charge_id, amount,
+                                      "policy", fmt::format("{}: refunds of site.toml", state)}, now);
+  if (!status) return tl::unexpected(status.error());
+  const bool is_given = *status == accounting::RefundStatus::kRefunded ||
+                        *status == accounting::RefundStatus::kAlreadyRefunded;
+  return is_given ? amount : Amount{};
 }
 
 Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSeconds now) {
@@ -352,12 +396,68 @@ Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSe
     }
     charged.charged = outcome->charged;
     charged.excess = outcome->excess;
+    const auto refunded = refund_by_policy(charge.id, charged, now);
+    if (!refunded) return tl::unexpected(refunded.error());
+    charged.refunded = *refunded;
     if (const auto added = store_.append(run, {now, charged}); !added) {
       return tl::unexpected(to_books(added.error()));
     }
     return {};
   });
   if (!done) return tl::unexpected(of(done.error()));
+  return {};
+}
+
+namespace {
+
+// What the fund has, or may go into, for another stretch.
+std::int64_t affordable_s(const accounting::FundBalance& balance, const Plan& plan) {
+  const auto second = accounting::usage_amount(plan.gpus, 1, plan.quote.weight_milli);
+  if (!second || second->milli_gpu_s == 0) return std::numeric_limits<std::int64_t>::max();
+  const std::int64_t free = balance.available.milli_gpu_s + balance.credit_limit.milli_gpu_s;
+  return balance.owed.milli_gpu_s > 0 ? 0 : std::max<std::int64_t>(free, 0) / second->milli_gpu_s;
+}
+
+std::string budget_reason(const Run& run, const Plan& plan, std::int64_t stretch_s,
+                          const accounting::FundBalance& balance) {
+  const auto needed = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
+  return fmt::format(
+      "budget: fund {} has {} available; the next {} min of this run need {}. It is saved where it "
+      "was. When the fund has more: trainyard resume {}",
+      plan.fund, accounting::to_gpu_hours(balance.available), stretch_s / 60,
+      accounting::to_gpu_hours(needed.value_or(Amount{})), run.id);
+}
+
+}  // namespace
+
+Expected<void> Dispatcher::extend_hold(Run& run, const ExtendHold& action, UtcSeconds now) {
+  const Plan plan = run.last().plan;
+  const int segment = run.last().index;
+  const auto balance = ledger_.balance(plan.fund);
+  if (!balance) return tl::unexpected(of(balance.error()));
+  if (!*balance) return tl::unexpected(Error{"fund " + plan.fund + " is not in the ledger"});
+  const std::int64_t stretch_s =
+      std::min(action.stretch_s, affordable_s(**balance, plan) / 60 * 60);
+  const BudgetEnded budget{segment, budget_reason(run, plan, action.stretch_s, **balance)};
+  if (stretch_s < 60) return store_.append(run, {now, budget});
+  const auto amount = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
+  if (!amount) return tl::unexpected(Error{"a stretch is more than the books can hold"});
+  auto status = accounting::ExtendStatus::kInvalid;
+  const auto done = db_->transact([&]() -> accounting::Expected<void> {
+    // The limit tells one extension of a hold from the next.
+    const std::int64_t limit_s = action.limit_s + stretch_s;
+    const auto extended = ledger_.extend(
+        {fmt::format("{}+{}", run.last().hold_id, run.last().extended.milli_gpu_s),
+         run.last().hold_id, *amount, run.about.user, fmt::format("limit {} s", limit_s)}, now);
+    if (!extended) return tl::unexpected(extended.error());
+    status = *extended;
+    if (status != accounting::ExtendStatus::kExtended) return {};
+    const auto added = store_.append(run, {now, HoldExtended{segment, *amount, limit_s}});
+    if (!added) return tl::unexpected(to_books(added.error()));
+    return {};
+  });
+  if (!done) return tl::unexpected(of(done.error()));
+  if (status != accounting::ExtendStatus::kExtended) return store_.append(run, {now, budget});
   return {};
 }
 

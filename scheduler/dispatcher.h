@@ -105,6 +105,10 @@ class Dispatcher {
   [[nodiscard]] Expected<void> tick_run(Run& run, const View& view, UtcSeconds now);
   [[nodiscard]] Expected<void> perform(Run& run, const Action& action, UtcSeconds now);
   [[nodiscard]] Expected<void> post_charge(Run& run, const PostCharge& action, UtcSeconds now);
+  [[nodiscard]] accounting::Expected<Amount> refund_by_policy(const std::string& charge_id,
+                                                              const AttemptCharged& charged,
+                                                              UtcSeconds now);
+  [[nodiscard]] Expected<void> extend_hold(Run& run, const ExtendHold& action, UtcSeconds now);
   [[nodiscard]] Expected<void> close_segment(Run& run, const CloseSegment& action, UtcSeconds now);
   [[nodiscard]] Expected<void> load_views(UtcSeconds now, std::map<std::string, View>& views);
   [[nodiscard]] Expected<void> match_job(const JobSnapshot& job, UtcSeconds now);
@@ -127,6 +131,8 @@ class Dispatcher {
   [[nodiscard]] Expected<void> turn_away(const JobSnapshot& job, const Refusal& refusal,
                                          UtcSeconds now);
 
+  // Nothing where no such run was ever admitted. Kept in memory: Slurm shows an ended job for minutes.
+  [[nodiscard]] Expected<std::optional<std::uint32_t>> owner_of_run(const std::string& run_id);
   [[nodiscard]] Run* open_run(const std::string& run_id);
   [[nodiscard]] Patience patience() const;
   [[nodiscard]] Expected<std::optional<Refusal>> request(const Caller& caller,
@@ -146,6 +152,7 @@ class Dispatcher {
   std::map<std::string, UtcSeconds> last_signal_;  // When its job was last asked to stop.
   std::map<JobId, std::string> run_of_job_;        // Of open runs, at the last look.
   std::map<JobId, UtcSeconds> last_update_;        // When a job was last held or released.
+  std::map<std::string, std::uint32_t> owners_;    // Of runs, open or not.
   CallerLookup look_up_;
   UtcSeconds last_poll_ = 0;
   std::string trouble_;

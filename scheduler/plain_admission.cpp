@@ -26,6 +26,23 @@ Refusal refuse(std::string reason) { return Refusal{{std::move(reason)}}; }
 
 bool has_run(const JobSnapshot& job) { return job.start > 0 && !job.nodes.empty(); }
 
+// Why the ledger does not hold, where it is not for want of hours.
+std::optional<std::string> rule_of_fund(accounting::HoldStatus status, const Plan& plan,
+                                        const std::string& user) {
+  using accounting::HoldStatus;
+  switch (status) {
+    case HoldStatus::kFundClosed: return "fund " + plan.fund + " is closed";
+    case HoldStatus::kInDebt: return "fund " + plan.fund + " is in debt: its next grant pays it first";
+    case HoldStatus::kExceedsMemberCap:
+      return fmt::format("{}'s share of fund {} is used up", user, plan.fund);
+    case HoldStatus::kExceedsGpus:
+      return fmt::format("fund {} may not use {} GPUs more at once; it waits", plan.fund, plan.gpus);
+    case HoldStatus::kExceedsRuns:
+      return fmt::format("fund {} has as many runs at once as it may; it waits", plan.fund);
+    default: return std::nullopt;
+  }
+}
+
 std::string beyond_fund(const Plan& plan, std::size_t tasks, std::int64_t margin_s,
                         const std::optional<accounting::FundBalance>& balance) {
   const std::string count = tasks == 1 ? "" : fmt::format("{} tasks x ", tasks);
@@ -57,9 +74,13 @@ Expected<void> Dispatcher::match_plain_job(const JobSnapshot& job, const JobStam
       continue;
     }
     if (!is_live && !has_run(job)) continue;
+    if (!is_live) {
+      const auto owner = owner_of_run(id);
+      if (!owner) return tl::unexpected(owner.error());
+      if (*owner) continue;  // Over and settled.
+    }
     auto stored = store_.load(id);
     if (!stored) return tl::unexpected(stored.error());
-    if (*stored && !is_live) continue;  // Over and settled.
     WantedTask each;
     each.run.id = id;
     if (*stored) each.run = std::move(**stored);
@@ -110,12 +131,15 @@ Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner, con
       Run& run = each.run;
       const int segment = static_cast<int>(run.segments.size());
       const std::string hold_id = fmt::format("{}/{}", run.id, segment);
-      const auto held = ledger_.hold({hold_id, plan.fund, plan.quote.hold, run.id, owner.user}, now);
+      const auto held = ledger_.hold({hold_id, plan.fund, plan.quote.hold, run.id, owner.user,
+                                      plan.gpus}, now);
       if (!held) return tl::unexpected(held.error());
       if (*held != accounting::HoldStatus::kHeld) {
         const auto balance = ledger_.balance(plan.fund);
         if (!balance) return tl::unexpected(balance.error());
-        refusal = refuse(beyond_fund(plan, wanted.size(), facts_->margin_s(), *balance));
+        const auto rule = rule_of_fund(*held, plan, owner.user);
+        refusal = refuse(
+            rule ? *rule : beyond_fund(plan, wanted.size(), facts_->margin_s(), *balance));
         return tl::unexpected(accounting::Error{"refused"});  // Rolls all tasks back.
       }
       if (segment == 0) {

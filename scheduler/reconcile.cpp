@@ -3,6 +3,7 @@
 // The books against slurmdbd: every charge, every allocation.
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <span>
 
 #include <fmt/format.h>
@@ -23,6 +24,23 @@ struct SettledSegment {
   const Run* run;
   const Segment* segment;
 };
+
+// No allocation is paid twice, whatever runs it was taken for.
+void note_double_charges(const std::vector<Run>& runs, Dispatcher::AuditReport& report) {
+  std::map<std::pair<JobId, UtcSeconds>, std::string> payers;
+  for (const Run& run : runs) {
+    for (const Segment& segment : run.segments) {
+      for (const AttemptCharged& charge : segment.charges) {
+        if (charge.end == charge.start) continue;
+        const auto [payer, is_new] = payers.emplace(std::pair{charge.job, charge.start}, run.id);
+        if (is_new) continue;
+        report.faults.push_back(fmt::format("job {} from {} on is charged to run {} and to run {}",
+                                            charge.job, accounting::format_utc(charge.start),
+                                            payer->second, run.id));
+      }
+    }
+  }
+}
 
 // What was charged for a segment against what slurmdbd has of its job.
 void compare_charges(const SettledSegment& settled, const std::vector<AllocationRecord>& records,
@@ -90,6 +108,7 @@ Expected<Dispatcher::AuditReport> Dispatcher::audit() {
   }
   const auto runs = store_.load_latest("", kAuditedRunsMax);
   if (!runs) return tl::unexpected(runs.error());
+  note_double_charges(*runs, report);
   std::vector<SettledSegment> settled;
   for (const Run& run : *runs) {
     for (const Segment& segment : run.segments) {

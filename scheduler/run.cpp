@@ -61,7 +61,7 @@ std::string event_kind(const EventBody& body) {
   static const char* const kNames[] = {
       "RunCreated", "SegmentOpened", "JobSubmitted", "SubmissionFailed", "AttemptStarted",
       "StopRequested", "CancelRequested", "LimitCut", "JobRejected", "JobEnded", "AttemptCharged",
-      "SegmentClosed"};
+      "SegmentClosed", "HoldExtended", "LimitRaised", "BudgetEnded"};
   static_assert(std::size(kNames) == std::variant_size_v<EventBody>);
   return kNames[body.index()];
 }
@@ -135,7 +135,15 @@ json event_to_json(const EventBody& body) {
             return {{"segment", e.segment}, {"job", e.job}, {"attempt", e.attempt},
                     {"state", to_name(e.state)}, {"start", e.start}, {"end", e.end},
                     {"gpus", e.gpus}, {"charged", e.charged.milli_gpu_s},
-                    {"excess", e.excess.milli_gpu_s}, {"killed_by_uid", e.killed_by_uid}};
+                    {"excess", e.excess.milli_gpu_s}, {"killed_by_uid", e.killed_by_uid},
+                    {"refunded", e.refunded.milli_gpu_s}};
+          },
+          [](const HoldExtended& e) -> json {
+            return {{"segment", e.segment}, {"amount", e.amount.milli_gpu_s}, {"limit_s", e.limit_s}};
+          },
+          [](const LimitRaised& e) -> json { return {{"segment", e.segment}, {"to_s", e.to_s}}; },
+          [](const BudgetEnded& e) -> json {
+            return {{"segment", e.segment}, {"reason", e.reason}};
           },
           [](const SegmentClosed& e) -> json {
             return {{"segment", e.segment}, {"outcome", to_name(e.outcome)}, {"reason", e.reason}};
@@ -163,6 +171,11 @@ EventBody event_from_json(const std::string& kind, const json& j) {
   if (kind == "StopRequested") return StopRequested{j.at("by")};
   if (kind == "CancelRequested") return CancelRequested{j.at("by")};
   if (kind == "LimitCut") return LimitCut{j.at("segment"), j.at("from_s"), j.at("to_s")};
+  if (kind == "HoldExtended") {
+    return HoldExtended{j.at("segment"), Amount{j.at("amount").get<std::int64_t>()}, j.at("limit_s")};
+  }
+  if (kind == "LimitRaised") return LimitRaised{j.at("segment"), j.at("to_s")};
+  if (kind == "BudgetEnded") return BudgetEnded{j.at("segment"), j.at("reason")};
   if (kind == "JobRejected") return JobRejected{j.at("segment"), j.at("reason")};
   if (kind == "JobEnded") {
     return JobEnded{j.at("segment"),     j.at("job"),   j.at("attempt"),
@@ -180,7 +193,8 @@ EventBody event_from_json(const std::string& kind, const json& j) {
                           j.at("gpus"),
                           Amount{j.at("charged").get<std::int64_t>()},
                           Amount{j.at("excess").get<std::int64_t>()},
-                          j.at("killed_by_uid")};
+                          j.at("killed_by_uid"),
+                          Amount{j.value("refunded", std::int64_t{0})}};
   }
   if (kind == "SegmentClosed") {
     const std::string name = j.at("outcome");
@@ -208,7 +222,7 @@ Amount Segment::charged() const {
 }
 
 Amount Segment::remaining() const {
-  return {plan.quote.hold.milli_gpu_s - charged().milli_gpu_s};
+  return {plan.quote.hold.milli_gpu_s + extended.milli_gpu_s - charged().milli_gpu_s};
 }
 
 Amount Run::charged() const {
@@ -260,7 +274,16 @@ Run apply(Run run, const RunEvent& event) {
                    segment->cancel_requested = event.time;
                    segment->stopped_by = e.by;
                  },
-                 [&](const LimitCut&) {},
+                 [&](const LimitCut&) { if (segment != nullptr) segment->raise_to_s.reset(); },
+                 [&](const HoldExtended& e) {
+                   if (segment == nullptr) return;
+                   segment->extended.milli_gpu_s += e.amount.milli_gpu_s;
+                   segment->raise_to_s = e.limit_s;
+                 },
+                 [&](const LimitRaised&) { if (segment != nullptr) segment->raise_to_s.reset(); },
+                 [&](const BudgetEnded& e) {
+                   if (segment != nullptr) segment->budget_ended = e.reason;
+                 },
                  [&](const JobRejected& e) {
                    if (segment != nullptr) segment->rejected = e.reason;
                  },

@@ -60,6 +60,19 @@ struct LimitCut {          // The job's limit was longer than what is held for i
   int segment = 0;
   std::int64_t from_s = 0, to_s = 0;
 };
+struct HoldExtended {      // The transfer is in the books, in the same database transaction.
+  int segment = 0;
+  Amount amount;
+  std::int64_t limit_s = 0;  // What is held pays for this limit; the job is to get it.
+};
+struct LimitRaised {       // The job has got the limit that was paid for.
+  int segment = 0;
+  std::int64_t to_s = 0;
+};
+struct BudgetEnded {       // The fund cannot pay the next stretch: the run saves and pauses.
+  int segment = 0;
+  std::string reason;      // In words, with the numbers and what it would take.
+};
 struct JobRejected {       // The job is not what was planned, or nothing is left to pay it.
   int segment = 0;
   std::string reason;
@@ -82,6 +95,7 @@ struct AttemptCharged {    // The transfer is in the books, in the same database
   int gpus = 0;
   Amount charged, excess;
   std::uint32_t killed_by_uid = 0;
+  Amount refunded;         // By the site's policy for this end.
 };
 enum class Outcome { kFinished, kStopped, kCancelled, kFailed };
 struct SegmentClosed {     // The rest of the hold is back in the fund.
@@ -93,7 +107,7 @@ struct SegmentClosed {     // The rest of the hold is back in the fund.
 using EventBody =
     std::variant<RunCreated, SegmentOpened, JobSubmitted, SubmissionFailed, AttemptStarted,
                  StopRequested, CancelRequested, LimitCut, JobRejected, JobEnded, AttemptCharged,
-                 SegmentClosed>;
+                 SegmentClosed, HoldExtended, LimitRaised, BudgetEnded>;
 
 struct RunEvent {
   UtcSeconds time = 0;
@@ -136,6 +150,9 @@ struct Segment {
   std::optional<UtcSeconds> stop_requested, cancel_requested;
   std::string stopped_by;
   std::optional<SegmentClosed> closed;
+  Amount extended;                           // Added to plan.quote.hold while it ran.
+  std::optional<std::int64_t> raise_to_s;    // A limit that is paid for and not yet the job's.
+  std::optional<std::string> budget_ended;
   UtcSeconds ended_noticed = 0;
 
   [[nodiscard]] std::int64_t charged_seconds() const;
@@ -176,6 +193,8 @@ struct Patience {
   std::int64_t record_wait_s = 900;
   std::int64_t stop_grace_s = 300;      // After this a stop becomes a cancel.
   std::int64_t margin_s = 90;           // ClusterFacts::margin_s.
+  std::int64_t extend_lead_s = 600;     // A run that needs longer is looked after so long before its end.
+  std::int64_t longest_limit_s = 0;     // The site's; 0: none.
   std::int64_t clock_slack_s = 300;     // Clocks of the service and of slurmctld may differ by this.
 };
 
@@ -186,11 +205,14 @@ struct HoldJob { JobId job; std::string why; };
 struct AskToStop { JobId job; };
 struct CancelJob { JobId job; std::string why; };
 struct CutLimit { JobId job; std::int64_t to_s; };
+struct RaiseLimit { JobId job; std::int64_t to_s; };
 // Actions on the books.
 struct PostCharge { AttemptCharged charge; std::string note; };
+// More for an epochs run that comes near its limit: `stretch_s` more, or what the fund can pay.
+struct ExtendHold { JobId job; std::int64_t limit_s, stretch_s; };
 struct CloseSegment { Outcome outcome; std::string reason; };
-using Action = std::variant<ReleaseJob, HoldJob, AskToStop, CancelJob, CutLimit, PostCharge,
-                            CloseSegment>;
+using Action = std::variant<ReleaseJob, HoldJob, AskToStop, CancelJob, CutLimit, RaiseLimit,
+                            PostCharge, ExtendHold, CloseSegment>;
 
 // Is this an allocation of the segment's job? Owner and time tell it from an older job that had the
 // same number.

@@ -37,6 +37,12 @@ SegmentClosed explain_end(const Segment& segment, const JobEnded& ended,
 
   using contract::ExitCode;
   const auto code = contract::exit_code_from_int(ended.exit_code);
+  const bool has_left = code == ExitCode::kStopped || code == ExitCode::kDeadline;
+  const bool ran_out = ended.state == JobState::kTimeout ||
+                       (ended.state == JobState::kFailed && has_left);
+  if (segment.budget_ended && ran_out && !segment.stop_requested) {
+    return closed(Outcome::kStopped, *segment.budget_ended);
+  }
   switch (ended.state) {
     case JobState::kCompleted:
       return closed(Outcome::kFinished, "finished");

@@ -76,6 +76,9 @@ std::vector<EventBody> observe(const Run& run, const View& view, UtcSeconds now,
   if (run.segments.empty() || run.last().closed || !view.jobs_known) return events;
   const Segment& segment = run.last();
   const JobSnapshot* job = view.job;
+  if (job != nullptr && segment.raise_to_s && job->time_limit_s >= *segment.raise_to_s) {
+    events.push_back(LimitRaised{segment.index, *segment.raise_to_s});
+  }
 
   // Waiting tasks of an array share one job; each gets its own when it starts.
   if (job != nullptr && !job->array_tasks.empty()) return events;
@@ -165,8 +168,12 @@ void add_coverage(const Segment& segment, const JobSnapshot& job, const Patience
   }
   if (segment.is_plain && is_waiting) {
     // Somebody changed it, or it was requeued: it waits until a new hold covers it.
-    if (!job.is_held) actions.push_back(HoldJob{job.id, "its hours are set aside anew"});
-    actions.push_back(CloseSegment{Outcome::kStopped, "changed or requeued; quoted anew"});
+    // Only what Slurm shows as held gives its hours back.
+    if (job.is_held) {
+      actions.push_back(CloseSegment{Outcome::kStopped, "changed or requeued; quoted anew"});
+    } else {
+      actions.push_back(HoldJob{job.id, "its hours are set aside anew"});
+    }
     return;
   }
   const std::int64_t covered_s =
@@ -185,6 +192,40 @@ void add_coverage(const Segment& segment, const JobSnapshot& job, const Patience
   } else if (job.time_limit_s > covered_s) {
     actions.push_back(CutLimit{job.id, covered_s});
   }
+}
+
+// How much longer an epochs run gets at a time: a quarter of its plan, ten minutes at least.
+std::int64_t stretch_s(const Plan& plan, const JobSnapshot& job, const Patience& patience) {
+  constexpr std::int64_t kShortest_s = 600, kLongest_s = 4 * 3600;
+  std::int64_t stretch = std::clamp(plan.time_limit_s / 4, kShortest_s, kLongest_s) / 60 * 60;
+  if (patience.longest_limit_s > 0) {
+    stretch = std::min(stretch, patience.longest_limit_s - job.time_limit_s);
+  }
+  return stretch;
+}
+
+// An epochs run has an estimated end. Where the real one lies later its hold grows ahead of need,
+// and then its limit; where the fund cannot pay it saves and leaves in time.
+void add_extension(const Segment& segment, const JobSnapshot& job, UtcSeconds now,
+                   const Patience& patience, std::vector<Action>& actions) {
+  constexpr std::int64_t kLeaveLead_s = 40;  // To save and to leave.
+  if (segment.is_plain || segment.plan.is_timed || job.state != JobState::kRunning) return;
+  if (segment.stop_requested || segment.cancel_requested || segment.rejected) return;
+  if (segment.raise_to_s) {
+    if (job.time_limit_s < *segment.raise_to_s) {
+      actions.push_back(RaiseLimit{job.id, *segment.raise_to_s});
+    }
+    return;
+  }
+  const std::int64_t left_s = job.start + job.time_limit_s - now;
+  if (segment.budget_ended) {
+    if (left_s <= kLeaveLead_s) actions.push_back(AskToStop{job.id});
+    return;
+  }
+  const std::int64_t lead_s = std::min(patience.extend_lead_s, job.time_limit_s / 2);
+  if (left_s > lead_s || !is_covered(segment, job, patience)) return;
+  const std::int64_t stretch = stretch_s(segment.plan, job, patience);
+  if (stretch >= 60) actions.push_back(ExtendHold{job.id, job.time_limit_s, stretch});
 }
 
 void add_charges(const Segment& segment, const View& view, UtcSeconds now, const Patience& patience,
@@ -275,6 +316,7 @@ std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds no
     }
   }
   add_coverage(segment, job, patience, actions);
+  add_extension(segment, job, now, patience, actions);
   return actions;
 }
 

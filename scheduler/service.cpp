@@ -70,7 +70,8 @@ json run_to_json(const Dispatcher::RunView& view, bool with_request) {
                          {"gpus", charge.gpus},
                          {"weight_milli", segment.plan.quote.weight_milli},
                          {"charged", charge.charged.milli_gpu_s},
-                         {"excess", charge.excess.milli_gpu_s}});
+                         {"excess", charge.excess.milli_gpu_s},
+                         {"refunded", charge.refunded.milli_gpu_s}});
     }
     json entry = {{"segment", segment.index},
                   {"plan", segment.plan},

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string_view>
 
+#include "scheduler/cluster.h"
 #include "scheduler/text_file.h"
 #include "trainer/contract/train_args.h"
 
@@ -265,6 +266,7 @@ void read_service(TableReader& reader, Site& site) {
   reader.read("admin_users", site.admin_users);
   reader.read("admin_groups", site.admin_groups);
   reader.read_integer("unclaimed_hold_s", site.unclaimed_hold_s, 1, 30 * kDay_s);
+  reader.read_integer("extend_lead_s", site.extend_lead_s, 60, 7 * kDay_s);
   reader.read_integer("record_wait_s", site.record_wait_s, 1, 30 * kDay_s);
 }
 
@@ -304,6 +306,25 @@ void read_managed(TableReader& reader, Managed& managed) {
     if (fund.starts_with("user:") || fund.starts_with("group:")) continue;
     reader.fault("accounts", fmt::format("accounts.{} = \"{}\" is neither user:NAME nor group:NAME.",
                                          account, fund));
+  }
+}
+
+void read_refunds(TableReader& reader, RefundPolicy& refunds) {
+  reader.read("states", refunds.states);
+  for (const std::string& state : refunds.states) {
+    if (is_ended(job_state_from_name(state))) continue;
+    reader.fault("states", fmt::format("refunds.states: \"{}\" is no end of a Slurm job. Write "
+                                       "NODE_FAIL, BOOT_FAIL, PREEMPTED or the like.", state));
+  }
+  std::string cap;
+  reader.read("cap", cap);
+  if (cap.empty()) return;
+  const auto amount = accounting::parse_gpu_hours(cap);
+  if (amount) {
+    refunds.cap = *amount;
+  } else {
+    reader.fault("cap", fmt::format("refunds.cap = \"{}\" is no number of GPU-hours, such as "
+                                    "\"6h\".", cap));
   }
 }
 
@@ -481,6 +502,7 @@ std::vector<LineFault> read_all(const toml::table& table, Site& site) {
   reader.read_table("limits", [&site](TableReader& each) { read_limits(each, site.limits); });
   reader.read_table("defaults", [&site](TableReader& each) { read_defaults(each, site); });
   reader.read_table("managed", [&site](TableReader& each) { read_managed(each, site.managed); });
+  reader.read_table("refunds", [&site](TableReader& each) { read_refunds(each, site.refunds); });
   read_types(reader, site);
   check_managed(reader, site);
   check_defaults(reader, site);

@@ -45,6 +45,12 @@ struct Managed {
   [[nodiscard]] bool has(const std::string& partition) const;
 };
 
+// Attempts that ended through no fault of their user are charged, and then given back up to the cap.
+struct RefundPolicy {
+  std::vector<std::string> states{"NODE_FAIL", "BOOT_FAIL"};  // Slurm's names.
+  accounting::Amount cap{6 * accounting::kGpuHour.milli_gpu_s};  // Of one attempt.
+};
+
 struct Site {
   std::string path;
   std::string cluster;            // Slurm's ClusterName; empty: whatever Slurm says.
@@ -55,10 +61,12 @@ struct Site {
   std::vector<std::string> admin_users, admin_groups;
   std::int64_t unclaimed_hold_s = 300;  // A hold whose job never appeared is released after this.
   std::int64_t record_wait_s = 900;     // slurmdbd's record is awaited this long.
+  std::int64_t extend_lead_s = 600;     // An epochs run gets more so long before its limit.
   std::string trainer = "trainyard-trainer";
   std::string runs = "~/trainyard/runs";
   Limits limits;
   Managed managed;
+  RefundPolicy refunds;
   std::string default_type, default_account, default_qos;
   int default_gpus = 1;
   std::vector<InstanceType> types;

@@ -392,7 +392,8 @@ class SlurmCluster final : public Cluster {
     Submitted submitted{answer->job_id, copy(answer->job_submit_user_msg)};
     const std::uint32_t warning = answer->error_code;
     slurm_free_submit_response_response_msg(answer);
-    if (warning != 0) {
+    // A managed partition holds every job until the service has seen it.
+    if (warning != 0 && warning != ESLURM_JOB_HELD) {
       // Accepted, but it would wait for ever (a limit of the partition, say).
       slurm_kill_job(submitted.id, SIGKILL, 0);
       return tl::unexpected(slurm_error("Slurm would never start the job", static_cast<int>(warning)));

@@ -57,9 +57,12 @@ no_jobs() { [[ -z $(clara squeue --noheader --me) ]]; }
 }
 
 @test "scenario 17: a job without hours waits with the numbers, and its owner cannot release it" {
-  plain --gpus=2 --time=600 -- 1
-  eventually 20 waits_for "$job_id" "needs 20.0"
-  [[ $(comment_of "$job_id") == *"fund user:$plain_user has 1.99"* ]]
+  # Half an hour of four GPUs more than there is.
+  local available
+  available=$(as "$plain_user" trainyard funds --json | jq '.funds[0].available')
+  plain --gpus-per-node=2 --nodes=2 --time=$((available / 60000 / 4 + 30)) -- 1
+  eventually 20 waits_for "$job_id" "(4 GPU x ("
+  waits_for "$job_id" "fund user:$plain_user has "
   state_is "$job_id" PENDING
   run clara scontrol release "$job_id"
   [[ $status -ne 0 && $output == *"denied"* ]]
@@ -68,7 +71,7 @@ no_jobs() { [[ -z $(clara squeue --noheader --me) ]]; }
   sleep 4
   state_is "$job_id" PENDING
   # Hours came, and it runs.
-  as trainyard trainyard admin grant "user:$plain_user" 21h --id plain-grant-0002
+  as trainyard trainyard admin grant "user:$plain_user" 3h
   eventually 30 state_is "$job_id" COMPLETED
   [[ -z $(comment_of "$job_id") ]]
   expect_exact_books
