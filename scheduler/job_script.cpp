@@ -8,12 +8,14 @@
 #include <string_view>
 
 #include "scheduler/text_file.h"
+#include "trainer/contract/exit_code.h"
 #include "trainer/contract/train_spec.h"
 
 namespace scheduler {
 namespace {
 
 constexpr std::string_view kCommentPrefix = "trainyard:";
+constexpr std::string_view kTimeIsUpFile = "time_is_up";
 
 // One word for a shell, whatever stands in it.
 std::string shell_quote(std::string_view text) {
@@ -114,6 +116,44 @@ std::int64_t deadline_lead_s(const Plan& plan) {
   return plan.is_timed ? kTimedLead_s : std::min(kEpochsLeadMax_s, plan.time_limit_s / 4);
 }
 
+// A timed run ends inside its hours, whatever comes. The limit of an epochs run may be raised while
+// it runs, so its end is asked for again until it is there.
+std::string deadline(const Plan& plan) {
+  const std::string end = fmt::format(
+      "# When Slurm ends this attempt, in its own word: its limit may have been changed.\n"
+      "end_of_job() {{\n"
+      "  local end\n"
+      "  end=$(squeue --noheader --jobs \"${{SLURM_JOB_ID:-0}}\" --format=%e 2> /dev/null)\n"
+      "  date -d \"${{end:-unknown}}\" +%s 2> /dev/null ||\n"
+      "    echo $((TRAINYARD_ALLOCATION_START + {limit}))\n"
+      "}}\n",
+      fmt::arg("limit", plan.time_limit_s));
+  if (!plan.is_timed) return end;
+  return end + fmt::format("# The trainer has saved and left by then.\n"
+                           "export TRAINYARD_DEADLINE=$(($(end_of_job) - {}))\n",
+                           deadline_lead_s(plan));
+}
+
+// Asks the trainer to save and leave before the limit of an epochs run.
+std::string watch_limit(const Plan& plan) {
+  if (plan.is_timed) return "";
+  return fmt::format(
+      "watch_limit() {{\n"
+      "  local left\n"
+      "  while :; do\n"
+      "    left=$(($(end_of_job) - {lead} - $(date +%s)))\n"
+      "    if [ \"$left\" -le 0 ]; then break; fi\n"
+      "    sleep $((left > 600 ? 300 : left > 20 ? left / 2 : left))\n"
+      "  done\n"
+      "  : > \"$run_dir\"/{time_is_up}\n"
+      "  kill -USR1 $$\n"
+      "}}\n"
+      "watch_limit &\n"
+      "watcher=$!\n"
+      "\n",
+      fmt::arg("lead", deadline_lead_s(plan)), fmt::arg("time_is_up", kTimeIsUpFile));
+}
+
 std::string environment(const Plan& plan, const SegmentName& name, const std::string& run_dir) {
   std::string text = fmt::format(
       "TRAINYARD_ALLOCATION_START=$(date +%s)\n"
@@ -122,21 +162,14 @@ std::string environment(const Plan& plan, const SegmentName& name, const std::st
       "export TRAINYARD_SEGMENT={segment}\n"
       "export TRAINYARD_ATTEMPT=${{SLURM_RESTART_COUNT:-0}}\n",
       fmt::arg("run", shell_quote(name.run_id)), fmt::arg("segment", name.segment));
+  text += deadline(plan);
   text += fmt::format(
-      "# When Slurm ends this attempt, in its own word: a requeued job may have got a shorter "
-      "limit.\n"
-      "# The trainer has saved and left by then.\n"
-      "end=$(squeue --noheader --jobs \"${{SLURM_JOB_ID:-0}}\" --format=%e 2> /dev/null)\n"
-      "end=$(date -d \"${{end:-unknown}}\" +%s 2> /dev/null) ||\n"
-      "  end=$((TRAINYARD_ALLOCATION_START + {limit}))\n"
-      "export TRAINYARD_DEADLINE=$((end - {lead}))\n"
       "export OMP_NUM_THREADS={cpus} OPENBLAS_NUM_THREADS={cpus} OMP_WAIT_POLICY=passive\n"
       "# A rank that waits gives its core to those that compute.\n"
       "export OMPI_MCA_btl='^openib' OMPI_MCA_mpi_yield_when_idle=1\n"
       "export NCCL_DEBUG=${{NCCL_DEBUG:-WARN}}\n"
       "run_dir={run_dir}\n"
       "\n",
-      fmt::arg("limit", plan.time_limit_s), fmt::arg("lead", deadline_lead_s(plan)),
       fmt::arg("cpus", plan.cpus_per_rank), fmt::arg("run_dir", shell_quote(run_dir)));
   return text;
 }
@@ -145,10 +178,12 @@ std::string environment(const Plan& plan, const SegmentName& name, const std::st
 // earlier attempt was asked for still holds.
 std::string forget() {
   return fmt::format(
-      "rm -f \"$run_dir\"/{exit}\n"
+      "if [ -e \"$run_dir\"/{time_is_up} ]; then rm -f \"$run_dir\"/{stop}; fi\n"
+      "rm -f \"$run_dir\"/{exit} \"$run_dir\"/{time_is_up}\n"
       "if [ \"$TRAINYARD_ATTEMPT\" -eq 0 ]; then rm -f \"$run_dir\"/{stop}; fi\n"
       "\n",
-      fmt::arg("exit", contract::kExitFile), fmt::arg("stop", contract::kStopFile));
+      fmt::arg("exit", contract::kExitFile), fmt::arg("time_is_up", kTimeIsUpFile),
+      fmt::arg("stop", contract::kStopFile));
 }
 
 std::string attempt_begin() {
@@ -199,29 +234,37 @@ std::string launch(const Plan& plan, const Site& site) {
       "  bash -c 'trap \"\" USR2; exec \"$0\" \"$@\"' \\\n"
       "  {trainer} train --spec \"$run_dir\"/{spec} &\n"
       "srun_pid=$!\n"
-      "while :; do\n"
-      "  stops_before=$stops\n"
-      "  wait \"$srun_pid\"\n"
-      "  status=$?\n"
-      "  if [ \"$stops\" -eq \"$stops_before\" ]; then break; fi  # Else a signal ended the wait.\n"
-      "done\n"
       "\n",
       fmt::arg("nodes", plan.nodes), fmt::arg("ranks", plan.ranks),
       fmt::arg("ranks_per_node", plan.ranks_per_node), fmt::arg("cpus", plan.cpus_per_rank),
       fmt::arg("trainer", shell_quote(site.trainer)), fmt::arg("spec", contract::kSpecFile));
 }
 
+std::string wait_for_trainer() {
+  return
+      "while :; do\n"
+      "  stops_before=$stops\n"
+      "  wait \"$srun_pid\"\n"
+      "  status=$?\n"
+      "  if [ \"$stops\" -eq \"$stops_before\" ]; then break; fi  # Else a signal ended the wait.\n"
+      "done\n"
+      "\n";
+}
+
 // srun's own code may be that of a rank which was ended because another had left.
-std::string attempt_end() {
-  return fmt::format(
+std::string attempt_end(const Plan& plan) {
+  return (plan.is_timed ? "" : "kill \"$watcher\" 2> /dev/null\n") + fmt::format(
       "# Rank 0 wrote how the trainer left; without that it left badly, whatever srun says.\n"
       "code=$(sed -n 's/.*\"code\"[[:space:]]*:[[:space:]]*\\([0-9][0-9]*\\).*/\\1/p' "
       "\"$run_dir\"/{exit} \\\n"
       "  2> /dev/null | head -n 1)\n"
+      "if [ \"$code\" = {stopped} ] && [ -e \"$run_dir\"/{time_is_up} ]; then code={deadline}; fi\n"
       "if [ -n \"$code\" ]; then exit \"$code\"; fi\n"
       "if [ \"$status\" -eq 0 ]; then exit 1; fi\n"
       "exit \"$status\"\n",
-      fmt::arg("exit", contract::kExitFile));
+      fmt::arg("exit", contract::kExitFile), fmt::arg("time_is_up", kTimeIsUpFile),
+      fmt::arg("stopped", static_cast<int>(contract::ExitCode::kStopped)),
+      fmt::arg("deadline", static_cast<int>(contract::ExitCode::kDeadline)));
 }
 
 }  // namespace
@@ -253,7 +296,8 @@ std::string job_name(const Plan& plan, const SegmentName& name) {
 std::string render_job_script(const Plan& plan, const SegmentName& name, const std::string& run_dir,
                               const Site& site) {
   return header(plan, name, run_dir) + environment(plan, name, run_dir) + forget() + stop_trap() +
-         attempt_begin() + launch(plan, site) + attempt_end();
+         attempt_begin() + launch(plan, site) + watch_limit(plan) + wait_for_trainer() +
+         attempt_end(plan);
 }
 
 JobSpec make_job_spec(const Plan& plan, const SegmentName& name, const std::string& run_dir,

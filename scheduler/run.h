@@ -29,6 +29,7 @@ struct RunCreated {
   std::uint32_t uid = 0;
   std::string user, fund, name, run_dir;
   TrainingRequest request;
+  bool is_plain = false;     // A job of a managed partition that its user submitted himself.
 };
 struct SegmentOpened {  // The hold is in the books, in the same database transaction.
   int segment = 0;
@@ -39,6 +40,7 @@ struct SegmentOpened {  // The hold is in the books, in the same database transa
 struct JobSubmitted {      // Told by the client, or found by its comment.
   int segment = 0;
   JobId job = 0;
+  UtcSeconds submit = 0;   // Slurm's time, of a plain job; 0: not told.
 };
 struct SubmissionFailed {  // Told by the client: Slurm refused.
   int segment = 0;
@@ -57,6 +59,19 @@ struct CancelRequested { std::string by; };
 struct LimitCut {          // The job's limit was longer than what is held for it.
   int segment = 0;
   std::int64_t from_s = 0, to_s = 0;
+};
+struct HoldExtended {      // The transfer is in the books, in the same database transaction.
+  int segment = 0;
+  Amount amount;
+  std::int64_t limit_s = 0;  // What is held pays for this limit; the job is to get it.
+};
+struct LimitRaised {       // The job has got the limit that was paid for.
+  int segment = 0;
+  std::int64_t to_s = 0;
+};
+struct BudgetEnded {       // The fund cannot pay the next stretch: the run saves and pauses.
+  int segment = 0;
+  std::string reason;      // In words, with the numbers and what it would take.
 };
 struct JobRejected {       // The job is not what was planned, or nothing is left to pay it.
   int segment = 0;
@@ -80,6 +95,7 @@ struct AttemptCharged {    // The transfer is in the books, in the same database
   int gpus = 0;
   Amount charged, excess;
   std::uint32_t killed_by_uid = 0;
+  Amount refunded;         // By the site's policy for this end.
 };
 enum class Outcome { kFinished, kStopped, kCancelled, kFailed };
 struct SegmentClosed {     // The rest of the hold is back in the fund.
@@ -91,7 +107,7 @@ struct SegmentClosed {     // The rest of the hold is back in the fund.
 using EventBody =
     std::variant<RunCreated, SegmentOpened, JobSubmitted, SubmissionFailed, AttemptStarted,
                  StopRequested, CancelRequested, LimitCut, JobRejected, JobEnded, AttemptCharged,
-                 SegmentClosed>;
+                 SegmentClosed, HoldExtended, LimitRaised, BudgetEnded>;
 
 struct RunEvent {
   UtcSeconds time = 0;
@@ -118,6 +134,10 @@ enum class RunState {
 
 struct Segment {
   int index = 0;
+  bool is_plain = false;
+  // Of a plain job that goes on with a new hold: attempts that earlier segments have charged.
+  int first_attempt = 0;
+  UtcSeconds job_submit = 0;
   Plan plan;
   std::string hold_id, content_hash;
   UtcSeconds opened = 0;
@@ -130,6 +150,9 @@ struct Segment {
   std::optional<UtcSeconds> stop_requested, cancel_requested;
   std::string stopped_by;
   std::optional<SegmentClosed> closed;
+  Amount extended;                           // Added to plan.quote.hold while it ran.
+  std::optional<std::int64_t> raise_to_s;    // A limit that is paid for and not yet the job's.
+  std::optional<std::string> budget_ended;
   UtcSeconds ended_noticed = 0;
 
   [[nodiscard]] std::int64_t charged_seconds() const;
@@ -170,17 +193,34 @@ struct Patience {
   std::int64_t record_wait_s = 900;
   std::int64_t stop_grace_s = 300;      // After this a stop becomes a cancel.
   std::int64_t margin_s = 90;           // ClusterFacts::margin_s.
+  std::int64_t extend_lead_s = 600;     // A run that needs longer is looked after so long before its end.
+  std::int64_t longest_limit_s = 0;     // The site's; 0: none.
+  std::int64_t clock_slack_s = 300;     // Clocks of the service and of slurmctld may differ by this.
 };
 
 // Actions on the cluster, repeated every tick until the view shows their effect.
+// Waiting jobs of managed partitions: free to start, or kept from starting.
+struct ReleaseJob { JobId job; };
+struct HoldJob { JobId job; std::string why; };
 struct AskToStop { JobId job; };
 struct CancelJob { JobId job; std::string why; };
 struct CutLimit { JobId job; std::int64_t to_s; };
+struct RaiseLimit { JobId job; std::int64_t to_s; };
 // Actions on the books.
 struct PostCharge { AttemptCharged charge; std::string note; };
+// More for an epochs run that comes near its limit: `stretch_s` more, or what the fund can pay.
+struct ExtendHold { JobId job; std::int64_t limit_s, stretch_s; };
 struct CloseSegment { Outcome outcome; std::string reason; };
-using Action = std::variant<AskToStop, CancelJob, CutLimit, PostCharge, CloseSegment>;
+using Action = std::variant<ReleaseJob, HoldJob, AskToStop, CancelJob, CutLimit, RaiseLimit,
+                            PostCharge, ExtendHold, CloseSegment>;
 
+// Is this an allocation of the segment's job? Owner and time tell it from an older job that had the
+// same number.
+[[nodiscard]] bool is_record_of(const Run& run, const Segment& segment,
+                                const AllocationRecord& record, const Patience& patience);
+// What is held for the segment pays for this job, as it is asked for or allocated now.
+[[nodiscard]] bool is_covered(const Segment& segment, const JobSnapshot& job,
+                              const Patience& patience);
 // Is slurmdbd to be asked about this segment's job now?
 [[nodiscard]] bool needs_records(const Run& run, const View& view);
 // The events that the view adds to the open segment.

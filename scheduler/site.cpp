@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <optional>
 #include <string_view>
 
+#include "scheduler/cluster.h"
 #include "scheduler/text_file.h"
 #include "trainer/contract/train_args.h"
 
@@ -117,6 +119,24 @@ class TableReader {
       texts.push_back(text->get());
     }
     out = std::move(texts);
+  }
+
+  // A sub-table of strings whose keys are the site's own.
+  void read(std::string_view key, std::map<std::string, std::string>& out) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    const toml::table* table = node->as_table();
+    if (table == nullptr) {
+      wrong_type(key, "a table of strings", *node);
+      return;
+    }
+    for (const auto& [name, value] : *table) {
+      if (const toml::value<std::string>* text = value.as_string()) {
+        out[std::string(name.str())] = text->get();
+      } else {
+        wrong_type(key, "a table of strings", value);
+      }
+    }
   }
 
   template <typename Integer>
@@ -246,6 +266,7 @@ void read_service(TableReader& reader, Site& site) {
   reader.read("admin_users", site.admin_users);
   reader.read("admin_groups", site.admin_groups);
   reader.read_integer("unclaimed_hold_s", site.unclaimed_hold_s, 1, 30 * kDay_s);
+  reader.read_integer("extend_lead_s", site.extend_lead_s, 60, 7 * kDay_s);
   reader.read_integer("record_wait_s", site.record_wait_s, 1, 30 * kDay_s);
 }
 
@@ -275,6 +296,49 @@ void read_limits(TableReader& reader, Limits& limits) {
   reader.read_float("max_hours", hours, 0.1, kHoursMax);
   // Slurm counts in minutes.
   if (hours > 0) limits.max_time_s = std::llround(std::floor(hours * 60 + 1e-6)) * 60;
+}
+
+void read_managed(TableReader& reader, Managed& managed) {
+  reader.read("partitions", managed.partitions);
+  reader.read("slurm_user", managed.slurm_user);
+  reader.read("accounts", managed.accounts);
+  for (const auto& [account, fund] : managed.accounts) {
+    if (fund.starts_with("user:") || fund.starts_with("group:")) continue;
+    reader.fault("accounts", fmt::format("accounts.{} = \"{}\" is neither user:NAME nor group:NAME.",
+                                         account, fund));
+  }
+}
+
+void read_refunds(TableReader& reader, RefundPolicy& refunds) {
+  reader.read("states", refunds.states);
+  for (const std::string& state : refunds.states) {
+    if (is_ended(job_state_from_name(state))) continue;
+    reader.fault("states", fmt::format("refunds.states: \"{}\" is no end of a Slurm job. Write "
+                                       "NODE_FAIL, BOOT_FAIL, PREEMPTED or the like.", state));
+  }
+  std::string cap;
+  reader.read("cap", cap);
+  if (cap.empty()) return;
+  const auto amount = accounting::parse_gpu_hours(cap);
+  if (amount) {
+    refunds.cap = *amount;
+  } else {
+    reader.fault("cap", fmt::format("refunds.cap = \"{}\" is no number of GPU-hours, such as "
+                                    "\"6h\".", cap));
+  }
+}
+
+// Jobs of a managed partition have a price only where a type says which GPUs stand there.
+void check_managed(TableReader& reader, const Site& site) {
+  for (const std::string& partition : site.managed.partitions) {
+    const bool is_known =
+        std::any_of(site.types.begin(), site.types.end(),
+                    [&](const InstanceType& type) { return type.partition == partition; });
+    if (is_known) continue;
+    reader.fault_at(reader.line_of("managed"),
+                    fmt::format("managed.partitions: no instance_type has the partition \"{}\".",
+                                partition));
+  }
 }
 
 void read_defaults(TableReader& reader, Site& site) {
@@ -437,7 +501,10 @@ std::vector<LineFault> read_all(const toml::table& table, Site& site) {
   reader.read_table("paths", [&site](TableReader& each) { read_paths(each, site); });
   reader.read_table("limits", [&site](TableReader& each) { read_limits(each, site.limits); });
   reader.read_table("defaults", [&site](TableReader& each) { read_defaults(each, site); });
+  reader.read_table("managed", [&site](TableReader& each) { read_managed(each, site.managed); });
+  reader.read_table("refunds", [&site](TableReader& each) { read_refunds(each, site.refunds); });
   read_types(reader, site);
+  check_managed(reader, site);
   check_defaults(reader, site);
   reader.finish();
   std::stable_sort(faults.begin(), faults.end(),
@@ -446,6 +513,10 @@ std::vector<LineFault> read_all(const toml::table& table, Site& site) {
 }
 
 }  // namespace
+
+bool Managed::has(const std::string& partition) const {
+  return std::find(partitions.begin(), partitions.end(), partition) != partitions.end();
+}
 
 const InstanceType* Site::find_type(const std::string& name) const {
   for (const InstanceType& type : types) {

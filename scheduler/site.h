@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -35,6 +36,21 @@ struct Limits {
   int line = 0;
 };
 
+// Partitions on which every job is paid for, also one that never heard of Trainyard.
+struct Managed {
+  std::vector<std::string> partitions;
+  std::string slurm_user = "slurm";              // Slurm's own: asks on behalf of the start gate.
+  std::map<std::string, std::string> accounts;   // Slurm account -> fund that pays its jobs.
+
+  [[nodiscard]] bool has(const std::string& partition) const;
+};
+
+// Attempts that ended through no fault of their user are charged, and then given back up to the cap.
+struct RefundPolicy {
+  std::vector<std::string> states{"NODE_FAIL", "BOOT_FAIL"};  // Slurm's names.
+  accounting::Amount cap{6 * accounting::kGpuHour.milli_gpu_s};  // Of one attempt.
+};
+
 struct Site {
   std::string path;
   std::string cluster;            // Slurm's ClusterName; empty: whatever Slurm says.
@@ -45,9 +61,12 @@ struct Site {
   std::vector<std::string> admin_users, admin_groups;
   std::int64_t unclaimed_hold_s = 300;  // A hold whose job never appeared is released after this.
   std::int64_t record_wait_s = 900;     // slurmdbd's record is awaited this long.
+  std::int64_t extend_lead_s = 600;     // An epochs run gets more so long before its limit.
   std::string trainer = "trainyard-trainer";
   std::string runs = "~/trainyard/runs";
   Limits limits;
+  Managed managed;
+  RefundPolicy refunds;
   std::string default_type, default_account, default_qos;
   int default_gpus = 1;
   std::vector<InstanceType> types;

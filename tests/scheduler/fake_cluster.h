@@ -22,6 +22,7 @@ class FakeCluster final : public Cluster {
   bool controller_is_up = true;
   bool database_is_up = true;
   bool submit_loses_its_reply = false;
+  bool set_time_limit_is_refused = false;
   std::string partition = "gpu";
   std::map<JobId, JobSnapshot> jobs;                     // The controller's table.
   std::map<JobId, std::vector<AllocationRecord>> records;
@@ -66,10 +67,47 @@ class FakeCluster final : public Cluster {
     job.submit = now;
     job.time_limit_s = spec.time_limit_s;
     job.gpus = gpus_of(spec);
+    if (job.partition == "metered") {
+      job.admin_comment = "trainyard-job:" + stamp_digits(++stamps_) + ":";
+      job.is_held = true;
+    }
     jobs[job.id] = job;
     add_record(job);
     if (submit_loses_its_reply) return tl::unexpected(Error{"the reply was lost"});
     return Submitted{job.id, ""};
+  }
+  // As sbatch by `uid` on a managed partition: stamped and held by the submit plug-in.
+  JobId submit_plain(int gpus, std::int64_t time_limit_s, const std::vector<int>& array_tasks = {}) {
+    JobSnapshot job;
+    job.id = next_id_++;
+    job.uid = uid;
+    job.state = JobState::kPending;
+    job.reason = "JobHeldUser";
+    job.admin_comment = "trainyard-job:" + stamp_digits(++stamps_) + ":";
+    job.name = "wrap";
+    job.partition = "metered";
+    job.submit = now;
+    job.time_limit_s = time_limit_s;
+    job.gpus = gpus;
+    job.node_count = 1;
+    job.is_held = true;
+    job.array_tasks = array_tasks;
+    jobs[job.id] = job;
+    if (array_tasks.empty()) add_record(job);
+    return job.id;
+  }
+  // A task of an array leaves it and becomes a job of its own.
+  JobId split_task(JobId array) {
+    JobSnapshot& meta = jobs.at(array);
+    JobSnapshot task = meta;
+    task.id = next_id_++;
+    task.array_task = meta.array_tasks.front();
+    task.array_tasks.clear();
+    meta.array_tasks.erase(meta.array_tasks.begin());
+    if (meta.array_tasks.empty()) jobs.erase(array);
+    jobs[task.id] = task;
+    add_record(task);
+    return task.id;
   }
   Expected<StartEstimate> estimate_start(const JobSpec&) override { return StartEstimate{now, "n1"}; }
   Expected<void> ask_to_stop(JobId job) override {
@@ -83,7 +121,22 @@ class FakeCluster final : public Cluster {
     return {};
   }
   Expected<void> set_time_limit(JobId job, std::int64_t seconds) override {
+    if (set_time_limit_is_refused) return tl::unexpected(Error{"Access denied"});
     jobs.at(job).time_limit_s = seconds;
+    return {};
+  }
+
+  Expected<void> hold(JobId id, const std::string& comment) override {
+    JobSnapshot& job = jobs.at(id);
+    if (job.state != JobState::kPending) return tl::unexpected(Error{"the job runs"});
+    job.is_held = job.is_held_by_admin = true;
+    job.comment = comment;
+    return {};
+  }
+  Expected<void> release(JobId id, const std::string& comment) override {
+    JobSnapshot& job = jobs.at(id);
+    job.is_held = job.is_held_by_admin = false;
+    job.comment = comment;
     return {};
   }
 
@@ -122,6 +175,10 @@ class FakeCluster final : public Cluster {
   void purge(JobId id) { jobs.erase(id); }  // MinJobAge.
 
  private:
+  static std::string stamp_digits(int number) {
+    std::string digits = std::to_string(number);
+    return std::string(16 - digits.size(), '0') + digits;
+  }
   static int gpus_of(const JobSpec& spec) {
     return spec.nodes * std::stoi(spec.tres_per_node.substr(spec.tres_per_node.rfind(':') + 1));
   }
@@ -140,6 +197,7 @@ class FakeCluster final : public Cluster {
     record.end = now;
     record.exit_code = exit_code;
   }
+  int stamps_ = 0;
   JobId next_id_ = 11;
 };
 

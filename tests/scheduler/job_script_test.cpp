@@ -237,9 +237,27 @@ TEST(JobScript, AnEpochsRunLeavesEarlierTheLongerItIs) {
 
     const std::string text = render_job_script(plan, kName, "/runs/x", site());
 
-    EXPECT_NE(text.find("TRAINYARD_DEADLINE=$((end - " + std::to_string(row.lead_s) + "))"),
+    EXPECT_NE(text.find("left=$(($(end_of_job) - " + std::to_string(row.lead_s) + " - "),
               std::string::npos);
   }
+}
+
+TEST(JobScript, AnEpochsRunIsAskedToLeaveWhenItsLimitComesNear) {
+  ScriptRun script;
+  script.make_squeue("date -d @$(($(date +%s) + 29)) +%FT%T");
+  script.make_srun("until [ -e \"$RUN/stop\" ]; do sleep 0.1; done\n"
+                   "printf '{\"code\": 10}' > \"$RUN/exit.json\"\n");
+
+  EXPECT_EQ(script.run(epochs_plan()), 11);
+}
+
+TEST(JobScript, AnEpochsRunWhoseLimitWasRaisedGoesOn) {
+  ScriptRun script;
+  script.make_squeue("n=31; [ ! -e \"$RUN/asked\" ] || n=9999; : > \"$RUN/asked\"\n"
+                     "date -d @$(($(date +%s) + n)) +%FT%T");
+  script.make_srun(std::string("sleep 3; [ ! -e \"$RUN/stop\" ] || exit 1\n") + kExitZero);
+
+  EXPECT_EQ(script.run(epochs_plan()), 0);
 }
 
 TEST(JobScript, AnyFolderNameIsOneWord) {

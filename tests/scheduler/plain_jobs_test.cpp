@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Jobs of a managed partition and runs that need longer than was thought, against a pretended Slurm.
+#include "world.h"
+
+namespace scheduler {
+namespace {
+
+constexpr std::int64_t kMinute = 60'000;  // Milli-GPU-seconds of one GPU.
+
+std::string plain_id(int number, int task = -1) {
+  return plain_run_id({fmt::format("{:016}", number), ""}, task);
+}
+
+class PlainJobTest : public ::testing::Test {
+ protected:
+  void SetUp() override { world.grant("user:ada", 10); }
+  const JobSnapshot& job(JobId id) { return world.cluster.jobs.at(id); }
+  World world;
+};
+
+TEST_F(PlainJobTest, IsReleasedWhenItsHoursAreSetAsideAndChargedAsSlurmRecords) {
+  const JobId id = world.cluster.submit_plain(2, 600);
+  world.tick();
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 2 * (600 + kMargin) * 1000);
+
+  world.cluster.start(id);
+  world.tick();
+  world.cluster.now += 41;
+  world.cluster.end(id, JobState::kCompleted, 0);
+  world.tick();
+
+  EXPECT_EQ(world.state(plain_id(1)), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 42 * 1000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
+TEST_F(PlainJobTest, WithoutHoursWaitsWithTheNumbersUntilAGrantComes) {
+  const JobId id = world.cluster.submit_plain(4, 4 * 3600);
+  world.tick();
+  EXPECT_TRUE(job(id).is_held_by_admin);
+  EXPECT_NE(job(id).comment.find("needs 16.100 GPU-h"), std::string::npos) << job(id).comment;
+  EXPECT_NE(job(id).comment.find("fund user:ada has 10.000 GPU-h"), std::string::npos);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+
+  world.grant("user:ada", 10);
+  world.tick(10);
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(job(id).comment, "");
+}
+
+// What its owner wrote into the comment is there again once it is released.
+TEST_F(PlainJobTest, KeepsItsOwnComment) {
+  const JobId id = world.cluster.submit_plain(4, 4 * 3600);
+  world.cluster.jobs.at(id).comment = "my job";
+  world.tick();
+  EXPECT_EQ(job(id).comment.rfind("my job [trainyard: needs", 0), 0u) << job(id).comment;
+  world.grant("user:ada", 10);
+  world.tick(10);
+  EXPECT_EQ(job(id).comment, "my job");
+}
+
+TEST_F(PlainJobTest, AnAdminsOwnHoldIsLeftAlone) {
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.tick();
+  ASSERT_FALSE(job(id).is_held);
+  world.cluster.jobs.at(id).is_held = world.cluster.jobs.at(id).is_held_by_admin = true;
+  world.tick(20);
+  EXPECT_TRUE(job(id).is_held);
+}
+
+TEST_F(PlainJobTest, ChangedWhileItWaitsIsHeldAndQuotedAnew) {
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.tick();
+  world.cluster.jobs.at(id).gpus = 2;
+  world.cluster.jobs.at(id).time_limit_s = 1200;
+  world.tick(10);
+  EXPECT_TRUE(job(id).is_held);
+  world.tick(10);
+  world.tick(10);
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 2 * (1200 + kMargin) * 1000);
+  EXPECT_EQ(world.run(plain_id(1)).segments.size(), 2u);
+  world.expect_books_are_right();
+}
+
+TEST_F(PlainJobTest, StartedWithoutAHoldAndWithoutHoursIsCancelledAndNoted) {
+  const JobId id = world.cluster.submit_plain(4, 4 * 3600);
+  world.tick();
+  world.cluster.jobs.at(id).is_held = false;
+  world.cluster.start(id);
+  world.tick(10);
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{id});
+  EXPECT_FALSE(world.dispatcher().ledger().findings()->empty());
+}
+
+TEST_F(PlainJobTest, TheGateLetsOnlyCoveredJobsThrough) {
+  const JobId funded = world.cluster.submit_plain(1, 600);
+  const JobId poor = world.cluster.submit_plain(4, 4 * 3600);
+  EXPECT_FALSE(world.dispatcher().may_start(funded, world.cluster.now)->has_value());
+  EXPECT_TRUE(world.dispatcher().may_start(poor, world.cluster.now)->has_value());
+  EXPECT_TRUE(world.dispatcher().may_start(999, world.cluster.now)->has_value());
+  world.cluster.jobs.at(funded).time_limit_s = 6000;
+  world.cluster.start(funded);
+  world.cluster.set_time_limit_is_refused = true;
+  EXPECT_FALSE(world.dispatcher().may_start(funded, world.cluster.now).has_value());
+}
+
+TEST_F(PlainJobTest, AFundThatIsNotItsOwnersIsNotSpent) {
+  world.grant("user:bob", 10);
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.cluster.jobs.at(id).comment = "fund=user:bob";
+  world.tick();
+  EXPECT_TRUE(job(id).is_held_by_admin);
+  EXPECT_NE(job(id).comment.find("not ada's to spend"), std::string::npos);
+}
+
+TEST_F(PlainJobTest, TheFundFollowsFromTheSlurmAccount) {
+  world.site.managed.accounts = {{"vision", "group:vision"}};
+  world.grant("group:vision", 10);
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.cluster.jobs.at(id).account = "vision";
+  world.tick();
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_GT(world.balance("group:vision").held.milli_gpu_s, 0);
+}
+
+TEST_F(PlainJobTest, AnExclusiveJobIsQuotedWithEveryGpuOfItsNodes) {
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.cluster.jobs.at(id).is_exclusive = true;
+  world.tick();
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 2 * (600 + kMargin) * 1000);
+}
+
+TEST_F(PlainJobTest, WithoutGpusItIsReleasedAndCostsNothing) {
+  const JobId id = world.cluster.submit_plain(0, 600);
+  world.tick();
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+}
+
+TEST_F(PlainJobTest, Scenario34AnArrayIsHeldForTaskByTask) {
+  const JobId array = world.cluster.submit_plain(1, 600, {0, 1, 2, 5});
+  world.tick();
+  EXPECT_FALSE(job(array).is_held);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 4 * (600 + kMargin) * 1000);
+  for (int i = 0; i < 4; ++i) {
+    const JobId task = world.cluster.split_task(array);
+    world.cluster.start(task);
+    world.tick(10);
+    world.cluster.end(task, JobState::kCompleted, 0);
+    world.tick(10);
+  }
+  EXPECT_EQ(world.state(plain_id(1, 5)), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 4 * 10 * 1000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
+TEST_F(PlainJobTest, Scenario34AnArrayIsHeldForAsAWholeOrNotAtAll) {
+  const JobId array = world.cluster.submit_plain(2, 2 * 3600, {0, 1, 2});
+  world.tick();
+  EXPECT_TRUE(job(array).is_held_by_admin);
+  EXPECT_NE(job(array).comment.find("3 tasks x 2 GPU"), std::string::npos) << job(array).comment;
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  EXPECT_FALSE(*world.dispatcher().find(plain_id(1, 0)));
+  world.expect_books_are_right();
+}
+
+TEST_F(PlainJobTest, Scenario10ARequeuedAttemptStartsOnlyWithAHoldOfItsOwn) {
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.tick();
+  world.cluster.start(id);
+  world.tick(10);
+  world.cluster.now += 300;
+  world.cluster.requeue(id);
+  world.cluster.database_is_up = false;
+  world.tick(10);
+  EXPECT_TRUE(job(id).is_held) << "its first attempt is not charged yet";
+  world.cluster.database_is_up = true;
+  for (int i = 0; i < 4; ++i) world.tick(10);
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, (600 + kMargin) * 1000);
+  world.cluster.start(id);
+  world.tick(10);
+  world.cluster.end(id, JobState::kCompleted, 0);
+  world.tick(10);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, (310 + 10) * 1000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
+TEST_F(PlainJobTest, ATrainingRunOnAManagedPartitionIsReleasedAndPaidOnce) {
+  Admission admission = world.admission();
+  admission.request.resources.type = "metered";
+  const JobId id = world.launch(admission);
+  ASSERT_TRUE(job(id).is_held);
+  world.tick();
+  EXPECT_FALSE(job(id).is_held);
+  world.cluster.start(id);
+  world.tick(10);
+  world.cluster.end(id, JobState::kCompleted, 0);
+  for (int i = 0; i < 3; ++i) world.tick(10);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 10 * 1000);
+  EXPECT_EQ(world.dispatcher().latest("", 10)->size(), 1u);
+  world.restart();
+  world.tick(10);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 10 * 1000);
+  EXPECT_TRUE(world.dispatcher().audit()->faults.empty());
+}
+
+TEST_F(PlainJobTest, Scenario4AJobIdThatIsGivenAgainIsAnotherJob) {
+  const JobId lost = world.cluster.submit_plain(1, 600);
+  world.tick();
+  ASSERT_FALSE(job(lost).is_held);
+  // The controller crashes and forgets it; the next submission gets its number.
+  world.cluster.jobs.clear();
+  world.cluster.records.clear();
+  const JobId other = world.cluster.submit_plain(2, 600);
+  JobSnapshot again = job(other);
+  world.cluster.jobs.clear();
+  again.id = lost;
+  world.cluster.jobs[lost] = again;
+  world.cluster.records[lost] = world.cluster.records[other];
+  world.cluster.records[lost].back().id = lost;
+  world.tick(10);
+  EXPECT_FALSE(job(lost).is_held);
+  world.cluster.start(lost);
+  world.tick(10);
+  world.cluster.now += 20;
+  world.cluster.end(lost, JobState::kCompleted, 0);
+  for (int i = 0; i < 5; ++i) world.tick(100);
+  EXPECT_EQ(world.run(plain_id(2)).charged().milli_gpu_s, 2 * 30 * 1000);
+  world.expect_books_are_right();
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  EXPECT_EQ(world.run(plain_id(1)).charged().milli_gpu_s, 0);
+}
+
+TEST_F(PlainJobTest, Scenario8ARecordThatShrankIsAQuestionAndNoRefund) {
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.tick();
+  world.cluster.start(id);
+  world.tick();
+  world.cluster.now += 99;
+  world.cluster.end(id, JobState::kCompleted, 0);
+  world.tick();
+  AllocationRecord& record = world.cluster.records[id].back();
+  record.end = record.start;
+  const auto report = world.dispatcher().audit();
+  ASSERT_TRUE(report);
+  ASSERT_EQ(report->faults.size(), 1u);
+  EXPECT_NE(report->faults[0].find("charged with 1 GPU x 100 s, slurmdbd has 1 GPU x 0 s"),
+            std::string::npos) << report->faults[0];
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 100 * 1000);
+}
+
+TEST_F(PlainJobTest, Scenario22AnAllocationThatEndsBeforeItStartedCostsNothing) {
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.tick();
+  world.cluster.start(id);
+  world.tick();
+  world.cluster.now -= 500;
+  world.cluster.end(id, JobState::kCompleted, 0);
+  world.cluster.now += 500;
+  world.tick();
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 0);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
+TEST_F(PlainJobTest, Scenario25TheLastHoursAreGivenOnce) {
+  for (int i = 0; i < 10; ++i) (void)world.cluster.submit_plain(4, 3600);
+  world.tick();
+  int released = 0;
+  for (const auto& [id, each] : world.cluster.jobs) released += each.is_held ? 0 : 1;
+  EXPECT_EQ(released, 2);  // Of 10 GPU-hours; each needs 4.1.
+  EXPECT_GE(world.balance().available.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
+// --- Refunds ---------------------------------------------------------------------------------
+
+TEST_F(PlainJobTest, Scenario27ANodeFailureIsChargedAndGivenBackOnceUpToTheCap) {
+  world.site.refunds.cap = {30'000};
+  world.restart();
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.tick();
+  world.cluster.start(id);
+  world.tick();
+  world.cluster.now += 99;
+  world.cluster.end(id, JobState::kNodeFail, 0);
+  world.tick();
+  world.restart();
+  world.tick();
+  const auto run = world.run(plain_id(1));
+  ASSERT_EQ(run.last().charges.size(), 1u);
+  EXPECT_EQ(run.last().charges[0].charged.milli_gpu_s, 100'000);
+  EXPECT_EQ(run.last().charges[0].refunded.milli_gpu_s, 30'000);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 70'000);
+  EXPECT_EQ(world.balance().available.milli_gpu_s, 10 * accounting::kGpuHour.milli_gpu_s - 70'000);
+  world.expect_books_are_right();
+}
+
+TEST_F(PlainJobTest, WhatItsUserCausedIsNotGivenBack) {
+  for (const JobState state : {JobState::kFailed, JobState::kCancelled, JobState::kTimeout,
+                               JobState::kOutOfMemory, JobState::kCompleted}) {
+    SCOPED_TRACE(to_name(state));
+    const auto before = world.balance().charged;
+    const JobId id = world.cluster.submit_plain(1, 600);
+    world.tick();
+    world.cluster.start(id);
+    world.tick();
+    world.cluster.now += 49;
+    world.cluster.end(id, state, 1);
+    world.tick();
+    EXPECT_EQ(world.balance().charged.milli_gpu_s, before.milli_gpu_s + 50'000);
+  }
+}
+
+// --- Epochs runs that need longer ------------------------------------------------------------
+
+class ExtensionTest : public ::testing::Test {
+ protected:
+  JobId start_with(std::int64_t hours_milli) {
+    const auto status = world.dispatcher().ledger().grant(
+        {"g0", "user:ada", {hours_milli}, "root", ""}, world.cluster.now);
+    EXPECT_TRUE(status && *status == accounting::GrantStatus::kGranted);
+    const JobId id = world.launch(world.admission());
+    world.cluster.start(id);
+    world.tick();
+    return id;
+  }
+  std::int64_t limit(JobId id) { return world.cluster.jobs.at(id).time_limit_s; }
+  World world;
+};
+
+TEST_F(ExtensionTest, TheHoldGrowsAndThenTheLimitAheadOfTheEnd) {
+  const JobId id = start_with(10 * 60 * kMinute);
+  const auto held = world.balance().held;
+  world.tick(200);
+  EXPECT_EQ(limit(id), 600);
+  world.tick(150);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, held.milli_gpu_s + 2 * 10 * kMinute);
+  world.tick(10);
+  EXPECT_EQ(limit(id), 1200);
+  world.tick(10);
+  world.cluster.end(id, JobState::kCompleted, 0);
+  world.tick(10);
+  EXPECT_EQ(world.state(), "finished");
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
+TEST_F(ExtensionTest, Scenario1TheHoldStandsBeforeTheLimitEvenWhereTheServiceDiesBetween) {
+  const JobId id = start_with(10 * 60 * kMinute);
+  world.cluster.set_time_limit_is_refused = true;
+  world.cluster.now += 350;
+  (void)world.dispatcher().tick(world.cluster.now);
+  (void)world.dispatcher().tick(world.cluster.now + 10);
+  EXPECT_EQ(limit(id), 600);
+  world.restart();
+  world.cluster.set_time_limit_is_refused = false;
+  world.tick(20);
+  world.tick(10);
+  EXPECT_EQ(limit(id), 1200);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 2 * (1200 + kMargin) * 1000);
+}
+
+TEST_F(ExtensionTest, WhereTheFundCannotPayTheRunSavesPausesAndSaysWhatItTakes) {
+  const JobId id = start_with(2 * (600 + kMargin) * 1000 + 1000);
+  world.tick(350);
+  EXPECT_EQ(limit(id), 600);
+  EXPECT_TRUE(world.cluster.asked_to_stop.empty());
+  world.tick(220);
+  EXPECT_EQ(world.cluster.asked_to_stop, std::vector<JobId>{id});
+  world.cluster.end(id, JobState::kFailed, 10);
+  world.tick(10);
+  EXPECT_EQ(world.state(), "stopped");
+  const std::string reason = world.run().reason;
+  EXPECT_EQ(reason.rfind("budget: fund user:ada has 0.000 GPU-h available", 0), 0u) << reason;
+  EXPECT_NE(reason.find("the next 10 min of this run need 0.333 GPU-h"), std::string::npos);
+  EXPECT_NE(reason.find("trainyard resume runone"), std::string::npos);
+  world.expect_books_are_right();
+}
+
+TEST_F(ExtensionTest, WhatTheFundStillHasIsUsedToTheMinute) {
+  const JobId id = start_with(2 * (600 + kMargin) * 1000 + 2 * 3 * kMinute + 1000);
+  world.tick(350);
+  world.tick(10);
+  EXPECT_EQ(limit(id), 600 + 180);
+  EXPECT_EQ(world.balance().available.milli_gpu_s, 1000);
+}
+
+TEST_F(ExtensionTest, ATimedRunIsNeverExtended) {
+  world.grant("user:ada", 10);
+  Admission timed = world.admission();
+  timed.request.args.time_h = 0.2;
+  timed.request.resources.time_limit_s.reset();
+  const JobId id = world.launch(timed);
+  world.cluster.start(id);
+  const auto before = limit(id);
+  for (int i = 0; i < 6; ++i) world.tick(100);
+  EXPECT_EQ(limit(id), before);
+}
+
+}  // namespace
+}  // namespace scheduler

@@ -1,0 +1,63 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# A run that needs longer than its first hold, with the real trainer: it is extended where its fund can
+# pay, and saves, pauses and goes on where it was where the fund can only pay later.
+
+load cluster
+
+setup_file() {
+  # A new one each time: his fund has to the second what the test gives it.
+  export poor_user=typoor$((RANDOM % 10000))
+  cluster_once
+  cluster user add "$poor_user"
+  local user
+  for user in "$tytest_user" "$poor_user"; do
+    as "$user" bash -c 'test -e tiny/data.yaml ||
+      trainyard-trainer scenes --out tiny --seed 1 --train 24 --val 8 --size 96'
+  done
+  as trainyard trainyard admin grant "user:$tytest_user" 20h --id tytest-grant-0001
+}
+
+# train_as USER OPTIONS...: on one GPU with a limit of one minute; prints the id of the run.
+train_as() {
+  local user=$1
+  shift
+  as "$user" trainyard train data=tiny/data.yaml model=yolov8n imgsz=64 batch=8 workers=1 seed=7 \
+    --gpus 1 --type h100-metered --time-limit 1m --json "$@" | jq -r .run
+}
+show() { as trainyard trainyard show "$1" --json; }
+state_is() { [[ $(show "$1" | jq -r .state) == "$2" ]]; }
+is_over() { [[ $(show "$1" | jq -r .state) =~ ^(finished|stopped|cancelled|failed)$ ]]; }
+epochs_of() { as "$1" trainyard show "$2" --json | jq -r .epochs_done; }
+weights_of() { show "$1" | jq -r '.run_dir + "/weights/last.safetensors"'; }
+
+@test "budget: the hold grows for who can pay; who cannot is paused, told what it takes, and goes on" {
+  # Exactly the first hold: one GPU for a minute and the margin.
+  local rich poor
+  as trainyard trainyard admin grant "user:$poor_user" 125s
+  rich=$(train_as "$tytest_user" epochs=40)
+  poor=$(train_as "$poor_user" epochs=40)
+
+  eventually 120 is_over "$poor"
+  state_is "$poor" stopped
+  [[ $(show "$poor" | jq -r .reason) == "budget: fund user:$poor_user has 0.000 GPU-h available; the next 10 min of this run need 0.167 GPU-h."*"trainyard resume $poor"* ]]
+  local paused
+  paused=$(epochs_of "$poor_user" "$poor")
+  echo "paused after $paused epochs"
+  [[ $paused -ge 1 && $paused -lt 40 ]]
+  run as "$poor_user" trainyard resume "$poor"
+  [[ $status -eq 1 && $output == *"GPU-h available"* ]]
+
+  as trainyard trainyard admin grant "user:$poor_user" 1h
+  as "$poor_user" trainyard resume "$poor" --time-limit 4m
+  eventually 300 is_over "$rich"
+  state_is "$rich" finished
+  as trainyard trainyard statement "$rich" --csv | grep -q extend
+  eventually 300 is_over "$poor"
+  state_is "$poor" finished
+  [[ $(epochs_of "$poor_user" "$poor") -eq 40 ]]
+  # As if it had never stopped, to the last bit.
+  cmp "$(weights_of "$rich")" "$(weights_of "$poor")"
+  as trainyard trainyard admin audit
+}
