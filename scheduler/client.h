@@ -5,6 +5,7 @@
 // object, and says how the program leaves. Nothing here reads the clock but through `now`.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -57,5 +58,7 @@ struct GrantOptions {
 };
 [[nodiscard]] ExitStatus grant(const Client& client, const GrantOptions& options);
 [[nodiscard]] ExitStatus audit(const Client& client);
+// May this job start? For PrologSlurmctld (slurm/start_gate.in).
+[[nodiscard]] ExitStatus gate(const Client& client, std::uint32_t job);
 
 }  // namespace scheduler

@@ -54,6 +54,13 @@ struct JobSnapshot {
   int attempt = 0;                 // Slurm's restart count.
   int gpus = 0;                    // Allocated, or asked for while pending.
   int node_count = 0;
+  std::string account, gpu_type;   // "h100"; empty where nobody named a type.
+  bool is_exclusive = false;       // Gets every GPU of its nodes, whatever it asked for.
+  bool is_held = false;            // Priority 0: waits until somebody releases it.
+  bool is_held_by_admin = false;   // Its owner cannot release it.
+  JobId array_job = 0;             // 0: of no array.
+  int array_task = -1;             // -1: of no array, or several tasks in one (array_tasks).
+  std::vector<int> array_tasks;    // The waiting tasks of an array, which Slurm keeps as one job.
   int exit_code = 0, exit_signal = 0;
 };
 
@@ -98,6 +105,10 @@ class Cluster {
   // A job that is gone already counts as cancelled.
   [[nodiscard]] virtual Expected<void> cancel(JobId job) = 0;
   [[nodiscard]] virtual Expected<void> set_time_limit(JobId job, std::int64_t seconds) = 0;
+  // Holds a waiting job so that its owner cannot release it, or releases it whoever held it, and
+  // sets its comment.
+  [[nodiscard]] virtual Expected<void> hold(JobId job, const std::string& comment) = 0;
+  [[nodiscard]] virtual Expected<void> release(JobId job, const std::string& comment) = 0;
 };
 
 // Reads SLURM_CONF or Slurm's default; an Error where there is no configuration.

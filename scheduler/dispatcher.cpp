@@ -5,10 +5,9 @@
 #include <set>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
-#include "accounting/digest.h"
 #include "scheduler/job_script.h"
+#include "scheduler/plain_job.h"
 
 namespace scheduler {
 namespace {
@@ -34,121 +33,16 @@ accounting::Error to_books(const Error& error) { return {error.message}; }
 
 Refusal refuse(std::string reason) { return Refusal{{std::move(reason)}}; }
 
-bool is_run_id(const std::string& id) {
-  return id.size() >= 6 && id.size() <= 32 && std::all_of(id.begin(), id.end(), [](char c) {
-           return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
-         });
-}
-
-std::string hold_id(const std::string& run_id, int segment) {
-  return fmt::format("{}/{}", run_id, segment);
-}
-
-bool may_spend(const Caller& caller, const std::string& fund) {
-  if (fund == "user:" + caller.user) return true;
-  return fund.rfind("group:", 0) == 0 &&
-         std::find(caller.groups.begin(), caller.groups.end(), fund.substr(6)) != caller.groups.end();
-}
-
-std::string hours_and_minutes(std::int64_t seconds) {
-  if (seconds < 3600) return fmt::format("{} min", seconds / 60);
-  if (seconds % 3600 < 60) return fmt::format("{} h", seconds / 3600);
-  return fmt::format("{} h {} min", seconds / 3600, seconds % 3600 / 60);
-}
-
-// What the fund lacks, with both numbers and what would fit.
-Refusal beyond_fund(const Plan& plan, Amount available, std::int64_t margin_s) {
-  std::string text = fmt::format(
-      "fund {} has {} available; this run needs a hold of {} ({} x {} x {}{} x weight {}).",
-      plan.fund, accounting::to_gpu_hours(available), accounting::to_gpu_hours(plan.quote.hold),
-      plan.gpus, plan.type, hours_and_minutes(plan.time_limit_s),
-      plan.is_timed ? " of training and the reserve of its hours"
-                    : fmt::format(" and {} s of margin", margin_s),
-      accounting::format_weight(plan.quote.weight_milli));
-  const std::int64_t fits_s =
-      limit_that_fits_s(available, plan.gpus, plan.quote.weight_milli, margin_s);
-  if (fits_s >= 60 && plan.is_timed) {
-    // The hold of a timed run is gpus x hours x weight: whole thousandths of an hour, rounded down.
-    const std::int64_t affordable_s = available.milli_gpu_s / (plan.gpus * plan.quote.weight_milli);
-    const std::int64_t thousandths = affordable_s * 1000 / 3600;
-    text += fmt::format(" time={}.{:03} (hours) would fit.", thousandths / 1000, thousandths % 1000);
-  } else if (fits_s >= 60) {
-    text += fmt::format(" A time limit of {} would fit (--time-limit {}m).",
-                        hours_and_minutes(fits_s), fits_s / 60);
-  } else {
-    text += fmt::format(" Nothing would fit with {} GPUs. Ask for a grant, or use another --fund.",
-                        plan.gpus);
-  }
-  return refuse(text);
-}
-
-// --- Audit -----------------------------------------------------------------------------------
-
-constexpr int kAuditedRunsMax = 1'000'000;
-constexpr std::size_t kJobsPerQuestion = 500;
-
-struct SettledSegment {
-  const Run* run;
-  const Segment* segment;
-};
-
-// What was charged for a segment against what slurmdbd has of its job.
-void compare_charges(const SettledSegment& settled, const std::vector<AllocationRecord>& records,
-                     Dispatcher::AuditReport& report) {
-  const Run& run = *settled.run;
-  const Segment& segment = *settled.segment;
-  const std::string subject =
-      fmt::format("run {} segment {} (job {})", run.id, segment.index, *segment.job);
-  std::vector<AllocationRecord> own;
-  for (const AllocationRecord& record : records) {
-    const bool is_own = record.id == *segment.job && record.uid == run.about.uid &&
-                        record.submit + kClockSlackS >= segment.opened &&
-                        record.submit <= segment.ended_noticed + kClockSlackS;
-    if (is_own) own.push_back(record);
-  }
-  for (const AttemptCharged& charge : segment.charges) {
-    const auto place = static_cast<std::size_t>(charge.attempt);
-    if (place >= own.size()) {
-      report.notes.push_back(
-          fmt::format("{}: slurmdbd has no record of attempt {}", subject, charge.attempt));
-      continue;
-    }
-    ++report.charges_compared;
-    const AllocationRecord& record = own[place];
-    const std::int64_t recorded_s =
-        record.start > 0 ? std::max<std::int64_t>(record.end - record.start, 0) : 0;
-    const std::int64_t charged_s = charge.end - charge.start;
-    if (record.gpus * recorded_s != charge.gpus * charged_s) {
-      report.faults.push_back(
-          fmt::format("{}: attempt {} is charged with {} GPU x {} s, slurmdbd has {} GPU x {} s",
-                      subject, charge.attempt, charge.gpus, charged_s, record.gpus, recorded_s));
-    }
-  }
-  if (own.size() > segment.charges.size()) {
-    report.faults.push_back(fmt::format("{}: slurmdbd has {} attempts, {} are charged", subject,
-                                        own.size(), segment.charges.size()));
-  }
-}
-
 }  // namespace
 
-std::string admission_hash(const Admission& admission) {
-  const nlohmann::json content = {
-      {"segment", admission.segment},
-      {"run_dir", admission.run_dir},
-      {"request", admission.request},
-      {"train_images", admission.data.train_images},
-      {"val_images", admission.data.val_images},
-      {"epochs_done", admission.epochs_done}};
-  return accounting::sha256_hex(content.dump());
-}
-
-Expected<Dispatcher> Dispatcher::open(const Site& site, accounting::Database& db, Cluster& cluster) {
+Expected<Dispatcher> Dispatcher::open(const Site& site, accounting::Database& db, Cluster& cluster,
+                                      CallerLookup look_up) {
   auto ledger = accounting::Ledger::open(db);
   if (!ledger) return tl::unexpected(of(ledger.error()));
   auto store = RunStore::open(db);
   if (!store) return tl::unexpected(store.error());
   Dispatcher dispatcher(site, db, cluster, std::move(*ledger), std::move(*store));
+  dispatcher.look_up_ = std::move(look_up);
   auto open_runs = dispatcher.store_.load_open();
   if (!open_runs) return tl::unexpected(open_runs.error());
   for (Run& run : *open_runs) {
@@ -188,126 +82,6 @@ Run* Dispatcher::open_run(const std::string& run_id) {
 
 // --- What clients ask ------------------------------------------------------------------------
 
-Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& admission,
-                                         UtcSeconds now) {
-  if (const auto known = learn_facts(); !known) return tl::unexpected(known.error());
-  if (!is_run_id(admission.run_id)) {
-    return AdmitOutcome{refuse("run id \"" + admission.run_id + "\" is not 6 to 32 of a-z and 0-9")};
-  }
-  auto stored = store_.load(admission.run_id);
-  if (!stored) return tl::unexpected(stored.error());
-  const std::string content_hash = admission_hash(admission);
-  Run run;
-  run.id = admission.run_id;
-  if (*stored) {
-    run = std::move(**stored);
-    if (run.about.uid != caller.uid) {
-      return AdmitOutcome{refuse(fmt::format("run {} belongs to {}", run.id, run.about.user))};
-    }
-  }
-  const int known_segments = static_cast<int>(run.segments.size());
-  if (admission.segment < known_segments && admission.segment >= 0) {
-    const Segment& segment = run.segments[static_cast<std::size_t>(admission.segment)];
-    if (segment.content_hash == content_hash) {
-      return AdmitOutcome{Admitted{segment.plan, segment.hold_id, true}};
-    }
-    return AdmitOutcome{refuse(fmt::format(
-        "segment {} of run {} exists with other content. Nothing was changed.", admission.segment,
-        run.id))};
-  }
-  if (admission.segment != known_segments) {
-    return AdmitOutcome{refuse(fmt::format("run {} has {} segments; segment {} cannot be next",
-                                           run.id, known_segments, admission.segment))};
-  }
-  if (known_segments > 0 && !is_terminal(run.state)) {
-    return AdmitOutcome{refuse(fmt::format("run {} is {}; it can be resumed once it has ended",
-                                           run.id, to_name(run.state)))};
-  }
-  if (run.state == RunState::kFinished && known_segments > 0) {
-    return AdmitOutcome{refuse(fmt::format("run {} is finished; there is nothing to resume", run.id))};
-  }
-
-  const Progress progress{admission.epochs_done, run.allocated_s()};
-  PlanOutcome planned = make_plan(admission.request, *site_, *facts_, admission.data, progress,
-                                  caller.user, now);
-  if (auto* refusal = std::get_if<Refusal>(&planned)) return AdmitOutcome{*refusal};
-  const Plan plan = std::get<Plan>(planned);
-  if (!may_spend(caller, plan.fund)) {
-    return AdmitOutcome{refuse(fmt::format(
-        "fund {} is not {}'s to spend: it takes the user himself or a member of the Unix group",
-        plan.fund, caller.user))};
-  }
-  if (site_->limits.max_runs_per_user) {
-    const auto open_runs = store_.open_runs_of(caller.user);
-    if (!open_runs) return tl::unexpected(open_runs.error());
-    if (*open_runs >= *site_->limits.max_runs_per_user) {
-      return AdmitOutcome{refuse(fmt::format("{} has {} open runs; the limit is {} ({}:{})",
-                                             caller.user, *open_runs,
-                                             *site_->limits.max_runs_per_user, site_->path,
-                                             site_->limits.line))};
-    }
-  }
-
-  accounting::HoldStatus status = accounting::HoldStatus::kInvalid;
-  const std::string hold = hold_id(run.id, admission.segment);
-  const auto done = db_->transact([&]() -> accounting::Expected<void> {
-    const auto held = ledger_.hold({hold, plan.fund, plan.quote.hold, run.id, caller.user}, now);
-    if (!held) return tl::unexpected(held.error());
-    status = *held;
-    if (status != accounting::HoldStatus::kHeld) return {};
-    if (known_segments == 0) {
-      const RunCreated created{caller.uid, caller.user, plan.fund, plan.name, admission.run_dir,
-                               admission.request};
-      if (const auto added = store_.append(run, {now, created}); !added) {
-        return tl::unexpected(to_books(added.error()));
-      }
-    }
-    const SegmentOpened opened{admission.segment, plan, hold, content_hash};
-    if (const auto added = store_.append(run, {now, opened}); !added) {
-      return tl::unexpected(to_books(added.error()));
-    }
-    return {};
-  });
-  if (!done) return tl::unexpected(of(done.error()));
-
-  switch (status) {
-    case accounting::HoldStatus::kHeld:
-      open_[run.id] = std::move(run);
-      return AdmitOutcome{Admitted{plan, hold, false}};
-    case accounting::HoldStatus::kUnknownFund:
-      return AdmitOutcome{refuse(fmt::format(
-          "fund {} has no GPU-hours yet. An admin gives them: trainyard admin grant {} 10h",
-          plan.fund, plan.fund))};
-    case accounting::HoldStatus::kExceedsAvailable: {
-      const auto balance = ledger_.balance(plan.fund);
-      if (!balance) return tl::unexpected(of(balance.error()));
-      return AdmitOutcome{
-          beyond_fund(plan, *balance ? (*balance)->available : Amount{}, facts_->margin_s())};
-    }
-    default:
-      return tl::unexpected(Error{fmt::format("hold {} of {}: the ledger answered status {}", hold,
-                                              accounting::to_gpu_hours(plan.quote.hold),
-                                              static_cast<int>(status))});
-  }
-}
-
-Expected<void> Dispatcher::submitted(const Caller& caller, const std::string& run_id, int segment,
-                                     JobId job, UtcSeconds now) {
-  Run* run = open_run(run_id);
-  if (run == nullptr || run->about.uid != caller.uid) return {};
-  if (run->last().index != segment || run->last().job) return {};
-  return store_.append(*run, {now, JobSubmitted{segment, job}});
-}
-
-Expected<void> Dispatcher::submission_failed(const Caller& caller, const std::string& run_id,
-                                             int segment, const std::string& message,
-                                             UtcSeconds now) {
-  Run* run = open_run(run_id);
-  if (run == nullptr || run->about.uid != caller.uid) return {};
-  if (run->last().index != segment || run->last().job || run->last().submission_failed) return {};
-  return store_.append(*run, {now, SubmissionFailed{segment, message}});
-}
-
 Expected<std::optional<Refusal>> Dispatcher::request(const Caller& caller, const std::string& run_id,
                                                      const EventBody& body, UtcSeconds now) {
   Run* run = open_run(run_id);
@@ -321,6 +95,11 @@ Expected<std::optional<Refusal>> Dispatcher::request(const Caller& caller, const
   if (run->about.uid != caller.uid && !caller.is_admin) {
     return std::optional<Refusal>{
         refuse(fmt::format("run {} belongs to {}", run_id, run->about.user))};
+  }
+  if (run->about.is_plain) {
+    return std::optional<Refusal>{refuse(fmt::format(
+        "run {} is a job that {} submitted himself: scancel{}", run_id, run->about.user,
+        run->last().job ? fmt::format(" {}", *run->last().job) : ""))};
   }
   const bool is_repeat = (std::holds_alternative<StopRequested>(body) && run->last().stop_requested) ||
                          (std::holds_alternative<CancelRequested>(body) && run->last().cancel_requested);
@@ -346,41 +125,54 @@ Expected<std::optional<Refusal>> Dispatcher::request_cancel(const Caller& caller
 
 // --- The loop --------------------------------------------------------------------------------
 
-Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View>& views) {
-  auto jobs = cluster_->load_jobs();
-  if (!jobs) return tl::unexpected(jobs.error());
-  snapshots_.clear();
-  for (JobSnapshot& job : *jobs) {
-    const auto name = parse_comment(job.comment);
-    if (!name) continue;
-    const bool is_live = !is_ended(job.state);
-    Run* run = open_run(name->run_id);
-    if (run == nullptr || run->last().index != name->segment) {
-      // A job of a segment whose hold is gone (somebody requeued it, or sent its script again) has
-      // nothing to pay it. A job that only bears a strange comment is not ours.
-      if (!is_live) continue;
-      const auto stored = store_.load(name->run_id);
-      if (!stored) return tl::unexpected(stored.error());
-      if (*stored && (*stored)->about.uid == job.uid) {
-        (void)cluster_->cancel(job.id);
-      }
-      continue;
-    }
-    if (run->about.uid != job.uid || job.submit + kClockSlackS < run->last().opened) continue;
+Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
+  const bool is_live = !is_ended(job.state);
+  const auto name = parse_comment(job.comment);
+  const auto known = run_of_job_.find(job.id);
+  Run* run = name ? open_run(name->run_id) : nullptr;
+  if (run == nullptr && known != run_of_job_.end()) run = open_run(known->second);
+  const bool is_runs = run != nullptr && !run->about.is_plain && run->about.uid == job.uid &&
+                       job.submit + kClockSlackS >= run->last().opened;
+  if (is_runs && (!name || name->segment == run->last().index)) {
     if (run->last().job && *run->last().job != job.id) {
       if (is_live) (void)cluster_->cancel(job.id);  // A second job for one hold.
-      continue;
+      return {};
     }
     const auto [place, is_first] = snapshots_.emplace(run->id, job);
     if (!is_first) {
       // Two jobs and neither is known yet: the first that Slurm took is the run's.
-      JobSnapshot& kept = place->second;
-      if (job.id < kept.id) std::swap(job, kept);
-      if (!is_ended(job.state)) (void)cluster_->cancel(job.id);
+      JobSnapshot other = job;
+      if (other.id < place->second.id) std::swap(other, place->second);
+      if (!is_ended(other.state)) (void)cluster_->cancel(other.id);
+    }
+    return {};
+  }
+  if (name && is_live && !is_runs) {
+    // A job of a segment whose hold is gone (somebody requeued it, or sent its script again) has
+    // nothing to pay it. A job that only bears a strange comment is not ours.
+    const auto stored = store_.load(name->run_id);
+    if (!stored) return tl::unexpected(stored.error());
+    if (*stored && (*stored)->about.uid == job.uid) {
+      (void)cluster_->cancel(job.id);
+      return {};
     }
   }
-  std::vector<JobId> to_ask;
-  std::int64_t since = now;
+  if (const auto stamp = parse_stamp(job.admin_comment)) return match_plain_job(job, *stamp, now);
+  return {};
+}
+
+Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View>& views) {
+  auto jobs = cluster_->load_jobs();
+  if (!jobs) return tl::unexpected(jobs.error());
+  snapshots_.clear();
+  run_of_job_.clear();
+  for (const auto& [id, run] : open_) {
+    if (run.last().job) run_of_job_[*run.last().job] = id;
+  }
+  for (JobSnapshot& job : *jobs) {
+    job.gpus = gpus_of_job(job, *site_);
+    if (const auto matched = match_job(job, now); !matched) return matched;
+  }
   for (const auto& [id, run] : open_) {
     View& view = views[id];
     view.jobs_known = true;
@@ -398,30 +190,36 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
     }
     const auto seen = last_seen_.find(id);
     if (seen != last_seen_.end()) view.last_seen = seen->second;
-    if (needs_records(run, view)) {
-      to_ask.push_back(*run.last().job);
-      since = std::min(since, run.last().opened - kClockSlackS);
-    }
   }
-  if (to_ask.empty() || now - last_asked_["failed"] < kDatabaseRetryS) return {};
-  auto records = cluster_->load_records(to_ask, since);
+  ask_for_records(now, views);
+  return {};
+}
+
+void Dispatcher::ask_for_records(UtcSeconds now, std::map<std::string, View>& views) {
+  std::vector<JobId> to_ask;
+  std::int64_t since = now;
+  for (const auto& [id, run] : open_) {
+    if (!needs_records(run, views[id])) continue;
+    to_ask.push_back(*run.last().job);
+    const UtcSeconds first = run.about.is_plain ? run.segments.front().job_submit
+                                                : run.last().opened - kClockSlackS;
+    since = std::min(since, first);
+  }
+  if (to_ask.empty() || now - last_asked_["failed"] < kDatabaseRetryS) return;
+  const auto records = cluster_->load_records(to_ask, since);
   if (!records) {
     last_asked_["failed"] = now;
     trouble_ = records.error().message;
-    return {};
+    return;
   }
   for (const auto& [id, run] : open_) {
     View& view = views[id];
     if (!needs_records(run, view)) continue;
     view.records_known = true;
     for (const AllocationRecord& record : *records) {
-      // Owner and time tell our job from an older one that had the same number.
-      const bool is_ours = record.id == *run.last().job && record.uid == run.about.uid &&
-                           record.submit + kClockSlackS >= run.last().opened;
-      if (is_ours) view.records.push_back(record);
+      if (is_record_of(run, run.last(), record, patience())) view.records.push_back(record);
     }
   }
-  return {};
 }
 
 Expected<void> Dispatcher::tick(UtcSeconds now) {
@@ -451,6 +249,7 @@ Expected<void> Dispatcher::tick(UtcSeconds now) {
       snapshots_.erase(it->first);
       last_seen_.erase(it->first);
       last_signal_.erase(it->first);
+      if (it->second.last().job) last_update_.erase(*it->second.last().job);
       it = open_.erase(it);
     } else {
       ++it;
@@ -488,6 +287,12 @@ Expected<void> Dispatcher::perform(Run& run, const Action& action, UtcSeconds no
   };
   return std::visit(
       Overloaded{
+          [&](const ReleaseJob& a) -> Expected<void> { return release_job(run, a.job, now); },
+          [&](const HoldJob& a) -> Expected<void> {
+            const auto job = snapshots_.find(run.id);
+            if (job == snapshots_.end() || !is_update_due(a.job, now)) return {};
+            return cluster_->hold(a.job, with_reason(job->second.comment, a.why));
+          },
           [&](const AskToStop& a) -> Expected<void> {
             return is_due() ? cluster_->ask_to_stop(a.job) : Expected<void>{};
           },
@@ -509,6 +314,19 @@ Expected<void> Dispatcher::perform(Run& run, const Action& action, UtcSeconds no
           [&](const PostCharge& a) { return post_charge(run, a, now); },
           [&](const CloseSegment& a) { return close_segment(run, a, now); }},
       action);
+}
+
+bool Dispatcher::is_update_due(JobId job, UtcSeconds now) {
+  UtcSeconds& last = last_update_[job];
+  if (now - last < kRepeatAfterS) return false;
+  last = now;
+  return true;
+}
+
+Expected<void> Dispatcher::release_job(const Run& run, JobId job, UtcSeconds now) {
+  const auto snapshot = snapshots_.find(run.id);
+  if (snapshot == snapshots_.end() || !is_update_due(job, now)) return {};
+  return cluster_->release(job, without_reason(snapshot->second.comment));
 }
 
 Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSeconds now) {
@@ -585,41 +403,6 @@ Expected<std::vector<Dispatcher::RunView>> Dispatcher::latest(const std::string&
                                                                   : std::optional(snapshot->second)});
   }
   return views;
-}
-
-Expected<Dispatcher::AuditReport> Dispatcher::audit() {
-  AuditReport report;
-  const auto faults = ledger_.verify();
-  if (!faults) return tl::unexpected(of(faults.error()));
-  report.faults = *faults;
-  const auto findings = ledger_.findings();
-  if (!findings) return tl::unexpected(of(findings.error()));
-  for (const accounting::Finding& finding : *findings) {
-    report.notes.push_back(fmt::format("{} {}: {}", accounting::format_utc(finding.when),
-                                       finding.subject, finding.text));
-  }
-  const auto runs = store_.load_latest("", kAuditedRunsMax);
-  if (!runs) return tl::unexpected(runs.error());
-  std::vector<SettledSegment> settled;
-  for (const Run& run : *runs) {
-    for (const Segment& segment : run.segments) {
-      if (segment.job && segment.closed) settled.push_back({&run, &segment});
-    }
-  }
-  for (std::size_t first = 0; first < settled.size(); first += kJobsPerQuestion) {
-    const auto part = std::span(settled).subspan(
-        first, std::min(kJobsPerQuestion, settled.size() - first));
-    std::vector<JobId> jobs;
-    std::int64_t since = INT64_MAX;
-    for (const SettledSegment& each : part) {
-      jobs.push_back(*each.segment->job);
-      since = std::min(since, each.segment->opened - kClockSlackS);
-    }
-    const auto records = cluster_->load_records(jobs, since);
-    if (!records) return tl::unexpected(records.error());
-    for (const SettledSegment& each : part) compare_charges(each, *records, report);
-  }
-  return report;
 }
 
 }  // namespace scheduler

@@ -6,25 +6,23 @@
 // line. One thread; the clock is an argument.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "accounting/ledger.h"
+#include "scheduler/caller.h"
 #include "scheduler/cluster.h"
+#include "scheduler/plain_job.h"
 #include "scheduler/run.h"
 #include "scheduler/run_store.h"
 #include "scheduler/site.h"
 
 namespace scheduler {
 
-// Who asks: what the kernel says of the socket's peer.
-struct Caller {
-  std::uint32_t uid = 0;
-  std::string user;
-  std::vector<std::string> groups;  // Unix groups: a member may spend the fund "group:NAME".
-  bool is_admin = false;
-};
+// The user behind a uid; the machine's own user database but in tests.
+using CallerLookup = std::function<Expected<Caller>(std::uint32_t uid, const Site& site)>;
 
 struct Admission {
   std::string run_id;
@@ -47,7 +45,8 @@ class Dispatcher {
  public:
   // All outlive the dispatcher. Loads the open runs.
   [[nodiscard]] static Expected<Dispatcher> open(const Site& site, accounting::Database& db,
-                                                 Cluster& cluster);
+                                                 Cluster& cluster,
+                                                 CallerLookup look_up = look_up_caller);
 
   // Plans again, sets the hours aside and records the segment, in one transaction. Same run id and
   // same content: the first answer again. A refusal leaves nothing behind.
@@ -71,6 +70,9 @@ class Dispatcher {
   // tried again at the next tick.
   [[nodiscard]] Expected<void> tick(UtcSeconds now);
 
+  // May Slurm start this job now? Asked by the start gate of managed partitions.
+  [[nodiscard]] Expected<std::optional<Refusal>> may_start(JobId job, UtcSeconds now);
+
   // The run with what the last look showed of its job.
   struct RunView {
     Run run;
@@ -84,6 +86,7 @@ class Dispatcher {
     std::vector<std::string> faults;
     std::vector<std::string> notes;      // Findings, jobs that could not be compared.
     std::int64_t charges_compared = 0;
+    std::int64_t unallocated_gpu_s = 0;  // In slurmdbd's records, but explained in `notes`.
   };
   [[nodiscard]] Expected<AuditReport> audit();
 
@@ -104,6 +107,26 @@ class Dispatcher {
   [[nodiscard]] Expected<void> post_charge(Run& run, const PostCharge& action, UtcSeconds now);
   [[nodiscard]] Expected<void> close_segment(Run& run, const CloseSegment& action, UtcSeconds now);
   [[nodiscard]] Expected<void> load_views(UtcSeconds now, std::map<std::string, View>& views);
+  [[nodiscard]] Expected<void> match_job(const JobSnapshot& job, UtcSeconds now);
+  void ask_for_records(UtcSeconds now, std::map<std::string, View>& views);
+  [[nodiscard]] bool is_update_due(JobId job, UtcSeconds now);
+  [[nodiscard]] Expected<void> release_job(const Run& run, JobId job, UtcSeconds now);
+
+  // plain_admission.cpp
+  struct WantedTask;
+  [[nodiscard]] Expected<void> match_plain_job(const JobSnapshot& job, const JobStamp& stamp,
+                                               UtcSeconds now);
+  [[nodiscard]] Expected<std::optional<Refusal>> admit_plain(const JobSnapshot& job,
+                                                             const JobStamp& stamp,
+                                                             std::vector<WantedTask>& wanted,
+                                                             UtcSeconds now);
+  [[nodiscard]] Expected<std::optional<Refusal>> hold_tasks(const Caller& owner,
+                                                            const Plan& plan,
+                                                            std::vector<WantedTask>& wanted,
+                                                            UtcSeconds now);
+  [[nodiscard]] Expected<void> turn_away(const JobSnapshot& job, const Refusal& refusal,
+                                         UtcSeconds now);
+
   [[nodiscard]] Run* open_run(const std::string& run_id);
   [[nodiscard]] Patience patience() const;
   [[nodiscard]] Expected<std::optional<Refusal>> request(const Caller& caller,
@@ -121,6 +144,9 @@ class Dispatcher {
   std::map<std::string, UtcSeconds> last_seen_;    // When an open run's job was last seen running.
   std::map<std::string, UtcSeconds> last_asked_;   // When its records were last asked for.
   std::map<std::string, UtcSeconds> last_signal_;  // When its job was last asked to stop.
+  std::map<JobId, std::string> run_of_job_;        // Of open runs, at the last look.
+  std::map<JobId, UtcSeconds> last_update_;        // When a job was last held or released.
+  CallerLookup look_up_;
   UtcSeconds last_poll_ = 0;
   std::string trouble_;
 };

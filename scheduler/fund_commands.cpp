@@ -82,6 +82,12 @@ ExitStatus grant(const Client& client, const GrantOptions& options) {
   return ExitStatus::kDone;
 }
 
+ExitStatus gate(const Client& client, std::uint32_t job) {
+  const auto answer = ask(client, {{"verb", "gate"}, {"job", job}});
+  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+  return ExitStatus::kDone;
+}
+
 ExitStatus audit(const Client& client) {
   const auto answer = ask(client, {{"verb", "audit"}});
   if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;

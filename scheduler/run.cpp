@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 #include "scheduler/run.h"
 
-#include <pwd.h>
-
 #include <algorithm>
-#include <cstring>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-
-#include "trainer/contract/exit_code.h"
 
 namespace scheduler {
 namespace {
@@ -23,18 +18,18 @@ struct Overloaded : Ts... {
 template <class... Ts>
 Overloaded(Ts...) -> Overloaded<Ts...>;
 
-std::string user_name(std::uint32_t uid) {
-  const passwd* entry = getpwuid(uid);
-  return entry != nullptr ? entry->pw_name : fmt::format("uid {}", uid);
-}
-
-std::string minutes(std::int64_t seconds) {
-  return seconds % 3600 == 0 ? fmt::format("{} h", seconds / 3600)
-                             : fmt::format("{} min", seconds / 60);
-}
-
 Segment* open_segment(Run& run) {
   return run.segments.empty() || run.segments.back().closed ? nullptr : &run.segments.back();
+}
+
+int attempts_charged(const Run& run) {
+  int attempts = 0;
+  for (const Segment& segment : run.segments) {
+    for (const AttemptCharged& charge : segment.charges) {
+      attempts = std::max(attempts, charge.attempt + 1);
+    }
+  }
+  return attempts;
 }
 
 RunState state_of(const Run& run) {
@@ -106,13 +101,15 @@ json event_to_json(const EventBody& body) {
       Overloaded{
           [](const RunCreated& e) -> json {
             return {{"uid", e.uid}, {"user", e.user}, {"fund", e.fund}, {"name", e.name},
-                    {"run_dir", e.run_dir}, {"request", e.request}};
+                    {"run_dir", e.run_dir}, {"request", e.request}, {"is_plain", e.is_plain}};
           },
           [](const SegmentOpened& e) -> json {
             return {{"segment", e.segment}, {"plan", e.plan}, {"hold_id", e.hold_id},
                     {"content_hash", e.content_hash}};
           },
-          [](const JobSubmitted& e) -> json { return {{"segment", e.segment}, {"job", e.job}}; },
+          [](const JobSubmitted& e) -> json {
+            return {{"segment", e.segment}, {"job", e.job}, {"submit", e.submit}};
+          },
           [](const SubmissionFailed& e) -> json {
             return {{"segment", e.segment}, {"message", e.message}};
           },
@@ -149,13 +146,15 @@ json event_to_json(const EventBody& body) {
 EventBody event_from_json(const std::string& kind, const json& j) {
   if (kind == "RunCreated") {
     return RunCreated{j.at("uid"), j.at("user"), j.at("fund"), j.at("name"), j.at("run_dir"),
-                      j.at("request").get<TrainingRequest>()};
+                      j.at("request").get<TrainingRequest>(), j.value("is_plain", false)};
   }
   if (kind == "SegmentOpened") {
     return SegmentOpened{j.at("segment"), j.at("plan").get<Plan>(), j.at("hold_id"),
                          j.at("content_hash")};
   }
-  if (kind == "JobSubmitted") return JobSubmitted{j.at("segment"), j.at("job")};
+  if (kind == "JobSubmitted") {
+    return JobSubmitted{j.at("segment"), j.at("job"), j.value("submit", UtcSeconds{0})};
+  }
   if (kind == "SubmissionFailed") return SubmissionFailed{j.at("segment"), j.at("message")};
   if (kind == "AttemptStarted") {
     return AttemptStarted{j.at("segment"), j.at("job"),  j.at("attempt"),
@@ -238,9 +237,15 @@ Run apply(Run run, const RunEvent& event) {
                    opened.hold_id = e.hold_id;
                    opened.content_hash = e.content_hash;
                    opened.opened = event.time;
+                   opened.is_plain = run.about.is_plain;
+                   opened.first_attempt = opened.is_plain ? attempts_charged(run) : 0;
                    run.segments.push_back(std::move(opened));
                  },
-                 [&](const JobSubmitted& e) { if (segment != nullptr) segment->job = e.job; },
+                 [&](const JobSubmitted& e) {
+                   if (segment == nullptr) return;
+                   segment->job = e.job;
+                   segment->job_submit = e.submit;
+                 },
                  [&](const SubmissionFailed& e) {
                    if (segment != nullptr) segment->submission_failed = e.message;
                  },
@@ -280,298 +285,6 @@ Run apply(Run run, const RunEvent& event) {
     run.ended = 0;
   }
   return run;
-}
-
-// --- A look at Slurm -------------------------------------------------------------------------
-
-namespace {
-
-bool is_charged(const Segment& segment, int attempt) {
-  return std::any_of(segment.charges.begin(), segment.charges.end(),
-                     [&](const AttemptCharged& charge) { return charge.attempt == attempt; });
-}
-
-// Attempts that Slurm has closed for good: all but the last of a job that still waits or runs.
-// `attempt` is the place among the records, which slurmdbd keeps one an attempt.
-bool is_closed_record(const AllocationRecord& record, bool is_last, bool job_is_over) {
-  if (record.end == 0) return false;
-  if (!is_last) return true;
-  return job_is_over && is_ended(record.state) && record.state != JobState::kRequeued;
-}
-
-AttemptCharged to_charge(const Segment& segment, const AllocationRecord& record, int attempt) {
-  AttemptCharged charge;
-  charge.segment = segment.index;
-  charge.job = record.id;
-  charge.attempt = attempt;
-  charge.state = record.state;
-  // An attempt that never started has no allocation; a clock that stepped back counts as none.
-  charge.start = record.start > 0 ? record.start : record.end;
-  charge.end = std::max(record.end, charge.start);
-  charge.gpus = record.gpus;
-  charge.killed_by_uid = record.killed_by_uid;
-  return charge;
-}
-
-JobEnded to_ended(const Segment& segment, const AllocationRecord& record, int attempt) {
-  return {segment.index,   record.id,     attempt, record.state, record.exit_code,
-          record.exit_signal, record.start, record.end, record.gpus};
-}
-
-}  // namespace
-
-bool needs_records(const Run& run, const View& view) {
-  if (run.segments.empty() || run.last().closed || !run.last().job || !view.jobs_known) return false;
-  const Segment& segment = run.last();
-  if (segment.ended || view.job == nullptr || is_ended(view.job->state)) return true;
-  // An attempt before the present one is not in the books yet.
-  return view.job->attempt > 0 && !is_charged(segment, view.job->attempt - 1);
-}
-
-std::vector<EventBody> observe(const Run& run, const View& view, UtcSeconds now,
-                               const Patience& patience) {
-  std::vector<EventBody> events;
-  if (run.segments.empty() || run.last().closed || !view.jobs_known) return events;
-  const Segment& segment = run.last();
-  const JobSnapshot* job = view.job;
-
-  if (job != nullptr && !segment.job) events.push_back(JobSubmitted{segment.index, job->id});
-  if (segment.ended) return events;
-
-  if (job != nullptr) {
-    const bool has_allocation = job->state == JobState::kRunning ||
-                                job->state == JobState::kSuspended ||
-                                (is_ended(job->state) && job->start > 0 && !job->nodes.empty());
-    const bool is_known = segment.running && segment.running->attempt == job->attempt &&
-                          segment.running->job == job->id;
-    if (has_allocation && !is_known) {
-      events.push_back(AttemptStarted{segment.index, job->id, job->attempt, job->start, job->gpus,
-                                      job->nodes});
-    }
-    if (is_ended(job->state)) {
-      // A job that was cancelled while it waited never had an allocation.
-      const bool ran = has_allocation || is_known;
-      events.push_back(JobEnded{segment.index, job->id, job->attempt, job->state, job->exit_code,
-                                job->exit_signal, ran ? job->start : job->end, job->end,
-                                ran ? job->gpus : 0});
-    }
-    return events;
-  }
-
-  // The controller does not have the job: purged after its end, or lost.
-  if (segment.job && view.records_known) {
-    if (!view.records.empty()) {
-      const AllocationRecord& last = view.records.back();
-      const bool is_final = last.end != 0 && last.state != JobState::kRequeued;
-      if (is_final) {
-        events.push_back(to_ended(segment, last, static_cast<int>(view.records.size()) - 1));
-      } else if (now - std::max(view.last_seen, segment.opened) > patience.record_wait_s) {
-        // slurmdbd shows it running for ever: it ended when we last saw it.
-        const UtcSeconds end = std::max(view.last_seen, last.start);
-        events.push_back(JobEnded{segment.index, *segment.job,
-                                  static_cast<int>(view.records.size()) - 1, JobState::kUnknown, 0,
-                                  0, last.start > 0 ? last.start : end, end, last.gpus});
-      }
-    } else if (now - std::max(view.last_seen, segment.opened) > patience.record_wait_s) {
-      JobEnded lost{segment.index, *segment.job, 0, JobState::kUnknown, 0, 0, now, now, 0};
-      if (segment.running) {
-        lost.attempt = segment.running->attempt;
-        lost.start = segment.running->start;
-        lost.end = std::max(view.last_seen, lost.start);
-        lost.gpus = segment.running->gpus;
-      }
-      events.push_back(lost);
-    }
-  }
-  return events;
-}
-
-namespace {
-
-void add_coverage(const Segment& segment, const JobSnapshot& job, const Patience& patience,
-                  std::vector<Action>& actions) {
-  const Plan& plan = segment.plan;
-  // Until the attempts before this one are charged, what is left of the hold is not known.
-  for (int attempt = 0; attempt < job.attempt; ++attempt) {
-    if (!is_charged(segment, attempt)) return;
-  }
-  if (segment.rejected) {
-    actions.push_back(CancelJob{job.id, *segment.rejected});
-    return;
-  }
-  const std::int64_t covered_s =
-      limit_that_fits_s(segment.remaining(), std::max(job.gpus, plan.gpus),
-                        plan.quote.weight_milli, patience.margin_s);
-  if (job.gpus > plan.gpus || (!job.partition.empty() && job.partition != plan.partition)) {
-    actions.push_back(CancelJob{
-        job.id, fmt::format("the job was changed: it has {} GPUs in partition {}, planned and held "
-                            "are {} GPUs in partition {}",
-                            job.gpus, job.partition, plan.gpus, plan.partition)});
-  } else if (covered_s < 60) {
-    actions.push_back(CancelJob{job.id, fmt::format("budget: {} of the hold are left, not enough "
-                                                    "for another attempt",
-                                                    accounting::to_gpu_hours(segment.remaining()))});
-  } else if (job.time_limit_s > covered_s) {
-    actions.push_back(CutLimit{job.id, covered_s});
-  }
-}
-
-void add_charges(const Segment& segment, const View& view, UtcSeconds now, const Patience& patience,
-                 std::vector<Action>& actions) {
-  const bool job_is_over = segment.ended.has_value();
-  const int records = static_cast<int>(view.records.size());
-  for (int attempt = 0; attempt < records; ++attempt) {
-    const AllocationRecord& record = view.records[static_cast<std::size_t>(attempt)];
-    if (is_charged(segment, attempt)) continue;
-    if (!is_closed_record(record, attempt == records - 1, job_is_over)) continue;
-    actions.push_back(PostCharge{to_charge(segment, record, attempt),
-                                 fmt::format("{} {}", segment.plan.type, to_name(record.state))});
-  }
-  if (!job_is_over) return;
-  const JobEnded& ended = *segment.ended;
-  const bool has_final_record =
-      records > ended.attempt &&
-      is_closed_record(view.records.back(), true, true);
-  if (has_final_record || is_charged(segment, ended.attempt)) return;
-  const bool waited_long = now - segment.ended_noticed > patience.record_wait_s;
-  const bool never_ran = ended.gpus == 0 && view.records_known && view.records.empty();
-  if (waited_long || (never_ran && now - segment.ended_noticed > 5)) {
-    AttemptCharged charge;
-    charge.segment = segment.index;
-    charge.job = ended.job;
-    charge.attempt = ended.attempt;
-    charge.state = ended.state;
-    charge.start = ended.start;
-    charge.end = std::max(ended.end, ended.start);
-    charge.gpus = ended.gpus;
-    actions.push_back(PostCharge{charge, fmt::format("{} {}, slurmdbd has no record: as seen from "
-                                                     "the controller",
-                                                     segment.plan.type, to_name(ended.state))});
-  }
-}
-
-}  // namespace
-
-std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds now,
-                                 const Patience& patience) {
-  std::vector<Action> actions;
-  if (run.segments.empty() || run.last().closed || !view.jobs_known) return actions;
-  const Segment& segment = run.last();
-
-  if (segment.ended) {
-    add_charges(segment, view, now, patience, actions);
-    if (actions.empty() && is_charged(segment, segment.ended->attempt)) {
-      const SegmentClosed closed =
-          explain_end(segment, *segment.ended, segment.charges.back().killed_by_uid);
-      actions.push_back(CloseSegment{closed.outcome, closed.reason});
-    }
-    return actions;
-  }
-
-  if (!segment.job) {
-    // No job carries the run's id. One may still be on its way from the client.
-    if (segment.submission_failed) {
-      actions.push_back(CloseSegment{Outcome::kFailed, *segment.submission_failed});
-    } else if (segment.cancel_requested) {
-      actions.push_back(CloseSegment{Outcome::kCancelled, "cancelled by " + segment.stopped_by});
-    } else if (segment.stop_requested) {
-      actions.push_back(CloseSegment{Outcome::kStopped, "stopped by " + segment.stopped_by +
-                                                            " before it was submitted"});
-    } else if (now - segment.opened > patience.unclaimed_hold_s) {
-      actions.push_back(CloseSegment{
-          Outcome::kFailed, fmt::format("no job appeared in Slurm within {} s: the client died or "
-                                        "could not reach it. The hold is released",
-                                        patience.unclaimed_hold_s)});
-    }
-    return actions;
-  }
-
-  add_charges(segment, view, now, patience, actions);
-  if (view.job == nullptr || is_ended(view.job->state)) return actions;
-  const JobSnapshot& job = *view.job;
-  if (segment.cancel_requested) {
-    actions.push_back(CancelJob{job.id, "cancelled by " + segment.stopped_by});
-  } else if (segment.stop_requested) {
-    const bool is_late = now - *segment.stop_requested > patience.stop_grace_s;
-    if (job.state != JobState::kRunning || is_late) {
-      actions.push_back(CancelJob{job.id, "stopped by " + segment.stopped_by});
-    } else {
-      actions.push_back(AskToStop{job.id});
-    }
-  }
-  add_coverage(segment, job, patience, actions);
-  return actions;
-}
-
-SegmentClosed explain_end(const Segment& segment, const JobEnded& ended,
-                          std::uint32_t killed_by_uid) {
-  const auto closed = [&](Outcome outcome, std::string reason) {
-    return SegmentClosed{segment.index, outcome, std::move(reason)};
-  };
-  const bool ran = ended.gpus > 0;
-  const std::string resumable = ran ? " It can be resumed from its last checkpoint." : "";
-  if (segment.cancel_requested) return closed(Outcome::kCancelled, "cancelled by " + segment.stopped_by);
-  if (segment.rejected) return closed(Outcome::kFailed, *segment.rejected + "." + resumable);
-
-  using contract::ExitCode;
-  const auto code = contract::exit_code_from_int(ended.exit_code);
-  switch (ended.state) {
-    case JobState::kCompleted:
-      return closed(Outcome::kFinished, "finished");
-    case JobState::kCancelled:
-      if (segment.stop_requested) return closed(Outcome::kStopped, "stopped by " + segment.stopped_by);
-      return closed(Outcome::kCancelled,
-                    fmt::format("cancelled in Slurm (scancel) by {}.{}", user_name(killed_by_uid),
-                                resumable));
-    case JobState::kTimeout:
-    case JobState::kDeadline:
-      return closed(Outcome::kStopped,
-                    fmt::format("Slurm ended the job at its time limit of {}.{}",
-                                minutes(segment.plan.time_limit_s), resumable));
-    case JobState::kNodeFail:
-      return closed(Outcome::kFailed, fmt::format("a node failed ({}).{}",
-                                                  segment.running ? segment.running->nodes : "?",
-                                                  resumable));
-    case JobState::kPreempted:
-      return closed(Outcome::kStopped, "preempted by a job of higher priority." + resumable);
-    case JobState::kBootFail:
-      return closed(Outcome::kFailed, "a node did not boot. Nothing was trained.");
-    case JobState::kOutOfMemory:
-      return closed(Outcome::kFailed,
-                    "out of memory: Slurm ended the job. Ask for a smaller batch or imgsz." + resumable);
-    case JobState::kFailed:
-      break;
-    default:
-      return closed(Outcome::kFailed,
-                    "Slurm lost the job; the charge follows what was last seen of it." + resumable);
-  }
-  if (code == ExitCode::kStopped) {
-    return closed(Outcome::kStopped, segment.stop_requested
-                                         ? "stopped by " + segment.stopped_by + "; the checkpoint is saved"
-                                         : "stopped by a signal; the checkpoint is saved");
-  }
-  if (code == ExitCode::kDeadline) {
-    return closed(Outcome::kStopped,
-                  fmt::format("the time limit of {} came near; the checkpoint is saved. "
-                              "`trainyard resume` continues.",
-                              minutes(segment.plan.time_limit_s)));
-  }
-  if (code && *code != ExitCode::kFinished) {
-    return closed(Outcome::kFailed,
-                  fmt::format("{} (exit code {}). The log says more.{}", contract::describe(*code),
-                              ended.exit_code, resumable));
-  }
-  // srun and shells report a process that a signal ended as 128 + signal.
-  const int signal = ended.exit_signal != 0 ? ended.exit_signal
-                     : ended.exit_code > 128 ? ended.exit_code - 128 : 0;
-  if (signal != 0) {
-    return closed(Outcome::kFailed,
-                  fmt::format("a rank was ended by signal {} ({}); the other ranks were stopped.{}",
-                              signal, strsignal(signal), resumable));
-  }
-  return closed(Outcome::kFailed,
-                fmt::format("the job ended with exit code {}. The log says more.{}", ended.exit_code,
-                            resumable));
 }
 
 }  // namespace scheduler

@@ -29,6 +29,7 @@ struct RunCreated {
   std::uint32_t uid = 0;
   std::string user, fund, name, run_dir;
   TrainingRequest request;
+  bool is_plain = false;     // A job of a managed partition that its user submitted himself.
 };
 struct SegmentOpened {  // The hold is in the books, in the same database transaction.
   int segment = 0;
@@ -39,6 +40,7 @@ struct SegmentOpened {  // The hold is in the books, in the same database transa
 struct JobSubmitted {      // Told by the client, or found by its comment.
   int segment = 0;
   JobId job = 0;
+  UtcSeconds submit = 0;   // Slurm's time, of a plain job; 0: not told.
 };
 struct SubmissionFailed {  // Told by the client: Slurm refused.
   int segment = 0;
@@ -118,6 +120,10 @@ enum class RunState {
 
 struct Segment {
   int index = 0;
+  bool is_plain = false;
+  // Of a plain job that goes on with a new hold: attempts that earlier segments have charged.
+  int first_attempt = 0;
+  UtcSeconds job_submit = 0;
   Plan plan;
   std::string hold_id, content_hash;
   UtcSeconds opened = 0;
@@ -170,17 +176,29 @@ struct Patience {
   std::int64_t record_wait_s = 900;
   std::int64_t stop_grace_s = 300;      // After this a stop becomes a cancel.
   std::int64_t margin_s = 90;           // ClusterFacts::margin_s.
+  std::int64_t clock_slack_s = 300;     // Clocks of the service and of slurmctld may differ by this.
 };
 
 // Actions on the cluster, repeated every tick until the view shows their effect.
+// Waiting jobs of managed partitions: free to start, or kept from starting.
+struct ReleaseJob { JobId job; };
+struct HoldJob { JobId job; std::string why; };
 struct AskToStop { JobId job; };
 struct CancelJob { JobId job; std::string why; };
 struct CutLimit { JobId job; std::int64_t to_s; };
 // Actions on the books.
 struct PostCharge { AttemptCharged charge; std::string note; };
 struct CloseSegment { Outcome outcome; std::string reason; };
-using Action = std::variant<AskToStop, CancelJob, CutLimit, PostCharge, CloseSegment>;
+using Action = std::variant<ReleaseJob, HoldJob, AskToStop, CancelJob, CutLimit, PostCharge,
+                            CloseSegment>;
 
+// Is this an allocation of the segment's job? Owner and time tell it from an older job that had the
+// same number.
+[[nodiscard]] bool is_record_of(const Run& run, const Segment& segment,
+                                const AllocationRecord& record, const Patience& patience);
+// What is held for the segment pays for this job, as it is asked for or allocated now.
+[[nodiscard]] bool is_covered(const Segment& segment, const JobSnapshot& job,
+                              const Patience& patience);
 // Is slurmdbd to be asked about this segment's job now?
 [[nodiscard]] bool needs_records(const Run& run, const View& view);
 // The events that the view adds to the open segment.

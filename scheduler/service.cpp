@@ -2,7 +2,6 @@
 #include "scheduler/service.h"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <poll.h>
 #include <pwd.h>
 #include <sys/socket.h>
@@ -235,7 +234,18 @@ json answer_audit(Dispatcher& dispatcher, const Caller& caller) {
   const auto report = dispatcher.audit();
   if (!report) return failed(report.error().message);
   return good({{"faults", report->faults}, {"notes", report->notes},
-               {"charges_compared", report->charges_compared}});
+               {"charges_compared", report->charges_compared},
+               {"unallocated_gpu_s", report->unallocated_gpu_s}});
+}
+
+json outcome_of(const Expected<std::optional<Refusal>>& outcome);
+
+json answer_gate(Dispatcher& dispatcher, const Site& site, const Caller& caller, const json& request,
+                 UtcSeconds now) {
+  if (caller.uid != 0 && caller.user != site.managed.slurm_user && !caller.is_admin) {
+    return refused({"only Slurm itself asks whether a job may start"});
+  }
+  return outcome_of(dispatcher.may_start(request.at("job"), now));
 }
 
 json outcome_of(const Expected<std::optional<Refusal>>& outcome) {
@@ -281,6 +291,7 @@ json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& call
     if (verb == "funds") return answer_funds(dispatcher, caller);
     if (verb == "statement") return answer_statement(dispatcher, caller, request);
     if (verb == "grant") return answer_grant(dispatcher, caller, request, now);
+    if (verb == "gate") return answer_gate(dispatcher, site, caller, request, now);
     if (verb == "audit") return answer_audit(dispatcher, caller);
     return bad_request("verb \"" + verb + "\" is not known");
   } catch (const std::exception& error) {
@@ -306,30 +317,7 @@ Expected<Caller> caller_of(int fd, const Site& site) {
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
     return tl::unexpected(Error{fmt::format("SO_PEERCRED: {}", std::strerror(errno))});
   }
-  Caller caller;
-  caller.uid = peer.uid;
-  const passwd* entry = getpwuid(peer.uid);
-  if (entry == nullptr) {
-    return tl::unexpected(Error{fmt::format("uid {} has no user name on this machine", peer.uid)});
-  }
-  caller.user = entry->pw_name;
-  std::vector<gid_t> groups(64);
-  int count = static_cast<int>(groups.size());
-  while (getgrouplist(caller.user.c_str(), entry->pw_gid, groups.data(), &count) < 0) {
-    groups.resize(static_cast<std::size_t>(count));
-  }
-  groups.resize(static_cast<std::size_t>(count));
-  for (const gid_t gid : groups) {
-    const group* unix_group = getgrgid(gid);
-    if (unix_group != nullptr) caller.groups.emplace_back(unix_group->gr_name);
-  }
-  const auto has = [](const std::vector<std::string>& list, const std::string& name) {
-    return std::find(list.begin(), list.end(), name) != list.end();
-  };
-  caller.is_admin = has(site.admin_users, caller.user) ||
-                    std::any_of(caller.groups.begin(), caller.groups.end(),
-                                [&](const std::string& name) { return has(site.admin_groups, name); });
-  return caller;
+  return look_up_caller(peer.uid, site);
 }
 
 Expected<sockaddr_un> socket_address(const std::string& path) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <optional>
 #include <string_view>
 
@@ -117,6 +118,24 @@ class TableReader {
       texts.push_back(text->get());
     }
     out = std::move(texts);
+  }
+
+  // A sub-table of strings whose keys are the site's own.
+  void read(std::string_view key, std::map<std::string, std::string>& out) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    const toml::table* table = node->as_table();
+    if (table == nullptr) {
+      wrong_type(key, "a table of strings", *node);
+      return;
+    }
+    for (const auto& [name, value] : *table) {
+      if (const toml::value<std::string>* text = value.as_string()) {
+        out[std::string(name.str())] = text->get();
+      } else {
+        wrong_type(key, "a table of strings", value);
+      }
+    }
   }
 
   template <typename Integer>
@@ -275,6 +294,30 @@ void read_limits(TableReader& reader, Limits& limits) {
   reader.read_float("max_hours", hours, 0.1, kHoursMax);
   // Slurm counts in minutes.
   if (hours > 0) limits.max_time_s = std::llround(std::floor(hours * 60 + 1e-6)) * 60;
+}
+
+void read_managed(TableReader& reader, Managed& managed) {
+  reader.read("partitions", managed.partitions);
+  reader.read("slurm_user", managed.slurm_user);
+  reader.read("accounts", managed.accounts);
+  for (const auto& [account, fund] : managed.accounts) {
+    if (fund.starts_with("user:") || fund.starts_with("group:")) continue;
+    reader.fault("accounts", fmt::format("accounts.{} = \"{}\" is neither user:NAME nor group:NAME.",
+                                         account, fund));
+  }
+}
+
+// Jobs of a managed partition have a price only where a type says which GPUs stand there.
+void check_managed(TableReader& reader, const Site& site) {
+  for (const std::string& partition : site.managed.partitions) {
+    const bool is_known =
+        std::any_of(site.types.begin(), site.types.end(),
+                    [&](const InstanceType& type) { return type.partition == partition; });
+    if (is_known) continue;
+    reader.fault_at(reader.line_of("managed"),
+                    fmt::format("managed.partitions: no instance_type has the partition \"{}\".",
+                                partition));
+  }
 }
 
 void read_defaults(TableReader& reader, Site& site) {
@@ -437,7 +480,9 @@ std::vector<LineFault> read_all(const toml::table& table, Site& site) {
   reader.read_table("paths", [&site](TableReader& each) { read_paths(each, site); });
   reader.read_table("limits", [&site](TableReader& each) { read_limits(each, site.limits); });
   reader.read_table("defaults", [&site](TableReader& each) { read_defaults(each, site); });
+  reader.read_table("managed", [&site](TableReader& each) { read_managed(each, site.managed); });
   read_types(reader, site);
+  check_managed(reader, site);
   check_defaults(reader, site);
   reader.finish();
   std::stable_sort(faults.begin(), faults.end(),
@@ -446,6 +491,10 @@ std::vector<LineFault> read_all(const toml::table& table, Site& site) {
 }
 
 }  // namespace
+
+bool Managed::has(const std::string& partition) const {
+  return std::find(partitions.begin(), partitions.end(), partition) != partitions.end();
+}
 
 const InstanceType* Site::find_type(const std::string& name) const {
   for (const InstanceType& type : types) {

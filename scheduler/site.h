@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -35,6 +36,15 @@ struct Limits {
   int line = 0;
 };
 
+// Partitions on which every job is paid for, also one that never heard of Trainyard.
+struct Managed {
+  std::vector<std::string> partitions;
+  std::string slurm_user = "slurm";              // Slurm's own: asks on behalf of the start gate.
+  std::map<std::string, std::string> accounts;   // Slurm account -> fund that pays its jobs.
+
+  [[nodiscard]] bool has(const std::string& partition) const;
+};
+
 struct Site {
   std::string path;
   std::string cluster;            // Slurm's ClusterName; empty: whatever Slurm says.
@@ -48,6 +58,7 @@ struct Site {
   std::string trainer = "trainyard-trainer";
   std::string runs = "~/trainyard/runs";
   Limits limits;
+  Managed managed;
   std::string default_type, default_account, default_qos;
   int default_gpus = 1;
   std::vector<InstanceType> types;

@@ -78,6 +78,43 @@ std::int64_t limit_seconds(std::uint32_t minutes) {
   return std::int64_t{minutes} * 60;
 }
 
+// "0-2,7%4" -> 0, 1, 2, 7. Slurm may print a step: "0-8:4".
+std::vector<int> tasks_of(const std::string& text) {
+  std::vector<int> tasks;
+  const char* at = text.data();
+  const char* const end = text.data() + std::min(text.size(), text.find('%'));
+  const auto number = [&](int& out) {
+    const auto [stop, error] = std::from_chars(at, end, out);
+    at = stop;
+    return error == std::errc();
+  };
+  while (at < end) {
+    int first = 0, last = 0, step = 1;
+    if (!number(first)) return {};
+    last = first;
+    if (at < end && *at == '-' && (++at, !number(last))) return {};
+    if (at < end && *at == ':' && (++at, !number(step))) return {};
+    for (int task = first; task <= last && step > 0; task += step) tasks.push_back(task);
+    if (at < end && *at++ != ',') return {};
+  }
+  return tasks;
+}
+
+// The type in "gres/gpu:h100=2" or "gpu:h100:2"; empty where none or several are named.
+std::string gpu_type_of(const slurm_job_info_t& job) {
+  for (const char* each : {job.tres_alloc_str, job.gres_total, job.tres_per_job, job.tres_per_node,
+                           job.tres_per_task, job.tres_per_socket}) {
+    const std::string text = copy(each);
+    const std::size_t at = text.find("gpu:");
+    if (at == std::string::npos) continue;
+    const std::size_t begin = at + 4;
+    const std::string word = text.substr(begin, text.find_first_of(":=,(", begin) - begin);
+    const bool is_count = word.find_first_not_of("0123456789") == std::string::npos;
+    if (!word.empty() && !is_count) return word;
+  }
+  return "";
+}
+
 JobSnapshot to_snapshot(const slurm_job_info_t& job) {
   JobSnapshot out;
   out.id = job.job_id;
@@ -100,6 +137,17 @@ JobSnapshot to_snapshot(const slurm_job_info_t& job) {
   out.gpus = tres_count(copy(job.tres_alloc_str), "gres/gpu");
   if (out.gpus == 0) out.gpus = tres_count(copy(job.tres_req_str), "gres/gpu");
   out.node_count = static_cast<int>(job.num_nodes);
+  out.account = copy(job.account);
+  out.gpu_type = gpu_type_of(job);
+  out.is_exclusive = job.shared == 0;
+  out.is_held = out.state == JobState::kPending && job.priority == 0;
+  out.is_held_by_admin = out.is_held && job.state_reason == WAIT_HELD;
+  out.array_job = job.array_job_id;
+  if (job.array_task_id != NO_VAL) {
+    out.array_task = static_cast<int>(job.array_task_id);
+  } else if (job.array_task_str != nullptr) {
+    out.array_tasks = tasks_of(job.array_task_str);
+  }
   const int status = static_cast<int>(job.exit_code);
   if (WIFSIGNALED(status)) out.exit_signal = WTERMSIG(status);
   if (WIFEXITED(status)) out.exit_code = WEXITSTATUS(status);
@@ -382,7 +430,29 @@ class SlurmCluster final : public Cluster {
     return outcome(slurm_update_job(&message), fmt::format("setting the time limit of job {}", job));
   }
 
+  Expected<void> hold(JobId job, const std::string& comment) override {
+    job_desc_msg_t message;
+    slurm_init_job_desc_msg(&message);
+    message.priority = 0;
+    message.alloc_sid = ALLOC_SID_ADMIN_HOLD;
+    return update(job, message, comment, "holding");
+  }
+
+  Expected<void> release(JobId job, const std::string& comment) override {
+    job_desc_msg_t message;
+    slurm_init_job_desc_msg(&message);
+    message.priority = INFINITE;
+    return update(job, message, comment, "releasing");
+  }
+
  private:
+  static Expected<void> update(JobId job, job_desc_msg_t& message, std::string comment,
+                               const char* what) {
+    message.job_id = job;
+    message.comment = comment.data();
+    return outcome(slurm_update_job(&message), fmt::format("{} job {}", what, job));
+  }
+
   static Expected<void> outcome(int rc, const std::string& what) {
     if (rc == SLURM_SUCCESS) return {};
     const int error = error_of(rc);
@@ -451,6 +521,8 @@ Expected<std::unique_ptr<Cluster>> open_slurm_cluster() {
         std::strerror(errno))});
   }
   std::signal(SIGPIPE, SIG_IGN);
+  // Without it libslurm cuts the list of an array's tasks after 64 characters.
+  setenv("SLURM_BITSTR_LEN", "0", 0);
   slurm_init(nullptr);
   return std::make_unique<SlurmCluster>();
 }

@@ -168,6 +168,10 @@ int run(int argc, char** argv) {
   admin_runs->add_option("--count,-n", count, "at most so many")->capture_default_str();
   CLI::App* audit = admin->add_subcommand("audit", "recompute the books, compare with slurmdbd");
 
+  std::uint32_t gate_job = 0;
+  CLI::App* gate = app.add_subcommand("gate", "may this job start? Asked by Slurm's start gate");
+  gate->add_option("job", gate_job, "Slurm's job id")->required();
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -221,6 +225,7 @@ int run(int argc, char** argv) {
   if (*funds || *admin_funds) return done(scheduler::list_funds(client));
   if (*grant) return done(scheduler::grant(client, grant_options));
   if (*admin_runs) return done(scheduler::list_runs(client, true, count));
+  if (*gate) return done(scheduler::gate(client, gate_job));
   if (*audit) return done(scheduler::audit(client));
   return done(ExitStatus::kInternal);
 }

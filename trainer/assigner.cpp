@@ -15,17 +15,45 @@ constexpr double kEpsilon = 1e-9;
 
 // bool [B, M, A]: the cell's centre lies inside the object.
 torch::Tensor centres_inside(const torch::Tensor& points, const torch::Tensor& objects) {
-  const torch::Tensor low = objects.narrow(-1, 0, 2).unsqueeze(2);  // [B, M, 1, 2]
-  const torch::Tensor high = objects.narrow(-1, 2, 2).unsqueeze(2);
-  const torch::Tensor margin = torch::minimum((points - low).amin(-1), (high - points).amin(-1));
-  return margin > kEpsilon;
+  const torch::Tensor x = points.select(-1, 0), y = points.select(-1, 1);  // [A]
+  const auto side = [&objects](std::int64_t i) { return objects.select(-1, i).unsqueeze(-1); };
+  torch::Tensor margin = torch::minimum(x - side(0), y - side(1));
+  margin = torch::minimum(margin, side(2) - x);
+  return torch::minimum(margin, side(3) - y) > kEpsilon;
 }
 
-// bool of the shape of `metric` [B, M, A]: the k best cells of each object.
-torch::Tensor best_cells(const torch::Tensor& metric, int top_k) {
+// Objects and the cells that work for them: entry i says that cell[i] is object[i]'s in image[i].
+struct Pairs {
+  torch::Tensor image, object, cell;  // int64 [P]
+};
+
+Pairs pairs_where(const torch::Tensor& mask) {
+  const torch::Tensor all = mask.nonzero();
+  return {all.select(1, 0), all.select(1, 1), all.select(1, 2)};
+}
+
+// The k best cells of each object, of those that are eligible.
+Pairs best_cells(const torch::Tensor& metric, const torch::Tensor& eligible, int top_k) {
   const std::int64_t k = std::min<std::int64_t>(top_k, metric.size(-1));
-  const torch::Tensor indices = std::get<1>(metric.topk(k, -1));
-  return torch::zeros_like(metric, torch::kBool).scatter_(-1, indices, true);
+  const torch::Tensor cells = std::get<1>(metric.topk(k, -1));  // [B, M, k]
+  Pairs best = pairs_where(eligible.gather(-1, cells));
+  best.cell = cells.index({best.image, best.object, best.cell});
+  return best;
+}
+
+// Each cell for one object only: a contested one goes to whichever object it overlaps most, also
+// where it is not among that object's best.
+Pairs settle_contests(const Pairs& pairs, const torch::Tensor& overlap) {
+  const std::int64_t cells = overlap.size(2);
+  const torch::Tensor flat = pairs.image * cells + pairs.cell;
+  const torch::Tensor claims = torch::bincount(flat, {}, overlap.size(0) * cells);
+  const torch::Tensor contested = (claims > 1).nonzero().squeeze(1);
+  const torch::Tensor sole = (claims.index({flat}) == 1).nonzero().squeeze(1);
+  const torch::Tensor image = contested.div(cells, "floor"), cell = contested - image * cells;
+  const torch::Tensor strongest = overlap.permute({0, 2, 1}).index({image, cell}).argmax(1);
+  return {torch::cat({pairs.image.index({sole}), image}),
+          torch::cat({pairs.object.index({sole}), strongest}),
+          torch::cat({pairs.cell.index({sole}), cell})};
 }
 
 }  // namespace
@@ -43,39 +71,44 @@ Assignment assign(const torch::Tensor& scores, const torch::Tensor& boxes,
             torch::zeros({scores.size(0), cells}, labels.options().dtype(torch::kLong))};
   }
 
-  // How well each cell inside an object does for it now. [B, M, A] throughout.
+  // How well each cell inside an object does for it now. Few of all pairs are: only for these is
+  // anything computed.
   const torch::Tensor eligible = centres_inside(points, objects) & is_object.unsqueeze(-1);
-  const torch::Tensor pairs = eligible.nonzero();  // Few of all: overlaps are computed for these.
-  const torch::Tensor image = pairs.select(1, 0), row = pairs.select(1, 1),
-                      cell = pairs.select(1, 2);
-  torch::Tensor overlap = torch::zeros(eligible.sizes(), boxes.options());
-  torch::Tensor score = torch::zeros(eligible.sizes(), scores.options());
-  overlap.index_put_(
-      {image, row, cell},
-      complete_iou(objects.index({image, row}), boxes.index({image, cell})).clamp_min(0));
-  score.index_put_({image, row, cell}, scores.index({image, cell, labels.index({image, row})}));
-  torch::Tensor metric = score.pow(options.alpha) * overlap.pow(options.beta);
+  const Pairs inside = pairs_where(eligible);
+  torch::Tensor overlap = torch::zeros(eligible.sizes(), boxes.options());  // [B, M, A]
+  torch::Tensor metric = torch::zeros(eligible.sizes(), scores.options());
+  const torch::Tensor own_overlap = complete_iou(objects.index({inside.image, inside.object}),
+                                                 boxes.index({inside.image, inside.cell}))
+                                        .clamp_min(0);
+  const torch::Tensor own_score = scores.index(
+      {inside.image, inside.cell, labels.index({inside.image, inside.object})});
+  overlap.index_put_({inside.image, inside.object, inside.cell}, own_overlap);
+  metric.index_put_({inside.image, inside.object, inside.cell},
+                    own_score.pow(options.alpha) * own_overlap.pow(options.beta));
 
-  // The best of them, and a cell for one object only.
-  torch::Tensor taken = best_cells(metric, options.top_k) & eligible;
-  const torch::Tensor contested = taken.sum(1, /*keepdim=*/true) > 1;
-  const torch::Tensor strongest =
-      torch::zeros_like(taken).scatter_(1, overlap.argmax(1, /*keepdim=*/true), true);
-  taken = torch::where(contested, strongest, taken);
-
+  const Pairs taken = settle_contests(best_cells(metric, eligible, options.top_k), overlap);
   Assignment result;
-  result.foreground = taken.any(1);
-  result.object = taken.to(torch::kLong).argmax(1);  // [B, A]
+  result.foreground =
+      torch::zeros({scores.size(0), cells}, scores.options().dtype(torch::kBool))
+          .index_put_({taken.image, taken.cell}, torch::ones({}, torch::kBool).to(scores.device()));
+  result.object = torch::zeros({scores.size(0), cells}, labels.options().dtype(torch::kLong))
+                      .index_put_({taken.image, taken.cell}, taken.object);  // [B, A]
   result.boxes = objects.gather(1, result.object.unsqueeze(-1).expand({-1, -1, 4}));
 
   // The best cell of an object shall score its best overlap, the others in proportion.
-  metric = metric * taken;
-  const torch::Tensor metric_best = metric.amax(-1, /*keepdim=*/true);
-  const torch::Tensor overlap_best = (overlap * taken).amax(-1, /*keepdim=*/true);
-  const torch::Tensor wanted = (metric * overlap_best / (metric_best + kEpsilon)).amax(1);
-  const torch::Tensor cell_labels = labels.gather(1, result.object).clamp_min(0);
-  result.scores = torch::zeros_like(scores).scatter_(-1, cell_labels.unsqueeze(-1),
-                                                     (wanted * result.foreground).unsqueeze(-1));
+  const torch::Tensor taken_metric = metric.index({taken.image, taken.object, taken.cell});
+  const torch::Tensor taken_overlap = overlap.index({taken.image, taken.object, taken.cell});
+  const torch::Tensor row = taken.image * object_count + taken.object;
+  const auto best_of_object = [&](const torch::Tensor& values) {
+    return torch::zeros({scores.size(0) * object_count}, values.options())
+        .scatter_reduce_(0, row, values, "amax")
+        .index({row});
+  };
+  const torch::Tensor wanted = taken_metric * best_of_object(taken_overlap) /
+                               (best_of_object(taken_metric) + kEpsilon);
+  const torch::Tensor label = labels.index({taken.image, taken.object}).clamp_min(0);
+  result.scores =
+      torch::zeros_like(scores).index_put_({taken.image, taken.cell, label}, wanted);
   return result;
 }
 

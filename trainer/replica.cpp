@@ -77,7 +77,8 @@ bool Replica::step(const StepRates& rates, std::int64_t ema_updates, const Stage
   };
   reduce();
   tell(StepStage::kReduce);
-  if (!std::isfinite(optimizer_.clip_gradients(kGradientNormMax))) return false;
+  gradient_norm_ = optimizer_.clip_gradients(kGradientNormMax);
+  if (!std::isfinite(gradient_norm_)) return false;
   optimizer_.step(rates);
   optimizer_.zero_grad();
   tell(StepStage::kOptimizer);

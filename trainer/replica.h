@@ -50,6 +50,9 @@ class Replica {
   [[nodiscard]] bool step(const StepRates& rates, std::int64_t ema_updates,
                           const StageDone& done = {});
 
+  // Of all ranks' gradients together, before they were clipped; of the last step.
+  [[nodiscard]] double gradient_norm() const { return gradient_norm_; }
+
   // Between two steps: rank 0 holds the sum of all gradients accumulated so far, the others none.
   void settle();
 
@@ -63,6 +66,7 @@ class Replica {
   std::shared_ptr<DetectionModel> model_, average_;
   Optimizer optimizer_;
   GradientReducer reducer_;
+  double gradient_norm_ = 0;
   std::vector<torch::Tensor> statistics_;  // Of batch norm, where it is trained.
 };
 

@@ -87,6 +87,20 @@ class FakeCluster final : public Cluster {
     return {};
   }
 
+  Expected<void> hold(JobId id, const std::string& comment) override {
+    JobSnapshot& job = jobs.at(id);
+    if (job.state != JobState::kPending) return tl::unexpected(Error{"the job runs"});
+    job.is_held = job.is_held_by_admin = true;
+    job.comment = comment;
+    return {};
+  }
+  Expected<void> release(JobId id, const std::string& comment) override {
+    JobSnapshot& job = jobs.at(id);
+    job.is_held = job.is_held_by_admin = false;
+    job.comment = comment;
+    return {};
+  }
+
   // --- What Slurm does by itself ---------------------------------------------------------------
 
   void start(JobId id) {

@@ -16,11 +16,12 @@
 # there and trainyardd runs.
 
 repository=$(realpath "$BATS_TEST_DIRNAME/../..")
-tytest_state=/var/lib/trainyard-tytest
+tytest=${TRAINYARD_TEST_CLUSTER:-tytest} # Another name: beside somebody else's tests.
+tytest_state=/var/lib/trainyard-$tytest
 tytest_user=tyalice
 
 # cluster VERB...: scripts/cluster on the shared cluster.
-cluster() { "$repository/scripts/cluster" --name tytest "$@"; }
+cluster() { "$repository/scripts/cluster" --name "$tytest" "$@"; }
 
 # as USER COMMAND...: runs a command on the shared cluster as a user, at home, for 120 s at most.
 as() {
@@ -54,6 +55,16 @@ cluster_once() {
   cluster user add "$tytest_user"
   [[ -z ${TRAINYARD_BUILD:-} ]] || install_trainyard
 }
+
+# service_pid, kill_service, start_service: trainyardd of the shared cluster, and it alone.
+service_pid() { pgrep --uid trainyard --full "$tytest_state/prefix/bin/trainyardd"; }
+kill_service() {
+  local pid
+  pid=$(service_pid)
+  kill -KILL "$pid"
+  eventually 5 bash -c "! kill -0 $pid 2>/dev/null"
+}
+start_service() { cluster up >/dev/null; }
 
 # Installs what has been built; trainyardd starts anew only if it has changed.
 install_trainyard() {

@@ -47,18 +47,10 @@ expect_exact_bill() {
   [[ $(show | jq .held) -eq 0 ]]
   as trainyard trainyard admin audit
 }
-service_pid() { pgrep --uid trainyard --full "$tytest_state/prefix/bin/trainyardd"; }
-kill_service() {
-  local pid
-  pid=$(service_pid)
-  kill -KILL "$pid"
-  eventually 5 bash -c "! kill -0 $pid 2>/dev/null"
-}
-start_service() { cluster up; }
 
 @test "a run belongs to its user, finishes, and its bill equals Slurm's record" {
   tytrain epochs=2
-  eventually 20 bash -c "[[ \$($repository/scripts/cluster --name tytest run --as $tytest_user -- squeue -h -j $job_id -o %T) == RUNNING ]]"
+  eventually 20 bash -c "[[ \$($repository/scripts/cluster --name $tytest run --as $tytest_user -- squeue -h -j $job_id -o %T) == RUNNING ]]"
   # Who: the job is the user's, and no process of ours but the daemons is root's.
   [[ $(as "$tytest_user" squeue -h -j "$job_id" -o %u) == "$tytest_user" ]]
   [[ -z $(pgrep --uid root --exact trainyardd) ]]
@@ -81,8 +73,8 @@ start_service() { cluster up; }
   [[ $(show | jq -r '.segments[0].nodes') =~ n\[?1[-,]2\]? ]]
   # The trainer itself says which hosts its ranks stood on.
   as "$tytest_user" trainyard logs "$run_id" -n 500 >"$BATS_TEST_TMPDIR/log"
-  grep -q 'tytest-n1' "$BATS_TEST_TMPDIR/log"
-  grep -q 'tytest-n2' "$BATS_TEST_TMPDIR/log"
+  grep -q "$tytest-n1" "$BATS_TEST_TMPDIR/log"
+  grep -q "$tytest-n2" "$BATS_TEST_TMPDIR/log"
   expect_exact_bill
 }
 
@@ -161,7 +153,7 @@ start_service() { cluster up; }
   eventually 60 has_epochs 1
   # While it runs and ends.
   kill_service
-  eventually 100 bash -c "[[ -z \$($repository/scripts/cluster --name tytest run --as $tytest_user -- squeue -h -j $job_id 2>/dev/null) ]]"
+  eventually 100 bash -c "[[ -z \$($repository/scripts/cluster --name $tytest run --as $tytest_user -- squeue -h -j $job_id 2>/dev/null) ]]"
   start_service
   eventually 60 is_over
   state_is finished
@@ -192,7 +184,7 @@ start_service() { cluster up; }
   tytrain epochs=30
   eventually 60 has_epochs 1
   as root scontrol update "JobId=$job_id" TimeLimit=60
-  eventually 20 bash -c "[[ \$($repository/scripts/cluster --name tytest run --as $tytest_user -- squeue -h -j $job_id -o %l) == 4:00 ]]"
+  eventually 20 bash -c "[[ \$($repository/scripts/cluster --name $tytest run --as $tytest_user -- squeue -h -j $job_id -o %l) == 4:00 ]]"
   as "$tytest_user" trainyard cancel "$run_id" --wait
   state_is cancelled
   expect_exact_bill

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// Runs under mpirun with 1, 2 and 4 ranks. Sums are of small integers, so that equality is exact. A
-// run that was to have several ranks and has one fails: see main.
+// Runs under mpirun with 1, 2 and 4 ranks. Sums are of small integers, so that equality is exact.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <torch/utils.h>
 
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
 #include <sstream>
 
+#include "tests/trainer/ranks.h"
 #include "tests/trainer/reference_numbers.h"
 #include "tests/trainer/temp_folder.h"
 #include "trainer/checkpoint.h"
@@ -26,8 +25,6 @@
 
 namespace trainer {
 namespace {
-
-Communicator* world = nullptr;
 
 std::span<const std::byte> bytes_of(const std::string& text) {
   return std::as_bytes(std::span(text));
@@ -389,21 +386,3 @@ TEST_F(TrainTest, BadInputIsRaisedOnAllRanks) {
 
 }  // namespace
 }  // namespace trainer
-
-int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  torch::set_num_threads(1);
-  const char* expected = std::getenv("TRAINYARD_EXPECT_RANKS");
-  const auto communicator = trainer::make_mpi_communicator(&argc, &argv);
-  if (expected == nullptr || communicator->size() != std::atoi(expected)) {
-    fmt::print(stderr, "{} ranks, but TRAINYARD_EXPECT_RANKS = {}: run it with mpirun -n\n",
-               communicator->size(), expected == nullptr ? "(not set)" : expected);
-    return 1;
-  }
-  trainer::world = communicator.get();
-  if (communicator->rank() != 0) {
-    auto& listeners = testing::UnitTest::GetInstance()->listeners();
-    delete listeners.Release(listeners.default_result_printer());
-  }
-  return RUN_ALL_TESTS();
-}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Jobs that their users submitted themselves to a managed partition. The submit plug-in holds them;
+// here they are quoted, their hours are set aside and they are released, or they keep waiting with
+// the reason where squeue shows it. From then on each is a run like any other.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "scheduler/dispatcher.h"
+#include "scheduler/job_script.h"
+
+namespace scheduler {
+namespace {
+
+Error of(const accounting::Error& error) { return {"the books: " + error.message}; }
+accounting::Error to_books(const Error& error) { return {error.message}; }
+
+// More would keep the books busy for longer than a look at Slurm may take.
+constexpr std::size_t kArrayTasksMax = 2'000;
+
+// The numbers of a job that waits for its hours are written anew this often.
+constexpr std::int64_t kTellAgainS = 20;
+
+Refusal refuse(std::string reason) { return Refusal{{std::move(reason)}}; }
+
+bool has_run(const JobSnapshot& job) { return job.start > 0 && !job.nodes.empty(); }
+
+std::string beyond_fund(const Plan& plan, std::size_t tasks, std::int64_t margin_s,
+                        const std::optional<accounting::FundBalance>& balance) {
+  const std::string count = tasks == 1 ? "" : fmt::format("{} tasks x ", tasks);
+  const accounting::Amount needed{plan.quote.hold.milli_gpu_s * static_cast<std::int64_t>(tasks)};
+  return fmt::format("needs {} ({}{} GPU x ({} + {} s) x {}), fund {} has {}",
+                     accounting::to_gpu_hours(needed), count, plan.gpus,
+                     fmt::format("{} min", plan.time_limit_s / 60), margin_s,
+                     accounting::format_weight(plan.quote.weight_milli), plan.fund,
+                     balance ? accounting::to_gpu_hours(balance->available) : "no GPU-hours");
+}
+
+}  // namespace
+
+// A job, or one task of an array, that has no open run yet.
+struct Dispatcher::WantedTask {
+  Run run;  // What is known of it: earlier segments, or nothing but its id.
+};
+
+Expected<void> Dispatcher::match_plain_job(const JobSnapshot& job, const JobStamp& stamp,
+                                           UtcSeconds now) {
+  const bool is_live = !is_ended(job.state);
+  std::vector<int> tasks = job.array_tasks;
+  if (tasks.empty()) tasks.push_back(job.array_task);
+  std::vector<WantedTask> wanted;
+  for (const int task : tasks) {
+    const std::string id = plain_run_id(stamp, task);
+    if (open_run(id) != nullptr) {
+      snapshots_.emplace(id, job);
+      continue;
+    }
+    if (!is_live && !has_run(job)) continue;
+    auto stored = store_.load(id);
+    if (!stored) return tl::unexpected(stored.error());
+    if (*stored && !is_live) continue;  // Over and settled.
+    WantedTask each;
+    each.run.id = id;
+    if (*stored) each.run = std::move(**stored);
+    wanted.push_back(std::move(each));
+  }
+  if (wanted.empty()) return {};
+  if (job.gpus == 0 && !has_run(job)) {
+    // Without GPUs it costs nothing. One that gets some after all is met here again.
+    if (!is_our_hold(job) || !is_update_due(job.id, now)) return {};
+    return cluster_->release(job.id, without_reason(job.comment));
+  }
+  if (job.gpus == 0) return {};
+  const auto refusal = admit_plain(job, stamp, wanted, now);
+  if (!refusal) return tl::unexpected(refusal.error());
+  if (*refusal) return turn_away(job, **refusal, now);
+  for (const WantedTask& each : wanted) snapshots_.emplace(each.run.id, job);
+  return {};
+}
+
+Expected<std::optional<Refusal>> Dispatcher::admit_plain(const JobSnapshot& job,
+                                                         const JobStamp& stamp,
+                                                         std::vector<WantedTask>& wanted,
+                                                         UtcSeconds now) {
+  if (wanted.size() > kArrayTasksMax) {
+    return std::optional{refuse(fmt::format("the array has {} tasks; up to {} are possible here",
+                                            wanted.size(), kArrayTasksMax))};
+  }
+  const auto owner = look_up_(job.uid, *site_);
+  if (!owner) return std::optional{refuse(owner.error().message)};
+  const std::string fund = fund_of_job(job, stamp, *site_, owner->user);
+  const PlanOutcome planned = plan_of_job(job, *site_, *facts_, fund, now);
+  if (const auto* refusal = std::get_if<Refusal>(&planned)) return std::optional{*refusal};
+  if (!may_spend(*owner, fund)) {
+    return std::optional{refuse(
+        fmt::format("fund {} is not {}'s to spend: it takes the user himself or a member of the "
+                    "Unix group", fund, owner->user))};
+  }
+  return hold_tasks(*owner, std::get<Plan>(planned), wanted, now);
+}
+
+Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner, const Plan& plan,
+                                                        std::vector<WantedTask>& wanted,
+                                                        UtcSeconds now) {
+  std::optional<Refusal> refusal;
+  const std::vector<WantedTask> before = wanted;
+  const auto done = db_->transact([&]() -> accounting::Expected<void> {
+    for (WantedTask& each : wanted) {
+      Run& run = each.run;
+      const int segment = static_cast<int>(run.segments.size());
+      const std::string hold_id = fmt::format("{}/{}", run.id, segment);
+      const auto held = ledger_.hold({hold_id, plan.fund, plan.quote.hold, run.id, owner.user}, now);
+      if (!held) return tl::unexpected(held.error());
+      if (*held != accounting::HoldStatus::kHeld) {
+        const auto balance = ledger_.balance(plan.fund);
+        if (!balance) return tl::unexpected(balance.error());
+        refusal = refuse(beyond_fund(plan, wanted.size(), facts_->margin_s(), *balance));
+        return tl::unexpected(accounting::Error{"refused"});  // Rolls all tasks back.
+      }
+      if (segment == 0) {
+        RunCreated created{owner.uid, owner.user, plan.fund, plan.name, "", {}, true};
+        const auto added = store_.append(run, {now, std::move(created)});
+        if (!added) return tl::unexpected(to_books(added.error()));
+      }
+      const auto opened = store_.append(run, {now, SegmentOpened{segment, plan, hold_id, ""}});
+      if (!opened) return tl::unexpected(to_books(opened.error()));
+    }
+    return {};
+  });
+  if (refusal) {
+    wanted = before;
+    return refusal;
+  }
+  if (!done) return tl::unexpected(of(done.error()));
+  for (const WantedTask& each : wanted) open_[each.run.id] = each.run;
+  return refusal;
+}
+
+Expected<void> Dispatcher::turn_away(const JobSnapshot& job, const Refusal& refusal, UtcSeconds now) {
+  const std::string& why = refusal.reasons.front();
+  if (job.state == JobState::kPending) {
+    const std::string comment = with_reason(job.comment, why);
+    if (job.is_held_by_admin && job.comment == comment) return {};
+    // Who is held already has only the numbers to be told anew, and those change with every job.
+    const bool is_told = job.is_held_by_admin && is_our_hold(job);
+    if (is_told && now - last_update_[job.id] < kTellAgainS) return {};
+    if (!is_update_due(job.id, now)) return {};
+    return cluster_->hold(job.id, comment);
+  }
+  // It started behind our back: ended at once, and what it used is the audit's to explain.
+  const auto noted = ledger_.record_finding(
+      {now, fmt::format("job {} of uid {}", job.id, job.uid),
+       fmt::format("ran on partition {} with {} GPUs and no hold: {}", job.partition, job.gpus, why)});
+  if (!noted) return tl::unexpected(of(noted.error()));
+  if (is_ended(job.state)) return {};
+  return cluster_->cancel(job.id);
+}
+
+Expected<std::optional<Refusal>> Dispatcher::may_start(JobId id, UtcSeconds now) {
+  if (const auto looked = tick(now); !looked) return tl::unexpected(looked.error());
+  if (!trouble_.empty()) return tl::unexpected(Error{trouble_});
+  const auto jobs = cluster_->load_jobs();
+  if (!jobs) return tl::unexpected(jobs.error());
+  for (const JobSnapshot& found : *jobs) {
+    if (found.id != id) continue;
+    JobSnapshot job = found;
+    job.gpus = gpus_of_job(job, *site_);
+    if (!site_->managed.has(job.partition) || job.gpus == 0) return std::optional<Refusal>{};
+    const auto stamp = parse_stamp(job.admin_comment);
+    const auto name = parse_comment(job.comment);
+    const Run* run = name ? open_run(name->run_id) : nullptr;
+    if (run == nullptr && stamp) run = open_run(plain_run_id(*stamp, job.array_task));
+    if (run == nullptr) return std::optional{refuse(fmt::format("job {} has no hold", id))};
+    const bool is_its = run->about.uid == job.uid && (!run->last().job || *run->last().job == id);
+    if (is_its && is_covered(run->last(), job, patience())) return std::optional<Refusal>{};
+    return std::optional{refuse(fmt::format("job {} is not covered by the hold of run {}", id, run->id))};
+  }
+  return std::optional{refuse(fmt::format("Slurm has no job {}", id))};
+}
+
+}  // namespace scheduler

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// scheduler/plain_job.h
+//
+// Jobs that their users submit themselves (sbatch, srun, salloc) to a managed partition: how the
+// submit plug-in marks them (slurm/trainyard.lua), and what they cost. Pure.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "scheduler/cluster.h"
+#include "scheduler/plan.h"
+#include "scheduler/site.h"
+
+namespace scheduler {
+
+// The admin_comment "trainyard-job:ID:FUND", which users cannot write.
+struct JobStamp {
+  std::string id;
+  std::string fund;  // What --fund asked for; empty: nothing.
+};
+[[nodiscard]] std::optional<JobStamp> parse_stamp(const std::string& admin_comment);
+
+// The run that stands for the job, or for one task of an array (-1: of none).
+[[nodiscard]] std::string plain_run_id(const JobStamp& stamp, int array_task);
+
+// Is it the plug-in or the service that keeps the job from starting, and not its user or an admin?
+[[nodiscard]] bool is_our_hold(const JobSnapshot& job);
+
+// "COMMENT [trainyard: why]", where squeue and sacct show it, and back.
+[[nodiscard]] std::string with_reason(const std::string& comment, const std::string& why);
+[[nodiscard]] std::string without_reason(const std::string& comment);
+
+// --fund, else "fund=NAME" in the comment, else the fund of the Slurm account, else the user's own.
+[[nodiscard]] std::string fund_of_job(const JobSnapshot& job, const JobStamp& stamp,
+                                      const Site& site, const std::string& user);
+
+// Allocated GPUs, or those that the job may get.
+[[nodiscard]] int gpus_of_job(const JobSnapshot& job, const Site& site);
+
+// The quote: GPUs x (time limit + margin) x weight. Refused without a limit, on several partitions,
+// and where the type of GPU, and so the price, is not known.
+[[nodiscard]] PlanOutcome plan_of_job(const JobSnapshot& job, const Site& site,
+                                      const ClusterFacts& facts, const std::string& fund,
+                                      accounting::UtcSeconds now);
+
+}  // namespace scheduler

@@ -1,0 +1,194 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Jobs that never heard of Trainyard, on the managed partition "metered": nothing unfunded starts,
+# nobody edits his way past the hold, and the charge is what Slurm recorded.
+
+load cluster
+
+plain_user=tyclara
+
+setup_file() {
+  cluster_once
+  cluster user add "$plain_user"
+  as trainyard trainyard admin grant "user:$plain_user" 2h --id plain-grant-0001
+}
+
+clara() { as "$plain_user" "$@"; }
+# plain OPTIONS... -- SECONDS: submits; the job in $job_id.
+plain() {
+  local options=()
+  while [[ $1 != -- ]]; do options+=("$1") && shift; done
+  job_id=$(clara sbatch --parsable --partition=metered --time=3 --output=/dev/null "${options[@]}" \
+    --wrap "sleep $2")
+}
+field() { cluster run -- scontrol show job "$1" | sed -nE "s/.*[[:space:]]$2=([^ ]*).*/\1/p" | head -n1; }
+comment_of() { cluster run -- squeue --noheader --jobs "$1" --format=%k; }
+state_is() { [[ $(cluster run -- squeue --noheader --states=all --jobs "$1" --format=%T | sort -u) == "$2" ]]; }
+waits_for() { [[ $(comment_of "$1") == *"$2"* ]]; }
+run_of() { field "$1" AdminComment | cut -d: -f2; }
+run_state_is() { [[ $(as trainyard trainyard show "$1" --json | jq -r .state) == "$2" ]]; }
+charged() { as "$plain_user" trainyard funds --json | jq '[.funds[].charged] | add'; }
+held() { as "$plain_user" trainyard funds --json | jq '[.funds[].held] | add'; }
+explained() { as trainyard trainyard admin audit --json | jq .unallocated_gpu_s; }
+is_charged_exactly() { [[ $(charged) == "$((($(slurm_gpu_seconds) - $(explained)) * 1000))" ]]; }
+nothing_is_held() { [[ $(held) -eq 0 ]]; }
+slurm_gpu_seconds() {
+  clara sacct --duplicates --allocations --noheader --parsable2 --partition=metered \
+    --starttime=2020-01-01 --format=ElapsedRaw,AllocTRES |
+    sed -nE 's/^([0-9]+)\|.*gres\/gpu=([0-9]+).*/\1 \2/p' | awk '{sum += $1 * $2} END {print sum + 0}'
+}
+# Everything has ended: the books equal Slurm's record to the second, and nothing is held.
+expect_exact_books() {
+  eventually 40 is_charged_exactly || {
+    echo "charged $(charged) milli-GPU-s, Slurm recorded $(slurm_gpu_seconds) GPU-s"
+    return 1
+  }
+  eventually 30 nothing_is_held
+  as trainyard trainyard admin audit
+}
+no_jobs() { [[ -z $(clara squeue --noheader --me) ]]; }
+
+@test "a plain GPU job is funded, released, and charged what Slurm recorded" {
+  plain --gpus=2 -- 3
+  eventually 30 state_is "$job_id" COMPLETED
+  expect_exact_books
+  [[ $(charged) -ge 6000 ]]
+}
+
+@test "scenario 17: a job without hours waits with the numbers, and its owner cannot release it" {
+  plain --gpus=2 --time=600 -- 1
+  eventually 20 waits_for "$job_id" "needs 20.0"
+  [[ $(comment_of "$job_id") == *"fund user:$plain_user has 1.99"* ]]
+  state_is "$job_id" PENDING
+  run clara scontrol release "$job_id"
+  [[ $status -ne 0 && $output == *"denied"* ]]
+  run clara scontrol update "JobId=$job_id" Priority=1000
+  [[ $status -ne 0 ]]
+  sleep 4
+  state_is "$job_id" PENDING
+  # Hours came, and it runs.
+  as trainyard trainyard admin grant "user:$plain_user" 21h --id plain-grant-0002
+  eventually 30 state_is "$job_id" COMPLETED
+  [[ -z $(comment_of "$job_id") ]]
+  expect_exact_books
+}
+
+@test "scenario 16: what was quoted cannot be edited by its owner, before or after the release" {
+  plain --gpus=1 --begin=now+3600 -- 1
+  eventually 20 state_is "$job_id" PENDING
+  local edit
+  for edit in TimeLimit=60 Gres=gpu:2 NumNodes=2 Partition=gpu Account=other Comment=fund=user:root; do
+    run clara scontrol update "JobId=$job_id" "$edit"
+    echo "$edit: $output"
+    [[ $status -ne 0 ]]
+  done
+  clara scontrol update "JobId=$job_id" TimeLimit=2
+  clara scancel "$job_id"
+  # Nor does a job of another partition slip in.
+  local other
+  other=$(clara sbatch --parsable --hold --partition=gpu --gpus=1 --output=/dev/null --wrap true)
+  run clara scontrol update "JobId=$other" Partition=metered
+  [[ $status -ne 0 ]]
+  clara scancel "$other"
+  expect_exact_books
+}
+
+@test "scenario 28: every way to ask for GPUs is quoted with the GPUs that Slurm counts" {
+  local line jobs=() wanted=()
+  while read -r line; do
+    plain --time=1440 ${line#* } -- 1
+    jobs+=("$job_id") wanted+=("${line%% *}")
+  done <<'FORMS'
+2 --gpus=2
+3 --gpus=h100:3 --nodes=2
+2 --gpus-per-node=1 --nodes=2
+2 --gres=gpu:h100:1 --nodes=2
+3 --gpus-per-task=1 --ntasks=3
+1 --gpus-per-socket=1 --sockets-per-node=1 --nodes=1
+2 --exclusive --nodes=1 --gpus=1
+4 --exclusive --nodes=2
+FORMS
+  local i
+  for i in "${!jobs[@]}"; do
+    eventually 20 waits_for "${jobs[i]}" "(${wanted[i]} GPU x (1440 min" ||
+      { echo "${jobs[i]}: $(comment_of "${jobs[i]}"), wanted ${wanted[i]}"; return 1; }
+  done
+  clara scancel "${jobs[@]}"
+}
+
+@test "scenario 34: an array is held for task by task, and each task is charged" {
+  plain --array=0-3 --gpus=1 -- 2
+  eventually 20 bash -c "[[ \$($repository/scripts/cluster --name $tytest run --as $plain_user -- trainyard funds --json | jq '[.funds[].held] | add') -gt 700000 ]]"
+  eventually 60 no_jobs
+  expect_exact_books
+  [[ $(as trainyard trainyard admin runs --json | jq "[.runs[] | select(.run | test(\"^$(run_of "$job_id")t\"))] | length") -eq 4 ]]
+}
+
+@test "scenario 10: an owner who requeues his running job pays for every attempt, each funded" {
+  plain --gpus=1 -- 6
+  eventually 20 state_is "$job_id" RUNNING
+  clara scontrol requeue "$job_id"
+  eventually 60 state_is "$job_id" COMPLETED
+  [[ $(clara sacct -D -X -n -j "$job_id" -o State | wc -l) -ge 2 ]]
+  expect_exact_books
+}
+
+@test "a finished job that its owner requeues gets a hold of its own" {
+  plain --gpus=1 -- 1
+  eventually 30 state_is "$job_id" COMPLETED
+  eventually 20 run_state_is "$(run_of "$job_id")" finished
+  clara scontrol requeue "$job_id"
+  eventually 60 bash -c "[[ \$($repository/scripts/cluster --name $tytest run --as trainyard -- trainyard show $(run_of "$job_id") --json | jq '.segments | length') -ge 2 ]]"
+  eventually 60 state_is "$job_id" COMPLETED
+  expect_exact_books
+}
+
+@test "with the service dead nothing starts, nothing is lost, and a requeued job stays out" {
+  plain --gpus=1 -- 61
+  local running=$job_id
+  eventually 20 state_is "$running" RUNNING
+  kill_service
+  plain --gpus=1 -- 1
+  local waiting=$job_id
+  run clara scontrol release "$waiting"
+  [[ $status -ne 0 ]]
+  clara scontrol requeue "$running"
+  local i
+  for i in {1..12}; do
+    sleep 1
+    state_is "$waiting" PENDING
+    # The start gate keeps it out: it may be configured, its script must not run.
+    [[ -z $(pgrep --uid "$plain_user" --exact --full 'sleep 61') ]] || ((i < 3))
+  done
+  start_service
+  eventually 40 state_is "$waiting" COMPLETED
+  clara scancel "$running"
+  eventually 20 no_jobs
+  expect_exact_books
+}
+
+@test "scenario 18: a limit that an operator raised beyond the hold is put back" {
+  plain --gpus=1 -- 20
+  eventually 20 state_is "$job_id" RUNNING
+  as root scontrol update "JobId=$job_id" TimeLimit=600
+  eventually 20 bash -c "[[ \$($repository/scripts/cluster --name $tytest run -- squeue -h -j $job_id -o %l) == 3:00 ]]"
+  clara scancel "$job_id"
+  expect_exact_books
+}
+
+@test "srun waits for its hours, runs, and is charged" {
+  run clara srun --partition=metered --time=2 --gpus=1 --mpi=none printenv CUDA_VISIBLE_DEVICES
+  [[ $status -eq 0 && $output =~ [01] ]]
+  expect_exact_books
+}
+
+@test "nobody spends a fund that is not his" {
+  plain --gpus=1 --comment=fund=user:trainyard -- 1
+  eventually 20 waits_for "$job_id" "fund user:trainyard is not $plain_user's to spend"
+  state_is "$job_id" PENDING
+  clara scancel "$job_id"
+  plain --gpus=1 --comment=fund=group:root -- 1
+  eventually 20 waits_for "$job_id" "fund group:root is not $plain_user's to spend"
+  clara scancel "$job_id"
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a run leaves behind: checkpoints, weights, records, tables and pictures.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "trainer/train_run.h"
+#include "trainer/weights_file.h"
+
+namespace trainer {
+
+using contract::ExitCode;
+
+namespace {
+
+constexpr double kStepRecordSeconds = 1;
+
+}  // namespace
+
+ResultsRow TrainingRun::results_row(const Validation& validation) const {
+  ResultsRow row{.epoch = progress_.epoch, .time_s = seconds_used()};
+  const double batches = static_cast<double>(std::max<std::int64_t>(1, progress_.loss_batches));
+  for (std::size_t i = 0; i < 3; ++i) row.train_losses[i] = progress_.loss_sums[i] / batches;
+  row.precision = validation.metrics.precision;
+  row.recall = validation.metrics.recall;
+  row.map50 = validation.metrics.map50;
+  row.map50_95 = validation.metrics.map50_95;
+  row.val_losses = validation.losses;
+  row.lr = last_rates_.lr;
+  return row;
+}
+
+void TrainingRun::save_weights_of_epoch(bool is_best) {
+  const WeightsInfo info{.class_names = input_.class_names,
+                         .imgsz = args_.imgsz,
+                         .epoch = progress_.epoch,
+                         .fitness = is_best ? progress_.best_fitness : 0};
+  if (args_.save) save_weights(folder_.weights() + "/last.safetensors", replica_->average(), info);
+  if (is_best) save_weights(folder_.weights() + "/best.safetensors", replica_->average(), info);
+  if (args_.save_period > 0 && progress_.epoch % args_.save_period == 0) {
+    save_weights(fmt::format("{}/epoch{}.safetensors", folder_.weights(), progress_.epoch),
+                 replica_->average(), info);
+  }
+}
+
+void TrainingRun::save() {
+  progress_.seconds_used = seconds_used();
+  const double started = around_.now();
+  if (is_first_rank()) {
+    save_checkpoint(folder_.weights(), state());
+    progress_.save_seconds = around_.now() - started;
+    record("checkpoint", {{"save_s", progress_.save_seconds}});
+  }
+  saved_at_ = batch_started_ = around_.now();
+}
+
+void TrainingRun::record(std::string kind, std::map<std::string, double> values, std::string text) {
+  if (!is_first_rank()) return;
+  folder_.append_metrics({.kind = std::move(kind),
+                          .time = around_.now(),
+                          .epoch = std::min(progress_.epoch + (progress_.epoch_batch > 0 ? 1 : 0),
+                                            std::max(1, epochs_shown())),
+                          .epochs = epochs_shown(),
+                          .step = progress_.step,
+                          .steps_per_epoch = progress_.batches_per_epoch,
+                          .train_seconds = seconds_used(),
+                          .values = std::move(values),
+                          .text = std::move(text)});
+}
+
+// Measures the pace and tells people and files, at most once a second.
+void TrainingRun::report_batch(const Signals& signals) {
+  constexpr std::int64_t kSlowBatches = 2;  // The first ones fill caches.
+  constexpr double kMemory = 0.9;
+  const double now = around_.now();
+  const double seconds = now - batch_started_;
+  batch_started_ = now;
+  if (++batches_this_attempt_ > kSlowBatches || progress_.batch_seconds == 0) {
+    const double before = progress_.batch_seconds == 0 || batches_this_attempt_ == kSlowBatches + 1
+                              ? seconds
+                              : progress_.batch_seconds;
+    progress_.batch_seconds = kMemory * before + (1 - kMemory) * seconds;
+  }
+  if (now - recorded_at_ < kStepRecordSeconds) return;
+  recorded_at_ = now;
+  const double images_per_s = args_.batch / std::max(1e-9, progress_.batch_seconds);
+  console_.print_step({.epoch = progress_.epoch + 1,
+                       .epochs = epochs_shown(),
+                       .batch = progress_.epoch_batch,
+                       .batches = progress_.batches_per_epoch,
+                       .losses = signals.losses,
+                       .images_per_s = images_per_s});
+  record("step", {{"train/box_loss", signals.losses[0]},
+                  {"train/cls_loss", signals.losses[1]},
+                  {"train/dfl_loss", signals.losses[2]},
+                  {"lr/pg0", last_rates_.lr[0]},
+                  {"lr/pg1", last_rates_.lr[1]},
+                  {"lr/pg2", last_rates_.lr[2]},
+                  {"batch", static_cast<double>(progress_.epoch_batch)},
+                  {"images_per_s", images_per_s}});
+}
+
+void TrainingRun::warn_unreadable() {
+  for (const std::string& path : loader_->take_unreadable()) {
+    fmt::print(stderr, "rank {}: {} cannot be decoded; another image takes its place\n",
+               communicator_.rank(), path);
+  }
+}
+
+// The table of the best weights. Those of an earlier attempt are read and measured again.
+void TrainingRun::evaluate_best() {
+  const std::string best = folder_.weights() + "/best.safetensors";
+  const bool has_time = agreed(!is_timed() || seconds_left() > closing_seconds(pace()));
+  if (!best_metrics_ && has_time) {
+    if (is_first_rank()) {
+      copy_matching(state_tensors(*load_model(best).model), replica_->average());
+    }
+    replica_->share_average();
+    best_metrics_ = validate_average().metrics;
+  }
+  if (!best_metrics_) return;
+  constexpr std::size_t kClassesMax = 100;
+  console_.print(fmt::format("best weights, epoch {}: {}", progress_.best_epoch, best));
+  console_.print(to_table(*best_metrics_, args_.verbose ? kClassesMax : 0));
+}
+
+TrainOutcome TrainingRun::leave(ExitCode code, std::string message) {
+  record("end", {}, std::string(reason_of(code)));
+  TrainOutcome outcome{code, std::move(message), progress_.epoch, progress_.step};
+  if (is_first_rank()) {
+    folder_.remove_stop_file();  // It is obeyed: the next attempt shall not stop at once.
+    folder_.write_exit_record(
+        {code, outcome.message, outcome.epoch, outcome.step, around_.attempt});
+  }
+  console_.print(outcome.message);
+  // A rank that leaves with a code may end the others: not before everything is written.
+  communicator_.barrier();
+  return outcome;
+}
+
+}  // namespace trainer

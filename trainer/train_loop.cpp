@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+#include <torch/utils.h>
+
+#include <algorithm>
+#include <span>
+
+#include "trainer/layout.h"
+#include "trainer/sampler.h"
+#include "trainer/train_run.h"
+
+namespace trainer {
+
+using contract::ExitCode;
+
+namespace {
+
+constexpr double kCheckpointIntervalSeconds = 600;  // Inside long epochs.
+constexpr double kStopFilePollSeconds = 1;
+
+std::array<double, 3> to_array(const torch::Tensor& items) {
+  const torch::Tensor host = items.to(torch::kCPU, torch::kDouble);
+  const auto* values = host.data_ptr<double>();
+  return {values[0], values[1], values[2]};
+}
+
+}  // namespace
+
+// One epoch, or what is left of it. Nothing: done; the epoch is closed and saved.
+std::optional<ExitCode> TrainingRun::train_epoch() {
+  const int epochs = epochs_shown();
+  if (epochs > args_.close_mosaic && progress_.epoch >= epochs - args_.close_mosaic) {
+    progress_.is_mosaic_closed = true;
+  }
+  if (progress_.epoch_batch < progress_.batches_per_epoch) {
+    loader_->start_epoch(progress_.epoch, progress_.epoch_batch, !progress_.is_mosaic_closed);
+  }
+  replica_->model().train();
+  epoch_started_ = batch_started_ = around_.now();
+  epoch_first_batch_ = progress_.epoch_batch;
+
+  bool is_time_up = false;
+  while (progress_.epoch_batch < progress_.batches_per_epoch && !is_time_up) {
+    const Batch batch = loader_->next();
+    const ScheduleOptions schedule =
+        schedule_options(args_, choice_, progress_.batches_per_epoch, progress_.epochs_planned);
+    const BatchPlan plan =
+        plan_batch(schedule, progress_.step, is_timed() ? epoch_position() : progress_.epoch,
+                   progress_.epochs_planned);
+
+    const torch::Tensor images = resized(network_input(batch.images, device_));
+    const LossValue loss = detection_loss(
+        replica_->model().forward(images), replica_->model().strides(), batch.targets.to(device_),
+        loss_options(), args_.batch, [this](double own) {
+          communicator_.all_reduce_sum(std::span<double>(&own, 1));
+          return own;
+        });
+    const Signals signals = agree(loss);
+    if (signals.not_a_number > 0) return ExitCode::kNotANumber;
+    loss.total.backward();
+    if (auto code = after_batch(signals, plan)) return code;
+    is_time_up = signals.time_is_up > 0;
+  }
+  warn_unreadable();
+  progress_.is_finished = finish_epoch(is_time_up);
+  if (args_.save || progress_.is_finished) save();
+  return std::nullopt;
+}
+
+// multi_scale: another size for each batch, the same on all ranks and after every resume. Boxes are
+// in parts of the image and stay.
+torch::Tensor TrainingRun::resized(const torch::Tensor& images) const {
+  const int side = batch_size_pixels(static_cast<std::uint64_t>(args_.seed), progress_.epoch,
+                                     progress_.epoch_batch, args_.imgsz, args_.multi_scale);
+  if (side == args_.imgsz) return images;
+  return torch::upsample_bilinear2d(images, {side, side}, /*align_corners=*/false);
+}
+
+// Counts the batch, makes an optimiser step where one is due, and leaves where the ranks agreed to.
+std::optional<ExitCode> TrainingRun::after_batch(const Signals& signals, const BatchPlan& plan) {
+  ++progress_.step;
+  ++progress_.epoch_batch;
+  ++progress_.pending_batches;
+  progress_.epochs_planned = signals.epochs_planned;
+  for (std::size_t i = 0; i < 3; ++i) progress_.loss_sums[i] += signals.losses[i];
+  ++progress_.loss_batches;
+  last_rates_ = plan.rates;
+
+  const bool is_step_due = progress_.pending_batches >= plan.accumulate;
+  const bool is_epoch_over =
+      progress_.epoch_batch == progress_.batches_per_epoch || signals.time_is_up > 0;
+  if (is_step_due && !step_optimizer(plan.rates)) return ExitCode::kNotANumber;
+  if (!is_step_due && is_epoch_over) {
+    replica_->settle();
+  }
+  report_batch(signals);
+  // Between two steps the gradients lie in parts on the ranks: nothing is saved there.
+  if (!is_step_due && !is_epoch_over) return std::nullopt;
+  if (signals.stop > 0 || (signals.deadline > 0 && signals.time_is_up == 0)) {
+    save();
+    return signals.stop > 0 ? ExitCode::kStopped : ExitCode::kDeadline;
+  }
+  if (signals.save > 0) save();
+  return std::nullopt;
+}
+
+Signals TrainingRun::agree(const LossValue& loss) {
+  Signals signals;
+  signals.losses = to_array(loss.items);
+  signals.not_a_number = std::all_of(signals.losses.begin(), signals.losses.end(),
+                                     [](double each) { return std::isfinite(each); })
+                             ? 0
+                             : 1;
+  if (signals.not_a_number > 0) signals.losses = {};
+  signals.stop = around_.stop_requested.load() ? 1 : 0;
+  if (is_first_rank()) {
+    const double now = around_.now();
+    if (now - polled_at_ >= kStopFilePollSeconds) {
+      polled_at_ = now;
+      stop_file_seen_ = folder_.stop_file_exists();
+    }
+    if (stop_file_seen_) signals.stop += 1;
+    signals.deadline = around_.deadline > 0 && now >= around_.deadline ? 1 : 0;
+    signals.save = args_.save && now - saved_at_ >= kCheckpointIntervalSeconds ? 1 : 0;
+    signals.epochs_planned = progress_.epochs_planned;
+    if (is_timed()) {
+      signals.time_is_up = seconds_left() <= closing_seconds(pace()) ? 1 : 0;
+      if (progress_.batch_seconds > 0) {
+        signals.epochs_planned = std::max(
+            epoch_position(),
+            plan_epochs(epoch_position(), seconds_left(), pace(), progress_.batches_per_epoch));
+      }
+    }
+  }
+  communicator_.all_reduce_sum(
+      std::span<double>(reinterpret_cast<double*>(&signals), sizeof signals / sizeof(double)));
+  return signals;
+}
+
+bool TrainingRun::step_optimizer(const StepRates& rates) {
+  if (!replica_->step(rates, progress_.ema_updates + 1)) return false;
+  ++progress_.ema_updates;
+  progress_.pending_batches = 0;
+  progress_.optimizer_steps = replica_->optimizer().steps();
+  return true;
+}
+
+void TrainingRun::reload() {
+  const int reloads = progress_.reloads + 1;
+  console_.print(
+      fmt::format("the loss is not a number at epoch {}, batch {}: loading the last "
+                  "checkpoint again, {} of {}",
+                  progress_.epoch + 1, progress_.epoch_batch, reloads, kReloadsMax));
+  agree_on_input(communicator_, [&] {
+    if (is_first_rank()) static_cast<void>(load_checkpoint(folder_.weights(), state()));
+  });
+  share_state();
+  progress_.reloads = reloads;  // The same images in the same order would lead to the same place.
+  make_loader();
+}
+
+// Rank 0's word for all.
+bool TrainingRun::agreed(bool first_rank_says) {
+  double word = is_first_rank() && first_rank_says ? 1 : 0;
+  communicator_.all_reduce_sum(std::span<double>(&word, 1));
+  return word > 0;
+}
+
+Validation TrainingRun::validate_average() {
+  ValidationOptions options;
+  options.nms = {.iou = args_.iou, .max_det = args_.max_det};
+  options.loss = loss_options();
+  options.class_names = input_.class_names;
+  return validate(replica_->average(), *val_loader_, options, device_, communicator_);
+}
+
+// Validates, writes the row and the weights. True: the run is at its end.
+bool TrainingRun::finish_epoch(bool is_time_up) {
+  replica_->check();
+
+  const double trained = around_.now();
+  const double images =
+      static_cast<double>(progress_.epoch_batch - epoch_first_batch_) * args_.batch;
+  const double images_per_s = images / std::max(1e-9, trained - epoch_started_);
+  ++progress_.epoch;
+  bool is_last = progress_.epoch >= args_.epochs;
+  bool has_time = true;
+  if (is_timed()) {
+    const double left = seconds_left();
+    is_last =
+        agreed(is_time_up || !is_worth_another_epoch(left - pace().validation_s - pace().save_s,
+                                                     pace(), progress_.batches_per_epoch));
+    has_time = agreed(left > pace().validation_s + pace().save_s);
+    if (is_last) progress_.epochs_planned = progress_.epoch;
+  }
+
+  Validation validation;
+  bool is_best = progress_.best_epoch == 0;
+  if ((args_.val || is_last) && has_time) {
+    validation = validate_average();
+    progress_.validation_seconds = around_.now() - trained;
+    is_best = note_fitness(validation.metrics.fitness());
+    if (is_best) best_metrics_ = validation.metrics;
+  } else if (is_best) {
+    progress_.best_epoch = progress_.epoch;  // Unmeasured, and the only one there is.
+  }
+  if (args_.val && args_.patience > 0 && progress_.epoch - progress_.best_epoch >= args_.patience) {
+    console_.print(fmt::format("no gain for {} epochs: stopping early", args_.patience));
+    is_last = true;
+  }
+
+  const ResultsRow row = results_row(validation);
+  if (is_first_rank()) {
+    folder_.add_results(row);
+    save_weights_of_epoch(is_best);
+  }
+  progress_.epoch_batch = 0;
+  progress_.loss_sums = {};
+  progress_.loss_batches = 0;
+  console_.print_epoch(row, epochs_shown(), images_per_s, progress_.best_epoch);
+  record("epoch", {{"train/box_loss", row.train_losses[0]},
+                   {"train/cls_loss", row.train_losses[1]},
+                   {"train/dfl_loss", row.train_losses[2]},
+                   {"metrics/precision(B)", row.precision},
+                   {"metrics/recall(B)", row.recall},
+                   {"metrics/mAP50(B)", row.map50},
+                   {"metrics/mAP50-95(B)", row.map50_95},
+                   {"val/box_loss", row.val_losses[0]},
+                   {"val/cls_loss", row.val_losses[1]},
+                   {"val/dfl_loss", row.val_losses[2]},
+                   {"lr/pg0", row.lr[0]},
+                   {"lr/pg1", row.lr[1]},
+                   {"lr/pg2", row.lr[2]},
+                   {"fitness", validation.metrics.fitness()},
+                   {"best_epoch", progress_.best_epoch},
+                   {"images_per_s", images_per_s},
+                   {"validation_s", progress_.validation_seconds},
+                   {"save_s", progress_.save_seconds}});
+  return is_last;
+}
+
+bool TrainingRun::note_fitness(double fitness) {
+  if (progress_.best_epoch > 0 && fitness <= progress_.best_fitness) return false;
+  progress_.best_fitness = fitness;
+  progress_.best_epoch = progress_.epoch;
+  return true;
+}
+
+}  // namespace trainer

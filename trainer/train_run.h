@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// trainer/train_run.h
+//
+// One attempt of a run, for train*.cpp alone: train.cpp sets it up and says how it ends,
+// train_loop.cpp makes the epochs, train_files.cpp writes what is left of them.
+#pragma once
+
+#include <torch/types.h>
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "trainer/checkpoint.h"
+#include "trainer/console.h"
+#include "trainer/contract/architecture.h"
+#include "trainer/image_cache.h"
+#include "trainer/loader.h"
+#include "trainer/loss.h"
+#include "trainer/optimizer.h"
+#include "trainer/replica.h"
+#include "trainer/run_folder.h"
+#include "trainer/schedule.h"
+#include "trainer/time_budget.h"
+#include "trainer/train.h"
+#include "trainer/train_input.h"
+#include "trainer/validate.h"
+
+namespace trainer {
+
+inline constexpr int kReloadsMax = 3;  // After a loss that is not a number.
+
+// What the ranks tell each other after the forward pass of a batch, summed.
+struct Signals {
+  std::array<double, 3> losses{};  // Of the global batch.
+  double not_a_number = 0;         // From here on: how many ranks say so.
+  double stop = 0;
+  double deadline = 0;
+  double time_is_up = 0;  // Only rank 0 looks at the clock.
+  double save = 0;
+  double epochs_planned = 0;  // Rank 0's.
+};
+static_assert(sizeof(Signals) == 9 * sizeof(double), "Signals travel as an array of doubles.");
+
+class TrainingRun {
+ public:
+  TrainingRun(const contract::TrainSpec& spec, const Surroundings& around);
+
+  TrainOutcome run();
+
+ private:
+  bool is_first_rank() const { return communicator_.rank() == 0; }
+  bool is_timed() const { return args_.time_h.has_value(); }
+  double seconds_used() const { return seconds_before_ + around_.now() - around_.allocation_start; }
+  double seconds_left() const;
+  double epoch_position() const {
+    return progress_.epoch + static_cast<double>(progress_.epoch_batch) /
+                                 static_cast<double>(progress_.batches_per_epoch);
+  }
+  int epochs_shown() const { return static_cast<int>(std::ceil(progress_.epochs_planned - 1e-9)); }
+  TrainState state() {
+    return {replica_->model(), replica_->average(), replica_->optimizer(), progress_};
+  }
+  Pace pace() const;
+
+  // Before the loop.
+  void build();
+  contract::Architecture choose_architecture();
+  void resume_or_start();
+  void share_state();
+  void make_loader();
+  void announce();
+  std::string gather_hosts();
+
+  // The loop.
+  std::optional<contract::ExitCode> train_epoch();
+  std::optional<contract::ExitCode> after_batch(const Signals& signals, const BatchPlan& plan);
+  torch::Tensor resized(const torch::Tensor& images) const;
+  LossOptions loss_options() const {
+    return {.box = args_.box, .cls = args_.cls, .dfl = args_.dfl, .class_weights = class_weights_};
+  }
+  Signals agree(const LossValue& loss);
+  bool step_optimizer(const StepRates& rates);
+  void reload();
+  bool finish_epoch(bool is_time_up);
+  bool agreed(bool first_rank_says);
+  Validation validate_average();
+  bool note_fitness(double fitness);
+  ResultsRow results_row(const Validation& validation) const;
+
+  // Files.
+  void save();
+  void save_weights_of_epoch(bool is_best);
+  void record(std::string kind, std::map<std::string, double> values, std::string text = {});
+  void report_batch(const Signals& signals);
+  void warn_unreadable();
+  TrainOutcome leave(contract::ExitCode code, std::string message);
+  void evaluate_best();
+
+  const Surroundings& around_;
+  Communicator& communicator_;
+  Console console_;
+  RunFolder folder_;
+  std::string run_id_;
+  TrainInput input_;
+  const contract::TrainArgs& args_;
+  torch::Device device_;
+
+  std::string hosts_;  // Of all ranks.
+  torch::Tensor class_weights_;  // cls_pw; undefined: all classes alike.
+  OptimizerChoice choice_;
+  std::optional<Replica> replica_;
+  Progress progress_;
+  HostCache image_cache_;  // Empty without cache=ram or disk.
+  std::unique_ptr<TrainLoader> loader_;
+  std::unique_ptr<ValLoader> val_loader_;
+
+  double seconds_before_ = 0;  // Used by earlier attempts.
+  StepRates last_rates_;
+  std::int64_t batches_this_attempt_ = 0;
+  double batch_started_ = 0;
+  double epoch_started_ = 0;
+  std::int64_t epoch_first_batch_ = 0;
+  double saved_at_ = 0, polled_at_ = 0, recorded_at_ = 0;
+  bool stop_file_seen_ = false;
+  std::optional<EvalMetrics> best_metrics_;  // Where this attempt made the best epoch.
+};
+}  // namespace trainer
