@@ -245,21 +245,26 @@ Expected<std::vector<Warning>> warnings_due(Database& db, const Ledger& ledger, 
   return due;
 }
 
-std::string ondemand_balances(const std::vector<FundBalance>& balances, UtcSeconds now) {
+std::string ondemand_balances(
+    const std::vector<FundBalance>& balances,
+    const std::function<std::vector<std::string>(const std::string& group)>& members_of,
+    UtcSeconds now) {
   nlohmann::ordered_json file{{"version", 1},
                               {"timestamp", now},
-                              {"config", {{"unit", "GPU-h"}, {"project_type", "fund"}}},
+                              {"config", {{"unit", "GPU-h"}, {"project_type", "group"}}},
                               {"balances", nlohmann::ordered_json::array()}};
   for (const FundBalance& balance : balances) {
     const std::size_t colon = balance.fund.find(':');
     const std::string name = balance.fund.substr(colon + 1);
     const std::int64_t left =
         std::max<std::int64_t>(0, balance.available.milli_gpu_s) / kGpuHour.milli_gpu_s;
-    nlohmann::ordered_json entry;
-    if (balance.fund.starts_with("user:")) entry["user"] = name;
-    entry["project"] = balance.fund;
-    entry["value"] = left;
-    file["balances"].push_back(std::move(entry));
+    if (balance.fund.starts_with("user:")) {
+      file["balances"].push_back({{"user", name}, {"value", left}});
+      continue;
+    }
+    for (const std::string& member : members_of(name)) {
+      file["balances"].push_back({{"user", member}, {"project", name}, {"value", left}});
+    }
   }
   return file.dump(2) + "\n";
 }

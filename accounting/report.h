@@ -6,6 +6,7 @@
 // were given.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -64,9 +65,12 @@ struct Warning {
 [[nodiscard]] Expected<std::vector<Warning>> warnings_due(Database& db, const Ledger& ledger,
                                                           UtcSeconds now);
 
-// Open OnDemand's balance file: what each user and each group has left, in whole GPU-hours.
-[[nodiscard]] std::string ondemand_balances(const std::vector<FundBalance>& balances,
-                                            UtcSeconds now);
+// Open OnDemand's balance file: what each user has left in his wallet and, as each of `members_of`
+// them, in his groups' funds, in whole GPU-hours.
+[[nodiscard]] std::string ondemand_balances(
+    const std::vector<FundBalance>& balances,
+    const std::function<std::vector<std::string>(const std::string& group)>& members_of,
+    UtcSeconds now);
 // Prometheus' text format, in GPU-seconds of the reference GPU.
 [[nodiscard]] std::string prometheus_text(const std::vector<FundBalance>& balances);
 

@@ -2,7 +2,9 @@
 //
 // trainyardd: the service. One process, one loop; here alone is its clock read.
 #include <fcntl.h>
+#include <spawn.h>
 #include <sys/file.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -16,7 +18,9 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include "scheduler/books_desk.h"
 #include "scheduler/dispatcher.h"
+#include "scheduler/restore.h"
 #include "scheduler/service.h"
 
 namespace {
@@ -35,6 +39,22 @@ int fail(const std::string& message) {
   return kEnvironmentFailure;
 }
 
+// The site's own program gets the message as its only argument; what it makes of it (mail, a chat)
+// is not waited for.
+void send_message(const std::string& command, const std::string& message) {
+  if (command.empty()) return;
+  std::string program = command, text = message;
+  char* arguments[] = {program.data(), text.data(), nullptr};
+  pid_t child = 0;
+  const int fault = posix_spawn(&child, command.c_str(), nullptr, nullptr, arguments, environ);
+  if (fault != 0) log(fmt::format("message_command {}: {}", command, std::strerror(fault)));
+}
+
+void reap_children() {
+  while (waitpid(-1, nullptr, WNOHANG) > 0) {
+  }
+}
+
 // The database has one writer: a second service on the same file is refused.
 int lock_database(const std::string& path) {
   const int fd = open((path + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -43,6 +63,17 @@ int lock_database(const std::string& path) {
     return -1;
   }
   return fd;
+}
+
+int restore(const scheduler::Site& site, const std::string& copy) {
+  const int lock = lock_database(site.database);
+  if (lock < 0) {
+    return fail(fmt::format("{}.lock: a trainyardd owns these books. Stop it first", site.database));
+  }
+  const auto done = scheduler::restore_books(site.database, copy, std::time(nullptr));
+  if (!done) return fail(done.error().message);
+  log(*done);
+  return 0;
 }
 
 int serve(const scheduler::Site& site) {
@@ -77,6 +108,13 @@ int serve(const scheduler::Site& site) {
       last_trouble = dispatcher->trouble();
       log(last_trouble.empty() ? "Slurm answers again" : last_trouble);
     }
+    const auto messages = scheduler::turn_books(*dispatcher, site, std::time(nullptr));
+    if (!messages) log(messages.error().message);
+    for (const std::string& message : messages.value_or(std::vector<std::string>{})) {
+      log(message);
+      send_message(site.message_command, message);
+    }
+    reap_children();
     service->serve(*dispatcher, site, interval_ms);
   }
   log("ended by a signal");
@@ -90,6 +128,8 @@ int main(int argc, char** argv) {
   std::string site_path = "/etc/trainyard/site.toml";
   app.add_option("--site", site_path, "the site's description")->envname("TRAINYARD_SITE")
       ->capture_default_str();
+  std::string copy;
+  app.add_option("--restore", copy, "put this copy in the place of the books, and end");
   app.set_version_flag("--version", TRAINYARD_VERSION);
   CLI11_PARSE(app, argc, argv);
   if (geteuid() == 0) {
@@ -101,6 +141,7 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "{}", scheduler::to_text(outcome.faults));
     return 2;
   }
+  if (!copy.empty()) return restore(outcome.site, copy);
   struct sigaction action{};
   action.sa_handler = ask_to_end;
   sigaction(SIGTERM, &action, nullptr);
