@@ -8,6 +8,7 @@
 
 #include "accounting/digest.h"
 #include "accounting/till.h"
+#include "scheduler/allowance.h"
 #include "scheduler/books_desk.h"
 #include "scheduler/dispatcher.h"
 #include "scheduler/hold_refusal.h"
@@ -222,6 +223,9 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
     return AdmitOutcome{refuse(fmt::format(
         "fund {} is not {}'s to spend: it takes the user himself or a member of the Unix group",
         plan.fund, caller.user))};
+  }
+  if (const auto given = give_allowance(ledger_, *site_, caller.user, now); !given) {
+    return tl::unexpected(given.error());
   }
   const auto beyond = beyond_tier_of(caller, plan);
   if (!beyond) return tl::unexpected(beyond.error());

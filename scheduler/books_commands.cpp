@@ -272,13 +272,13 @@ void BooksCommands::add_reports(CLI::App& app) {
     return show(client, {{"verb", "burn_down"}, {"days", *days}}, [](const json& result) {
       fmt::print("{:<24} {:>18} {:>18} {:>10}  {}\n", "FUND", "AVAILABLE", "USED", "DAYS LEFT",
                  "NEXT EXPIRY");
-      for (const json& fund : result.at("funds")) {
-        fmt::print("{:<24} {:>18} {:>18} {:>10}  {}\n", fund.at("fund").get<std::string>(),
-                   hours_of(fund, "available"), hours_of(fund, "used"),
-                   fund.at("days_left").is_null()
+      for (const json& each : result.at("funds")) {
+        fmt::print("{:<24} {:>18} {:>18} {:>10}  {}\n", each.at("fund").get<std::string>(),
+                   hours_of(each, "available"), hours_of(each, "used"),
+                   each.at("days_left").is_null()
                        ? "-"
-                       : std::to_string(fund.at("days_left").get<std::int64_t>()),
-                   fund.at("next_expiry").is_null() ? "-" : day_of(fund.at("next_expiry")));
+                       : std::to_string(each.at("days_left").get<std::int64_t>()),
+                   each.at("next_expiry").is_null() ? "-" : day_of(each.at("next_expiry")));
       }
     });
   }});

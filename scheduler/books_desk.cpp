@@ -5,13 +5,13 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <nlohmann/json.hpp>
 
 #include "accounting/journal.h"
 #include "accounting/report.h"
 #include "accounting/tariff.h"
 #include "accounting/till.h"
+#include "scheduler/allowance.h"
 #include "scheduler/answers.h"
 #include "scheduler/group_members.h"
 #include "scheduler/tiers.h"
@@ -239,39 +239,17 @@ json answer_backup(Dispatcher& dispatcher, const Site& site, const Caller& calle
   return good({{"path", path}, {"seq", head->seq}, {"hash", head->hash}});
 }
 
-// "2026-11" and the instant at which the month after it begins.
-std::pair<std::string, UtcSeconds> month_of(UtcSeconds now) {
-  const std::chrono::sys_days day{
-      std::chrono::floor<std::chrono::days>(std::chrono::sys_seconds{std::chrono::seconds{now}})};
-  const std::chrono::year_month_day date{day};
-  const std::chrono::year_month next = date.year() / date.month() + std::chrono::months{1};
-  const std::chrono::sys_days first{next / std::chrono::day{1}};
-  return {accounting::format_utc(now).substr(0, 7), first.time_since_epoch().count() * 86'400};
-}
-
-// Each wallet that was ever opened gets its tier's allowance, once a month.
+// Each wallet that was ever opened.
 Expected<void> give_allowances(Dispatcher& dispatcher, const Site& site, UtcSeconds now) {
   if (site.tiers.empty()) return {};
   const auto balances = dispatcher.ledger().balances();
   if (!balances) return tl::unexpected(Error{balances.error().message});
-  const auto [month, end] = month_of(now);
   for (const accounting::FundBalance& balance : *balances) {
     if (!balance.fund.starts_with("user:")) continue;
-    const auto name = dispatcher.ledger().setting(balance.fund, "tier");
-    if (!name) return tl::unexpected(Error{name.error().message});
-    const Tier* tier = find_tier(site, name->value_or(""));
-    if (tier == nullptr || tier->monthly_grant <= Amount{0}) continue;
-    // Once a month whatever the tier: a change of tier is for the next month.
-    const auto granted = dispatcher.ledger().grant(
-        {.id = fmt::format("allowance/{}/{}", balance.fund.substr(5), month),
-         .fund = balance.fund,
-         .amount = tier->monthly_grant,
-         .actor = "trainyardd",
-         .note = fmt::format("tier {}, {}", tier->name, month),
-         .from = 0,
-         .expires = end},
-        now);
-    if (!granted) return tl::unexpected(Error{granted.error().message});
+    const std::string user = balance.fund.substr(5);
+    if (const auto given = give_allowance(dispatcher.ledger(), site, user, now); !given) {
+      return given;
+    }
   }
   return {};
 }

@@ -26,6 +26,7 @@
 namespace {
 
 constexpr int kEnvironmentFailure = 3;
+constexpr std::time_t kTurnInterval_s = 60;
 
 volatile std::sig_atomic_t g_stop = 0;
 void ask_to_end(int) { g_stop = 1; }
@@ -65,6 +66,17 @@ int lock_database(const std::string& path) {
   return fd;
 }
 
+// What the books do as time goes on, and what is to be told of them.
+void turn(scheduler::Dispatcher& dispatcher, const scheduler::Site& site, std::time_t now) {
+  const auto messages = scheduler::turn_books(dispatcher, site, now);
+  if (!messages) log(messages.error().message);
+  for (const std::string& message : messages.value_or(std::vector<std::string>{})) {
+    log(message);
+    send_message(site.message_command, message);
+  }
+  reap_children();
+}
+
 int restore(const scheduler::Site& site, const std::string& copy) {
   const int lock = lock_database(site.database);
   if (lock < 0) {
@@ -100,6 +112,7 @@ int serve(const scheduler::Site& site) {
                   site.database));
 
   std::string last_trouble;
+  std::time_t last_turn = 0;
   const int interval_ms = static_cast<int>(site.poll_interval_s * 1000);
   while (g_stop == 0) {
     const auto done = dispatcher->tick(std::time(nullptr));
@@ -108,13 +121,10 @@ int serve(const scheduler::Site& site) {
       last_trouble = dispatcher->trouble();
       log(last_trouble.empty() ? "Slurm answers again" : last_trouble);
     }
-    const auto messages = scheduler::turn_books(*dispatcher, site, std::time(nullptr));
-    if (!messages) log(messages.error().message);
-    for (const std::string& message : messages.value_or(std::vector<std::string>{})) {
-      log(message);
-      send_message(site.message_command, message);
+    if (std::time(nullptr) - last_turn >= kTurnInterval_s) {
+      last_turn = std::time(nullptr);
+      turn(*dispatcher, site, last_turn);
     }
-    reap_children();
     service->serve(*dispatcher, site, interval_ms);
   }
   log("ended by a signal");

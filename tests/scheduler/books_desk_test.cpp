@@ -306,6 +306,10 @@ TEST_F(BooksDesk, ATierBindsNewRunsAndGivesItsAllowanceOnceAMonth) {
   ASSERT_TRUE(turn_books(*dispatcher, site, cluster.now));
   ASSERT_TRUE(turn_books(*dispatcher, site, cluster.now + 10));
   EXPECT_EQ(available("user:ada"), 3);
+  // A user who was never seen has it when he first asks.
+  json small = admit("bobsrun");
+  small["request"]["resources"]["gpus"] = 1;
+  EXPECT_EQ(done(kBob, small).at("was_known"), false);
   EXPECT_NE(refusal(kAda, admit("runone")).find("gpus = 2 exceeds the 1 of tier free (site.toml:9)"),
             std::string::npos);
   done(kAdmin, set("user:ada", "tier", "pro"));
