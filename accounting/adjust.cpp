@@ -7,6 +7,7 @@
 #include <charconv>
 
 #include "accounting/ledger.h"
+#include "accounting/lots.h"
 #include "accounting/posting.h"
 
 namespace accounting {
@@ -100,6 +101,9 @@ Expected<ExtendStatus> Ledger::extend(const Extension& extension, UtcSeconds now
     if (!hold) return tl::unexpected(hold.error());
     if (!*hold) return ExtendStatus::kUnknownHold;
     if (!(*hold)->is_open) return ExtendStatus::kHoldClosed;
+    if (const auto turned = turn_lots(db, (*hold)->fund, now); !turned) {
+      return tl::unexpected(turned.error());
+    }
     const auto reserve = may_reserve(db, (*hold)->fund, (*hold)->member, extension.amount);
     if (!reserve) return tl::unexpected(reserve.error());
     if (*reserve != Reserve::kAllowed) return status_of(*reserve);
@@ -110,7 +114,9 @@ Expected<ExtendStatus> Ledger::extend(const Extension& extension, UtcSeconds now
     transfer.actor = extension.actor;
     transfer.note = printable_note(extension.note);
     transfer.content_hash = content;
-    if (auto done = post(db, transfer, now); !done) return tl::unexpected(done.error());
+    auto done = post(db, transfer, now);
+    if (done) done = draw_from_lots(db, (*hold)->fund, extension.hold_id, extension.amount);
+    if (!done) return tl::unexpected(done.error());
     return ExtendStatus::kExtended;
   });
 }
@@ -141,7 +147,8 @@ Expected<ReduceStatus> Ledger::reduce(const Reduction& reduction, UtcSeconds now
     transfer.note = printable_note(reduction.note);
     transfer.content_hash = content;
     auto done = post(db, transfer, now);
-    if (done) done = repay(db, (*hold)->fund, transfer.id, now);
+    if (done) done = return_draws(db, reduction.hold_id, (*hold)->remaining, reduction.amount);
+    if (done) done = settle_fund(db, (*hold)->fund, transfer.id, now);
     if (!done) return tl::unexpected(done.error());
     return ReduceStatus::kReduced;
   });
@@ -198,10 +205,10 @@ Expected<SetStatus> Ledger::set(const Setting& setting, UtcSeconds now) {
     }
     if (!is_valid(setting)) return SetStatus::kInvalid;
     if (setting.name == "credit_limit") {
-      const auto available = account_balance(db, fund_account(setting.fund));
-      if (!available) return tl::unexpected(available.error());
+      const auto undated = undated_of(db, setting.fund);
+      if (!undated) return tl::unexpected(undated.error());
       const std::int64_t limit = std::stoll(setting.value.value_or("0"));
-      if (available->value_or(Amount{0}) < Amount{-limit}) return SetStatus::kBelowUse;
+      if (*undated < Amount{-limit}) return SetStatus::kBelowUse;
     }
 
     Transfer transfer;

@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 
+#include "accounting/audit_lots.h"
 #include "accounting/ledger.h"
 #include "accounting/schema.h"
 #include "accounting/transfer.h"
@@ -61,7 +62,7 @@ class Auditor {
 
   void visit_kind(const Transfer& t) {
     if (t.kind == "grant") {
-      check_accounts(t, std::string(kTreasury), fund_account(account_owner(t.credit)));
+      visit_grant(t);
     } else if (t.kind == "hold") {
       visit_hold(t);
     } else if (t.kind == "extend") {
@@ -78,6 +79,8 @@ class Auditor {
       visit_debt(t);
     } else if (t.kind == "repay") {
       visit_repay(t);
+    } else if (t.kind == "begin" || t.kind == "expire") {
+      visit_date(t);
     } else if (t.kind == "set") {
       visit_set(t);
     } else {
@@ -164,6 +167,24 @@ class Auditor {
     return &hold;
   }
 
+  void visit_grant(const Transfer& t) {
+    const std::string fund = account_owner(t.credit);
+    const bool is_later = t.credit == later_account(fund);
+    check_accounts(t, std::string(kTreasury), is_later ? t.credit : fund_account(fund));
+    lots_.granted(t, fund, balance_of(fund_account(fund)));
+  }
+
+  void visit_date(const Transfer& t) {
+    const std::string fund = account_owner(t.credit);
+    if (t.kind == "begin") {
+      check_accounts(t, later_account(fund), fund_account(fund));
+      lots_.begun(t, balance_of(fund_account(fund)));
+    } else {
+      check_accounts(t, fund_account(fund), expired_account(fund));
+      lots_.expired(t);
+    }
+  }
+
   void visit_hold(const Transfer& t) {
     const std::string fund = account_owner(t.debit);
     check_accounts(t, fund_account(fund), held_account(fund));
@@ -172,6 +193,7 @@ class Auditor {
                     .remaining = std::max(t.amount, Amount{0}),
                     .gpus = t.gpus,
                     .expires = t.end};
+    lots_.held(t, fund, t.id);
     if (balance_of(debt_account(fund)) < Amount{0}) {
       fault(t, "fund {} is in debt, and a hold was made", fund);
     }
@@ -181,6 +203,7 @@ class Auditor {
     AuditedHold* hold = draw(t, Direction::kIn);
     if (hold == nullptr) return;
     check_accounts(t, fund_account(hold->fund), held_account(hold->fund));
+    lots_.held(t, hold->fund, t.hold_id);
     hold->remaining = checked_add(hold->remaining, std::max(t.amount, Amount{0}))
                           .value_or(hold->remaining);
   }
@@ -189,6 +212,7 @@ class Auditor {
     AuditedHold* hold = draw(t, Direction::kOut);
     if (hold == nullptr) return;
     check_accounts(t, held_account(hold->fund), fund_account(hold->fund));
+    lots_.returned(t.hold_id, hold->remaining, t.amount);
     hold->remaining.milli_gpu_s -= std::clamp(t.amount, Amount{0}, hold->remaining).milli_gpu_s;
   }
 
@@ -225,6 +249,7 @@ class Auditor {
   void visit_repay(const Transfer& t) {
     const std::string fund = account_owner(t.debit);
     check_accounts(t, fund_account(fund), debt_account(fund));
+    lots_.repaid(fund, t.amount);
     if (balance_of(debt_account(fund)) > Amount{0}) {
       fault(t, "fund {} paid more than it owed", fund);
     }
@@ -257,6 +282,7 @@ class Auditor {
             t.seconds, t.weight_milli, hold->remaining.milli_gpu_s, due.milli_gpu_s,
             t.amount.milli_gpu_s);
     }
+    lots_.charged(t.hold_id, t.amount);
     if (*usage > due) capped_.insert(t.id);
     charges_[t.id] = {.fund = hold->fund,
                       .usage_account = t.credit,
@@ -273,6 +299,7 @@ class Auditor {
       fault(t, "it returns {} mGPUs of the {} mGPUs left of hold {}", t.amount.milli_gpu_s,
             hold->remaining.milli_gpu_s, t.hold_id);
     }
+    lots_.returned(t.hold_id, hold->remaining, t.amount);
     hold->remaining = {0};
     hold->closed_seq = t.seq;
   }
@@ -284,6 +311,7 @@ class Auditor {
   [[nodiscard]] Expected<void> compare_triggers(Database& db);
 
   Transfer last_;
+  LotAuditor lots_;
   std::map<std::string, Amount> balances_;
   std::map<std::string, AuditedHold> holds_;
   std::map<std::string, AuditedCharge> charges_;
@@ -315,7 +343,7 @@ Expected<void> Auditor::compare_accounts(Database& db) {
       [&](const Row& row) {
         const std::string name = row.text(0);
         const Amount stored{row.integer(5)};
-        const Amount computed = balances_[name];
+        const Amount computed = balance_of(name);
         sum += stored.milli_gpu_s;
         missing.erase(name);
         if (stored != computed) {
@@ -427,6 +455,8 @@ Expected<void> Auditor::compare(Database& db) {
   if (done) done = compare_holds(db);
   if (done) done = compare_settings(db);
   if (done) done = compare_findings(db);
+  if (done) done = lots_.compare(db);
+  for (std::string& fault : lots_.take_faults()) faults_.push_back(std::move(fault));
   if (done) done = compare_triggers(db);
   return done;
 }

@@ -90,9 +90,12 @@ Expected<std::vector<FundBalance>> Ledger::funds_matching(const std::string& fun
   auto done = db_->query(
       "SELECT f.fund, f.balance, h.balance, "
       "       (SELECT coalesce(sum(amount), 0) FROM transfer "
-      "         WHERE kind = 'grant' AND credit = f.name), coalesce(-d.balance, 0), f.floor "
+      "         WHERE kind = 'grant' AND credit IN (f.name, 'later:' || f.fund)), "
+      "       coalesce(-d.balance, 0), f.floor, coalesce(l.balance, 0), coalesce(x.balance, 0) "
       "FROM account f JOIN account h ON h.fund = f.fund AND h.kind = 'held' "
       "LEFT JOIN account d ON d.name = 'debt:' || f.fund "
+      "LEFT JOIN account l ON l.name = 'later:' || f.fund "
+      "LEFT JOIN account x ON x.name = 'expired:' || f.fund "
       "WHERE f.kind = 'fund' AND f.fund IS NOT NULL AND (?1 = '' OR f.fund = ?1) ORDER BY f.fund",
       {fund}, [&funds](const Row& row) {
         FundBalance balance{.fund = row.text(0),
@@ -100,10 +103,14 @@ Expected<std::vector<FundBalance>> Ledger::funds_matching(const std::string& fun
                             .held = {row.integer(2)},
                             .granted = {row.integer(3)},
                             .charged = {},
+                            .later = {row.integer(6)},
+                            .expired = {row.integer(7)},
                             .owed = {row.integer(4)},
                             .credit_limit = {-row.integer(5)}};
-        // Grants and refunds go in, charges and repayments go out, and a debt is a charge.
-        balance.charged = {balance.granted.milli_gpu_s - balance.available.milli_gpu_s -
+        // Grants and refunds go in, charges, repayments and what expires go out, and a debt is a
+        // charge.
+        balance.charged = {balance.granted.milli_gpu_s - balance.later.milli_gpu_s -
+                           balance.expired.milli_gpu_s - balance.available.milli_gpu_s -
                            balance.held.milli_gpu_s + balance.owed.milli_gpu_s};
         funds.push_back(balance);
       });
@@ -131,6 +138,24 @@ Expected<std::vector<HoldState>> Ledger::expired_holds(UtcSeconds now) const {
                         {now}, [&states](const HoldState& found) { states.push_back(found); });
   if (!done) return tl::unexpected(Error{"expired holds: " + done.error().message});
   return states;
+}
+
+Expected<std::vector<DatedGrant>> Ledger::dated_grants(const std::string& fund) const {
+  std::vector<DatedGrant> grants;
+  auto done = db_->query(
+      "SELECT grant_id, fund, from_s, expires_s, is_active, remaining FROM lot "
+      "WHERE remaining > 0 AND (?1 = '' OR fund = ?1) "
+      "ORDER BY expires_s = 0, expires_s, from_s, grant_id",
+      {fund}, [&grants](const Row& row) {
+        grants.push_back({.id = row.text(0),
+                          .fund = row.text(1),
+                          .from = row.integer(2),
+                          .expires = row.integer(3),
+                          .has_begun = row.integer(4) != 0,
+                          .remaining = {row.integer(5)}});
+      });
+  if (!done) return tl::unexpected(Error{"dated grants of " + fund + ": " + done.error().message});
+  return grants;
 }
 
 Expected<std::optional<Amount>> Ledger::refundable(const std::string& charge_id) const {
@@ -178,7 +203,9 @@ Expected<std::vector<StatementLine>> Ledger::lines(const std::string& fund,
         fund.empty() ? "IN (SELECT fund FROM hold WHERE run = ?1)" : "= ?1";
     const std::string accounts = fmt::format(
         "(SELECT name FROM account WHERE fund {0} UNION "
-        "SELECT 'debt:' || fund FROM account WHERE fund {0})", funds);
+        "SELECT kinds.column1 || fund FROM account, (VALUES ('debt:'), ('later:'), ('expired:')) "
+        "AS kinds WHERE fund {0})",
+        funds);
     where = fmt::format("WHERE debit IN {0} OR credit IN {0}", accounts);
     values = {fund.empty() ? run : fund};
   }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "accounting/lots.h"
 #include "accounting/posting.h"
 #include "accounting/schema.h"
 #include "accounting/tariff.h"
@@ -160,6 +161,13 @@ Expected<GrantStatus> Ledger::grant(const Grant& request, UtcSeconds now) {
         grant.amount <= Amount{0}) {
       return GrantStatus::kInvalid;
     }
+    const auto time = ledger_time(db, now);
+    if (!time) return tl::unexpected(time.error());
+    const bool is_later = grant.from > *time;
+    if (grant.from < 0 || grant.from > kYear9999End || grant.expires > kYear9999End ||
+        (grant.expires != 0 && grant.expires <= std::max(grant.from, *time))) {
+      return GrantStatus::kInvalid;
+    }
     // Whatever is anywhere came from the treasury: where all that was ever granted fits, no other
     // balance or sum overflows. (-INT64_MIN does not fit.)
     const auto treasury = account_balance(db, std::string(kTreasury));
@@ -173,13 +181,17 @@ Expected<GrantStatus> Ledger::grant(const Grant& request, UtcSeconds now) {
     transfer.id = grant.id;
     transfer.kind = "grant";
     transfer.debit = kTreasury;
-    transfer.credit = fund_account(grant.fund);
+    transfer.credit = is_later ? later_account(grant.fund) : fund_account(grant.fund);
     transfer.amount = grant.amount;
+    transfer.start = grant.from;
+    transfer.end = grant.expires;
     transfer.actor = grant.actor;
     transfer.note = grant.note;
     transfer.content_hash = content;
     auto done = open_fund(db, grant.fund);
+    if (done && is_later) done = open_account(db, transfer.credit, "later", nullptr);
     if (done) done = post(db, transfer, now);
+    if (done && (is_later || grant.expires != 0)) done = open_lot(db, transfer, grant.fund);
     if (done) done = repay(db, grant.fund, grant.id, now);
     if (!done) return tl::unexpected(done.error());
     return GrantStatus::kGranted;
@@ -212,11 +224,16 @@ Expected<HoldStatus> Ledger::hold(const Hold& hold, UtcSeconds now) {
       transfer.end = transfer.start + hold.expires_after_s;
     }
     if (!hold.quote.empty()) transfer.ref = hold.quote;
+    if (const auto turned = turn_lots(db, hold.fund, now); !turned) {
+      return tl::unexpected(turned.error());
+    }
     const auto refused = why_not(db, hold);
     if (!refused) return tl::unexpected(refused.error());
     if (*refused) return **refused;
 
-    if (auto done = post(db, transfer, now); !done) return tl::unexpected(done.error());
+    auto done = post(db, transfer, now);
+    if (done) done = draw_from_lots(db, hold.fund, hold.id, hold.amount);
+    if (!done) return tl::unexpected(done.error());
     return HoldStatus::kHeld;
   });
 }
@@ -266,6 +283,7 @@ Expected<ChargeOutcome> Ledger::charge(const Charge& charge, UtcSeconds now) {
     transfer.content_hash = content;
     auto done = open_account(db, transfer.credit, "usage", nullptr);
     if (done) done = post(db, transfer, now);
+    if (done) done = use_up_draws(db, charge.hold_id, outcome.charged);
     if (done && outcome.excess > Amount{0}) {
       done = keep_finding(db, {now, charge.id, excess_text(charge, *usage, outcome)});
       if (done && charge.excess == Excess::kFundOwes) {
@@ -297,10 +315,17 @@ Expected<ReleaseStatus> Ledger::release(const std::string& hold_id, const std::s
     transfer.note = printable_note(reason);
     transfer.content_hash = release_content_hash(hold_id);
     auto done = post(db, transfer, now);
-    if (done) done = repay(db, (*hold)->fund, transfer.id, now);
+    if (done) done = return_draws(db, hold_id, (*hold)->remaining, transfer.amount);
+    if (done) done = settle_fund(db, (*hold)->fund, transfer.id, now);
     if (!done) return tl::unexpected(done.error());
     return ReleaseStatus::kReleased;
   });
+}
+
+Expected<std::int64_t> Ledger::turn(UtcSeconds now) {
+  Database& db = *db_;
+  return answer_of<std::int64_t>(db, "dated", "grants",
+                                 [&]() { return turn_lots(db, "", now); });
 }
 
 }  // namespace accounting

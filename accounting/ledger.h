@@ -11,12 +11,14 @@
 //   fund:user:ada       what a fund has free
 //   held:user:ada       what is set aside for its runs
 //   usage:CLUSTER       what was charged
+//   later:user:ada      grants that begin later
+//   expired:user:ada    what expired
 //   debt:user:ada       minus what the fund owes for usage beyond its holds
 // available = fund account, held = held account, balance = the sum of the two.
 //
 // Every operation has an id made by its caller. The same id with the same content answers
 // kAlready... and changes nothing; with other content kExistsWithDifferentContent. Every status but
-// the first of each enum leaves the ledger unchanged. All of it runs inside Database::transact, the
+// the first of each enum leaves the ledger unchanged, apart from dated grants whose time has come. All of it runs inside Database::transact, the
 // caller's where there is one. One thread at a time.
 #pragma once
 
@@ -36,6 +38,8 @@ struct Grant {
   Amount amount;     // > 0
   std::string actor; // Who did it: a user name.
   std::string note;
+  UtcSeconds from = 0;     // 0: at once. Until then it is not available.
+  UtcSeconds expires = 0;  // 0: never. What is left then is taken back; what a hold has stays with it.
 };
 
 struct Hold {
@@ -151,8 +155,18 @@ struct FundBalance {
   Amount held;
   Amount granted;       // All grants ever.
   Amount charged;       // All charges ever, less refunds; debts are among them.
+  Amount later;         // Of granted: not yet begun.
+  Amount expired;       // Of granted: taken back at its end.
   Amount owed;          // Not yet repaid. Above zero: no new hold.
   Amount credit_limit;  // available may go down to minus this.
+};
+
+struct DatedGrant {
+  std::string id;
+  std::string fund;
+  UtcSeconds from = 0, expires = 0;
+  bool has_begun = false;
+  Amount remaining;  // Not held and not charged.
 };
 
 struct HoldState {
@@ -171,7 +185,8 @@ struct HoldState {
 struct StatementLine {
   std::int64_t seq = 0;
   UtcSeconds when = 0;
-  std::string kind;     // grant, hold, extend, charge, reduce, release, refund, debt, repay, set
+  std::string kind;     // grant, hold, extend, charge, reduce, release, refund, debt, repay,
+                        // begin, expire, set
   std::string fund;
   std::string run;      // Empty for a grant.
   std::string id;
@@ -217,6 +232,12 @@ class Ledger {
   // kExceedsCharge: ask refundable() for what is left to refund.
   [[nodiscard]] Expected<RefundStatus> refund(const Refund& refund, UtcSeconds now);
   [[nodiscard]] Expected<SetStatus> set(const Setting& setting, UtcSeconds now);
+
+  // Posts the beginnings and ends of dated grants that are due; holds do it for their own fund. The
+  // number of transfers made.
+  [[nodiscard]] Expected<std::int64_t> turn(UtcSeconds now);
+  // Dated grants of which something is left, by expiry; those that never expire at the end.
+  [[nodiscard]] Expected<std::vector<DatedGrant>> dated_grants(const std::string& fund) const;
 
   // What the refunds of a charge have left of it; nothing where there is no such charge.
   [[nodiscard]] Expected<std::optional<Amount>> refundable(const std::string& charge_id) const;

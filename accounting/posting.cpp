@@ -4,13 +4,14 @@
 #include <algorithm>
 #include <charconv>
 
+#include "accounting/lots.h"
+
 namespace accounting {
 namespace {
 
 constexpr std::size_t kIdLengthMax = 200;
 constexpr std::size_t kActorLengthMax = 128;
 constexpr std::size_t kNoteLengthMax = 1'000;
-constexpr UtcSeconds kYear9999End = 253'402'300'799;
 
 bool is_alphanumeric(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
@@ -242,7 +243,16 @@ Expected<void> repay(Database& db, const std::string& fund, const std::string& c
   transfer.credit = debt_account(fund);
   transfer.amount = paid;
   transfer.content_hash = own_content_hash(transfer.kind, transfer.id);
-  return post(db, transfer, now);
+  if (auto done = post(db, transfer, now); !done) return done;
+  return spend_from_lots(db, fund, paid);
+}
+
+Expected<void> settle_fund(Database& db, const std::string& fund, const std::string& cause_id,
+                           UtcSeconds now) {
+  if (const auto turned = turn_lots(db, fund, now); !turned) {
+    return tl::unexpected(turned.error());
+  }
+  return repay(db, fund, cause_id, now);
 }
 
 Expected<void> keep_finding(Database& db, const Finding& finding) {

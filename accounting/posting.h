@@ -16,6 +16,8 @@
 
 namespace accounting {
 
+inline constexpr UtcSeconds kYear9999End = 253'402'300'799;
+
 [[nodiscard]] bool is_name(std::string_view text);  // A user, group, cluster or member.
 [[nodiscard]] bool is_fund(std::string_view text);
 [[nodiscard]] bool is_run(std::string_view text);
@@ -89,6 +91,10 @@ enum class Reserve { kAllowed, kUnknownFund, kClosed, kInDebt, kExceedsMemberCap
 // Pays what the fund owes from what it has available, after the transfer `cause_id` changed either.
 [[nodiscard]] Expected<void> repay(Database& db, const std::string& fund,
                                    const std::string& cause_id, UtcSeconds now);
+// What follows when a hold gave something back: what goes to an expired grant expires, and a debt is
+// paid from the rest.
+[[nodiscard]] Expected<void> settle_fund(Database& db, const std::string& fund,
+                                         const std::string& cause_id, UtcSeconds now);
 [[nodiscard]] Expected<std::optional<Amount>> refundable_of(Database& db,
                                                             const std::string& charge_id);
 [[nodiscard]] Expected<void> keep_finding(Database& db, const Finding& finding);

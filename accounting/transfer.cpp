@@ -31,8 +31,11 @@ std::string charge_content(std::string_view id, std::string_view hold_id, std::s
 }
 
 std::string grant_content(std::string_view id, std::string_view fund, Amount amount,
-                          std::string_view actor, std::string_view note) {
-  return lines_of({"grant", id, fund, text(amount.milli_gpu_s), actor, note});
+                          std::string_view actor, std::string_view note, UtcSeconds from,
+                          UtcSeconds expires) {
+  const std::string first = lines_of({"grant", id, fund, text(amount.milli_gpu_s), actor, note});
+  if (from == 0 && expires == 0) return first;
+  return first + lines_of({text(from), text(expires)});
 }
 
 std::string hold_content(std::string_view id, std::string_view fund, Amount amount,
@@ -72,6 +75,13 @@ std::string debt_account(std::string_view fund) {
   return "debt:" + std::string(fund);
 }
 
+std::string later_account(std::string_view fund) {
+  return "later:" + std::string(fund);
+}
+std::string expired_account(std::string_view fund) {
+  return "expired:" + std::string(fund);
+}
+
 std::string account_owner(std::string_view account) {
   const std::size_t colon = account.find(':');
   return colon == std::string_view::npos ? "" : std::string(account.substr(colon + 1));
@@ -92,12 +102,23 @@ std::string debt_id(std::string_view charge_id) {
 std::string repay_id(std::string_view cause_id) {
   return std::string(cause_id) + "/repay";
 }
+std::string begin_id(std::string_view grant_id) {
+  return std::string(grant_id) + "/begin";
+}
+std::string expire_id(std::string_view grant_id, std::int64_t earlier) {
+  const std::string again = earlier == 0 ? "" : "/" + std::to_string(earlier);
+  return std::string(grant_id) + again + "/expire";
+}
 bool is_reserved_id(std::string_view id) {
-  return id.ends_with("/release") || id.ends_with("/debt") || id.ends_with("/repay");
+  for (const std::string_view ending : {"/release", "/debt", "/repay", "/begin", "/expire"}) {
+    if (id.ends_with(ending)) return true;
+  }
+  return false;
 }
 
 std::string content_hash(const Grant& grant) {
-  return sha256_hex(grant_content(grant.id, grant.fund, grant.amount, grant.actor, grant.note));
+  return sha256_hex(grant_content(grant.id, grant.fund, grant.amount, grant.actor, grant.note,
+                                  grant.from, grant.expires));
 }
 
 std::string content_hash(const Hold& hold) {
@@ -142,7 +163,8 @@ std::string own_content_hash(std::string_view kind, std::string_view id) {
 
 std::string content_hash_of_request(const Transfer& t) {
   if (t.kind == "grant") {
-    return sha256_hex(grant_content(t.id, account_owner(t.credit), t.amount, t.actor, t.note));
+    return sha256_hex(grant_content(t.id, account_owner(t.credit), t.amount, t.actor, t.note,
+                                    t.start, t.end));
   }
   if (t.kind == "hold") {
     return sha256_hex(hold_content(t.id, account_owner(t.debit), t.amount, t.run, t.actor, t.gpus,
@@ -161,7 +183,9 @@ std::string content_hash_of_request(const Transfer& t) {
     return sha256_hex(set_content(t.id, account_owner(t.credit), t.ref.value_or(""), t.value,
                                   t.start, t.actor));
   }
-  if (t.kind == "debt" || t.kind == "repay") return own_content_hash(t.kind, t.id);
+  if (t.kind == "debt" || t.kind == "repay" || t.kind == "begin" || t.kind == "expire") {
+    return own_content_hash(t.kind, t.id);
+  }
   return release_content_hash(t.hold_id);
 }
 

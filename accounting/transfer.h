@@ -42,15 +42,20 @@ struct Transfer {
 [[nodiscard]] std::string held_account(std::string_view fund);
 [[nodiscard]] std::string usage_account(std::string_view cluster);
 [[nodiscard]] std::string debt_account(std::string_view fund);
+[[nodiscard]] std::string later_account(std::string_view fund);
+[[nodiscard]] std::string expired_account(std::string_view fund);
 // What stands behind the first colon: "fund:user:ada" -> "user:ada".
 [[nodiscard]] std::string account_owner(std::string_view account);
 // The fund whose lines a transfer is among.
 [[nodiscard]] std::string fund_of(const Transfer& transfer);
 // The ids of transfers that the ledger makes itself: the release of a hold, the debt of a charge, the
-// repayment that follows a transfer. Callers may not use such ids.
+// repayment that follows a transfer, the begin and the ends of a dated grant. Callers may not use
+// such ids.
 [[nodiscard]] std::string release_id(std::string_view hold_id);
 [[nodiscard]] std::string debt_id(std::string_view charge_id);
 [[nodiscard]] std::string repay_id(std::string_view cause_id);
+[[nodiscard]] std::string begin_id(std::string_view grant_id);
+[[nodiscard]] std::string expire_id(std::string_view grant_id, std::int64_t earlier);
 [[nodiscard]] bool is_reserved_id(std::string_view id);
 
 // What makes two requests the same. The note of a charge is no part of it: it is an observer's

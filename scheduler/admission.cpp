@@ -7,7 +7,12 @@
 #include <nlohmann/json.hpp>
 
 #include "accounting/digest.h"
+#include "accounting/till.h"
+#include "scheduler/allowance.h"
+#include "scheduler/books_desk.h"
 #include "scheduler/dispatcher.h"
+#include "scheduler/hold_refusal.h"
+#include "scheduler/tiers.h"
 
 namespace scheduler {
 namespace {
@@ -31,6 +36,13 @@ std::string hours_and_minutes(std::int64_t seconds) {
   if (seconds < 3600) return fmt::format("{} min", seconds / 60);
   if (seconds % 3600 < 60) return fmt::format("{} h", seconds / 3600);
   return fmt::format("{} h {} min", seconds / 3600, seconds % 3600 / 60);
+}
+
+// How a transaction is left that refused, so that all of it is rolled back.
+constexpr const char* kRefused = "refused";
+
+Amount spendable(const accounting::FundBalance& balance) {
+  return {balance.available.milli_gpu_s + balance.credit_limit.milli_gpu_s};
 }
 
 // What the fund lacks, with both numbers and what would fit.
@@ -59,17 +71,100 @@ Refusal beyond_fund(const Plan& plan, Amount available, std::int64_t margin_s) {
   return refuse(text);
 }
 
+// Marks the quote as the run's, and gives back the hours that were kept for it, for the run's own
+// hold to take.
+accounting::Expected<void> claim_quote(accounting::Database& db, accounting::Ledger& ledger,
+                                       const std::string& quote, const std::string& run,
+                                       UtcSeconds now) {
+  auto till = accounting::Till::open(db, ledger);
+  if (!till) return tl::unexpected(till.error());
+  const auto is_ours = till->use_quote(quote, run);
+  if (!is_ours) return tl::unexpected(is_ours.error());
+  if (!*is_ours) return tl::unexpected(accounting::Error{"quote " + quote + " is another run's"});
+  const auto released = ledger.release(quote_hold_id(quote), "for run " + run, now);
+  if (!released) return tl::unexpected(released.error());
+  return {};
+}
+
 }  // namespace
 
 std::string admission_hash(const Admission& admission) {
-  const nlohmann::json content = {
+  nlohmann::json content = {
       {"segment", admission.segment},
       {"run_dir", admission.run_dir},
       {"request", admission.request},
       {"train_images", admission.data.train_images},
       {"val_images", admission.data.val_images},
       {"epochs_done", admission.epochs_done}};
+  if (!admission.quote.empty()) content["quote"] = admission.quote;
   return accounting::sha256_hex(content.dump());
+}
+
+Expected<TrainingRequest> Dispatcher::with_default_fund(const Caller& caller,
+                                                        TrainingRequest request) const {
+  if (!request.resources.fund.empty()) return request;
+  const auto fund = ledger_.setting("user:" + caller.user, "default_fund");
+  if (!fund) return tl::unexpected(of(fund.error()));
+  request.resources.fund = fund->value_or("");
+  return request;
+}
+
+Expected<std::vector<std::string>> Dispatcher::beyond_tier_of(const Caller& caller,
+                                                              const Plan& plan) {
+  const auto name = ledger_.setting("user:" + caller.user, "tier");
+  if (!name) return tl::unexpected(of(name.error()));
+  const Tier* tier = find_tier(*site_, name->value_or(""));
+  if (tier == nullptr) return std::vector<std::string>{};
+  const auto open_runs = store_.open_runs_of(caller.user);
+  if (!open_runs) return tl::unexpected(open_runs.error());
+  return beyond_tier(*tier, plan, *open_runs, caller.user, site_->path);
+}
+
+Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller, Plan plan,
+                                                           const Admission& admission,
+                                                           UtcSeconds now) {
+  using Quoted = std::variant<Plan, Refusal>;
+  auto till = accounting::Till::open(*db_, ledger_);
+  if (!till) return tl::unexpected(of(till.error()));
+  const auto found = till->quote(admission.quote);
+  if (!found) return tl::unexpected(of(found.error()));
+  if (!*found || (*found)->user != caller.user) {
+    return Quoted{refuse(fmt::format("quote {} is not known", admission.quote))};
+  }
+  const accounting::Quote& quote = **found;
+  if (!quote.run.empty() && quote.run != admission.run_id) {
+    return Quoted{refuse(fmt::format("quote {} was used by run {}", quote.id, quote.run))};
+  }
+  if (quote.expires <= now) {
+    return Quoted{refuse(fmt::format("quote {} expired at {}. Ask for a new one: trainyard quote",
+                                      quote.id, accounting::format_utc(quote.expires)))};
+  }
+  if (plan.type != quote.type || plan.gpus != quote.gpus || plan.fund != quote.fund) {
+    return Quoted{refuse(fmt::format("quote {} is for {} x {} paid by {}; this run asks for {} x {} "
+                                      "paid by {}",
+                                      quote.id, quote.gpus, quote.type, quote.fund, plan.gpus,
+                                      plan.type, plan.fund))};
+  }
+  // Both are products with the weight, so that the division leaves nothing.
+  const std::int64_t weight = plan.quote.weight_milli;
+  if (weight != quote.weight_milli) {
+    if (weight == 0) return Quoted{refuse("this type is free now; a quote is not needed")};
+    const auto hold = accounting::usage_amount(1, plan.quote.hold.milli_gpu_s / weight,
+                                               quote.weight_milli);
+    const auto expected = accounting::usage_amount(1, plan.quote.expected.milli_gpu_s / weight,
+                                                   quote.weight_milli);
+    if (!hold || !expected) return Quoted{refuse("the quote's weight makes no amount")};
+    plan.quote.hold = *hold;
+    plan.quote.expected = *expected;
+    plan.quote.weight_milli = quote.weight_milli;
+  }
+  if (plan.quote.hold > quote.hold) {
+    return Quoted{refuse(fmt::format("quote {} is for at most {}; this run needs a hold of {}. Ask "
+                                      "for a new one: trainyard quote",
+                                      quote.id, accounting::to_gpu_hours(quote.hold),
+                                      accounting::to_gpu_hours(plan.quote.hold)))};
+  }
+  return Quoted{std::move(plan)};
 }
 
 Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& admission,
@@ -112,15 +207,29 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
   }
 
   const Progress progress{admission.epochs_done, run.allocated_s()};
-  PlanOutcome planned = make_plan(admission.request, *site_, *facts_, admission.data, progress,
-                                  caller.user, now);
+  const auto asked = with_default_fund(caller, admission.request);
+  if (!asked) return tl::unexpected(asked.error());
+  PlanOutcome planned =
+      make_plan(*asked, *site_, *facts_, admission.data, progress, caller.user, now);
   if (auto* refusal = std::get_if<Refusal>(&planned)) return AdmitOutcome{*refusal};
+  if (!admission.quote.empty()) {
+    const auto quoted = by_quote(caller, std::get<Plan>(planned), admission, now);
+    if (!quoted) return tl::unexpected(quoted.error());
+    if (auto* refusal = std::get_if<Refusal>(&*quoted)) return AdmitOutcome{*refusal};
+    planned = std::get<Plan>(*quoted);
+  }
   const Plan plan = std::get<Plan>(planned);
   if (!may_spend(caller, plan.fund)) {
     return AdmitOutcome{refuse(fmt::format(
         "fund {} is not {}'s to spend: it takes the user himself or a member of the Unix group",
         plan.fund, caller.user))};
   }
+  if (const auto given = give_allowance(ledger_, *site_, caller.user, now); !given) {
+    return tl::unexpected(given.error());
+  }
+  const auto beyond = beyond_tier_of(caller, plan);
+  if (!beyond) return tl::unexpected(beyond.error());
+  if (!beyond->empty()) return AdmitOutcome{Refusal{*beyond}};
   if (site_->limits.max_runs_per_user) {
     const auto open_runs = store_.open_runs_of(caller.user);
     if (!open_runs) return tl::unexpected(open_runs.error());
@@ -135,11 +244,23 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
   accounting::HoldStatus status = accounting::HoldStatus::kInvalid;
   const std::string hold = hold_id(run.id, admission.segment);
   const auto done = db_->transact([&]() -> accounting::Expected<void> {
-    const auto held = ledger_.hold({hold, plan.fund, plan.quote.hold, run.id, caller.user,
-                                    plan.gpus}, now);
+    if (!admission.quote.empty()) {
+      const auto used = claim_quote(*db_, ledger_, admission.quote, run.id, now);
+      if (!used) return used;
+    }
+    const auto held = ledger_.hold({.id = hold,
+                                    .fund = plan.fund,
+                                    .amount = plan.quote.hold,
+                                    .run = run.id,
+                                    .actor = caller.user,
+                                    .gpus = plan.gpus,
+                                    .expires_after_s = 0,
+                                    .quote = admission.quote},
+                                   now);
     if (!held) return tl::unexpected(held.error());
     status = *held;
-    if (status != accounting::HoldStatus::kHeld) return {};
+    // A refusal leaves nothing behind, the use of a quote neither.
+    if (status != accounting::HoldStatus::kHeld) return tl::unexpected(accounting::Error{kRefused});
     if (known_segments == 0) {
       const RunCreated created{caller.uid, caller.user, plan.fund, plan.name, admission.run_dir,
                                admission.request};
@@ -153,8 +274,12 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
     }
     return {};
   });
-  if (!done) return tl::unexpected(of(done.error()));
+  if (!done && done.error().message != kRefused) return tl::unexpected(of(done.error()));
 
+  const auto rule = rule_refusal(ledger_, status,
+                                 {plan.fund, caller.user, plan.quote.hold, plan.gpus});
+  if (!rule) return tl::unexpected(rule.error());
+  if (*rule) return AdmitOutcome{**rule};
   switch (status) {
     case accounting::HoldStatus::kHeld:
       open_[run.id] = std::move(run);
@@ -167,7 +292,7 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
       const auto balance = ledger_.balance(plan.fund);
       if (!balance) return tl::unexpected(of(balance.error()));
       return AdmitOutcome{
-          beyond_fund(plan, *balance ? (*balance)->available : Amount{}, facts_->margin_s())};
+          beyond_fund(plan, *balance ? spendable(**balance) : Amount{}, facts_->margin_s())};
     }
     default:
       return tl::unexpected(Error{fmt::format("hold {} of {}: the ledger answered status {}", hold,

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -28,6 +29,8 @@ struct TrainOptions {
   std::string run_id;             // A script's own, so that its retry is safe; empty: a new one.
   bool dry_run = false;
   bool follow = false;
+  std::string quote;              // Made by it; empty: by today's weights.
+  bool quote_only = false;        // Ask for a quote, and do nothing else.
   bool skip_bad_labels = false;   // Train without the images whose labels are faulty.
 };
 
@@ -55,8 +58,11 @@ struct StatementOptions {
 struct GrantOptions {
   std::string fund, hours, note;
   std::string id;                 // A script's own, so that its retry is safe; empty: a new one.
+  std::string from, expires;      // "2026-12-01"; empty: at once, never.
 };
 [[nodiscard]] ExitStatus grant(const Client& client, const GrantOptions& options);
+// Prints what the service answered to "quote".
+ExitStatus print_quote(const Client& client, const nlohmann::json& quote);
 [[nodiscard]] ExitStatus audit(const Client& client);
 // May this job start? For PrologSlurmctld (slurm/start_gate.in).
 [[nodiscard]] ExitStatus gate(const Client& client, std::uint32_t job);

@@ -31,6 +31,7 @@ struct Admission {
   TrainingRequest request;
   DataFacts data;
   int epochs_done = 0;   // Of earlier segments, as the client read it in the run's folder.
+  std::string quote = {};  // A quote that this is to be made by; empty: by today's weights.
 };
 
 struct Admitted {
@@ -92,6 +93,10 @@ class Dispatcher {
 
   [[nodiscard]] const std::optional<ClusterFacts>& facts() const { return facts_; }
   [[nodiscard]] accounting::Ledger& ledger() { return ledger_; }
+  [[nodiscard]] accounting::Database& database() { return *db_; }
+  // The request with the user's default fund, where it names none and he has set one.
+  [[nodiscard]] Expected<TrainingRequest> with_default_fund(const Caller& caller,
+                                                            TrainingRequest request) const;
   [[nodiscard]] UtcSeconds last_poll() const { return last_poll_; }
   [[nodiscard]] const std::string& trouble() const { return trouble_; }  // Why Slurm is not seen.
 
@@ -102,6 +107,12 @@ class Dispatcher {
         store_(std::move(store)) {}
 
   [[nodiscard]] Expected<void> learn_facts();
+  // admission.cpp: the plan with the quote's weight, or why the quote does not fit it.
+  [[nodiscard]] Expected<std::variant<Plan, Refusal>> by_quote(const Caller& caller, Plan plan,
+                                                               const Admission& admission,
+                                                               UtcSeconds now);
+  [[nodiscard]] Expected<std::vector<std::string>> beyond_tier_of(const Caller& caller,
+                                                                  const Plan& plan);
   [[nodiscard]] Expected<void> tick_run(Run& run, const View& view, UtcSeconds now);
   [[nodiscard]] Expected<void> perform(Run& run, const Action& action, UtcSeconds now);
   [[nodiscard]] Expected<void> post_charge(Run& run, const PostCharge& action, UtcSeconds now);

@@ -7,6 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "accounting/amount.h"
+#include "accounting/tariff.h"
+#include "accounting/till.h"
 #include "scheduler/client.h"
 #include "scheduler/console.h"
 
@@ -64,10 +66,24 @@ ExitStatus grant(const Client& client, const GrantOptions& options) {
                     {fmt::format("\"{}\" is no amount of GPU-hours. Examples: 10h, 0.5h, 90m, 1800s",
                                  options.hours)});
   }
+  std::int64_t from = 0, expires = 0;
+  for (const auto& [text, instant, name] : {std::tuple{&options.from, &from, "--from"},
+                                            std::tuple{&options.expires, &expires, "--expires"}}) {
+    if (text->empty()) continue;
+    const auto when = accounting::parse_utc(*text);
+    if (!when) {
+      return complain(client, ExitStatus::kBadRequest,
+                      {fmt::format("{} {} is no date. Write 2026-12-31 or 2026-12-31T08:00:00Z (UTC)",
+                                   name, *text)});
+    }
+    *instant = *when;
+  }
   const auto answer = ask(client, {{"verb", "grant"},
                                    {"id", options.id.empty() ? random_id(16) : options.id},
                                    {"fund", options.fund},
                                    {"amount", amount->milli_gpu_s},
+                                   {"from", from},
+                                   {"expires", expires},
                                    {"note", options.note}});
   if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
   const json& result = std::get<json>(answer);
@@ -85,6 +101,28 @@ ExitStatus grant(const Client& client, const GrantOptions& options) {
 ExitStatus gate(const Client& client, std::uint32_t job) {
   const auto answer = ask(client, {{"verb", "gate"}, {"job", job}});
   if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+  return ExitStatus::kDone;
+}
+
+ExitStatus print_quote(const Client& client, const json& quote) {
+  if (client.json) {
+    fmt::print("{}\n", quote.dump(2));
+    return ExitStatus::kDone;
+  }
+  const std::string id = quote.at("quote");
+  fmt::print("quote    {}: {} x {}, paid by {}\n", id, quote.at("gpus").get<int>(),
+             quote.at("type").get<std::string>(), quote.at("fund").get<std::string>());
+  fmt::print("hours    {} expected, at most {}\n", gpu_hours(quote.at("expected")),
+             gpu_hours(quote.at("hold")));
+  if (!quote.at("cost_minor").is_null()) {
+    const std::string currency = quote.at("currency");
+    fmt::print("money    at most {}, at {} a GPU-hour\n",
+               accounting::format_money(quote.at("cost_minor"), currency),
+               accounting::format_money(quote.at("price_minor"), currency));
+  }
+  fmt::print("valid    until {}; weight and price are kept until then\n",
+             accounting::format_utc(quote.at("expires")));
+  fmt::print("next     trainyard train ... --quote {}\n", id);
   return ExitStatus::kDone;
 }
 

@@ -19,6 +19,8 @@
 #include <nlohmann/json.hpp>
 
 #include "accounting/statement.h"
+#include "scheduler/answers.h"
+#include "scheduler/books_desk.h"
 
 namespace scheduler {
 namespace {
@@ -29,23 +31,16 @@ constexpr std::size_t kRequestBytesMax = 1 << 20;
 constexpr std::size_t kClientsMax = 256;
 constexpr int kIdleSecondsMax = 15;
 
-json refused(const std::vector<std::string>& reasons) {
-  return {{"ok", false}, {"kind", "refused"}, {"messages", reasons}};
-}
-json bad_request(const std::string& message) {
-  return {{"ok", false}, {"kind", "bad_request"}, {"messages", {message}}};
-}
-json failed(const std::string& message) {
-  return {{"ok", false}, {"kind", "error"}, {"messages", {message}}};
-}
-json good(json result) { return {{"ok", true}, {"result", std::move(result)}}; }
-
 json fund_to_json(const accounting::FundBalance& balance) {
   return {{"fund", balance.fund},
           {"available", balance.available.milli_gpu_s},
           {"held", balance.held.milli_gpu_s},
           {"granted", balance.granted.milli_gpu_s},
-          {"charged", balance.charged.milli_gpu_s}};
+          {"charged", balance.charged.milli_gpu_s},
+          {"owed", balance.owed.milli_gpu_s},
+          {"later", balance.later.milli_gpu_s},
+          {"expired", balance.expired.milli_gpu_s},
+          {"credit_limit", balance.credit_limit.milli_gpu_s}};
 }
 
 json job_to_json(const JobSnapshot& job) {
@@ -111,12 +106,6 @@ json run_to_json(const Dispatcher::RunView& view, bool with_request) {
   return out;
 }
 
-bool may_see_fund(const Caller& caller, const std::string& fund) {
-  if (caller.is_admin || fund == "user:" + caller.user) return true;
-  return fund.rfind("group:", 0) == 0 &&
-         std::find(caller.groups.begin(), caller.groups.end(), fund.substr(6)) != caller.groups.end();
-}
-
 json answer_admit(Dispatcher& dispatcher, const Caller& caller, const json& request, UtcSeconds now) {
   Admission admission;
   admission.run_id = request.at("run");
@@ -125,6 +114,7 @@ json answer_admit(Dispatcher& dispatcher, const Caller& caller, const json& requ
   admission.request = request.at("request").get<TrainingRequest>();
   admission.data = {request.at("train_images"), request.at("val_images")};
   admission.epochs_done = request.value("epochs_done", 0);
+  admission.quote = request.value("quote", "");
   const auto outcome = dispatcher.admit(caller, admission, now);
   if (!outcome) return failed(outcome.error().message);
   if (const auto* refusal = std::get_if<Refusal>(&*outcome)) return refused(refusal->reasons);
@@ -212,6 +202,8 @@ json answer_grant(Dispatcher& dispatcher, const Caller& caller, const json& requ
   grant.amount.milli_gpu_s = request.at("amount");
   grant.actor = caller.user;
   grant.note = request.value("note", "");
+  grant.from = request.value("from", std::int64_t{0});
+  grant.expires = request.value("expires", std::int64_t{0});
   const auto status = dispatcher.ledger().grant(grant, now);
   if (!status) return failed(status.error().message);
   switch (*status) {
@@ -221,7 +213,7 @@ json answer_grant(Dispatcher& dispatcher, const Caller& caller, const json& requ
       return refused({fmt::format("grant {} exists with other content", grant.id)});
     case accounting::GrantStatus::kInvalid:
       return refused({fmt::format("{} to \"{}\" is no grant: a fund is user:NAME or group:NAME, an "
-                                  "amount is above zero", accounting::to_gpu_hours(grant.amount),
+                                  "amount is above zero, an expiry lies ahead", accounting::to_gpu_hours(grant.amount),
                                   grant.fund)});
   }
   const auto balance = dispatcher.ledger().balance(grant.fund);
@@ -294,6 +286,7 @@ json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& call
     if (verb == "grant") return answer_grant(dispatcher, caller, request, now);
     if (verb == "gate") return answer_gate(dispatcher, site, caller, request, now);
     if (verb == "audit") return answer_audit(dispatcher, caller);
+    if (auto answer = answer_books(dispatcher, site, caller, request, now)) return *answer;
     return bad_request("verb \"" + verb + "\" is not known");
   } catch (const std::exception& error) {
     return bad_request(error.what());

@@ -341,6 +341,60 @@ void check_managed(TableReader& reader, const Site& site) {
   }
 }
 
+void read_books(TableReader& reader, Site& site) {
+  reader.read_integer("quote_valid_s", site.quote_valid_s, 60, 30 * kDay_s);
+  reader.read_integer("webhook_window_s", site.webhook_window_s, 10, kDay_s);
+  reader.read("message_command", site.message_command);
+  if (!site.message_command.empty()) check_absolute(reader, "message_command", site.message_command);
+}
+
+Tier read_tier(TableReader& reader) {
+  constexpr std::int64_t kMany = 1'000'000;
+  Tier tier;
+  tier.line = reader.line();
+  reader.require("name");
+  reader.read("name", tier.name);
+  reader.read_integer("max_gpus", tier.max_gpus, 1, kMany);
+  reader.read_integer("max_nodes", tier.max_nodes, 1, kMany);
+  reader.read_integer("max_runs", tier.max_runs, 1, kMany);
+  double hours = 0;
+  reader.read_float("max_hours", hours, 0.1, 366 * 24);
+  if (hours > 0) tier.max_time_s = std::llround(std::floor(hours * 60 + 1e-6)) * 60;
+  reader.read("types", tier.types);
+  std::string grant;
+  reader.read("monthly_grant", grant);
+  if (!grant.empty()) {
+    const auto amount = accounting::parse_gpu_hours(grant);
+    if (amount) tier.monthly_grant = *amount;
+    if (!amount) {
+      reader.fault("monthly_grant",
+                   fmt::format("monthly_grant = \"{}\" is no amount of GPU-hours. Examples: \"10h\", "
+                               "\"90m\".",
+                               grant));
+    }
+  }
+  return tier;
+}
+
+// Tiers have names of their own, name types that exist, and the first is everybody's.
+void read_tiers(TableReader& reader, Site& site) {
+  if (reader.find("tier") == nullptr) return;
+  reader.read_tables("tier", [&site](TableReader& each) {
+    Tier tier = read_tier(each);
+    tier.is_default = site.tiers.empty();
+    for (const Tier& other : site.tiers) {
+      if (other.name != tier.name) continue;
+      each.fault("name", fmt::format("tier.name = \"{}\" stands in line {} already.", tier.name,
+                                     other.line));
+    }
+    for (const std::string& type : tier.types) {
+      if (site.find_type(type) != nullptr) continue;
+      each.fault("types", fmt::format("tier.types names \"{}\", which is no instance_type.", type));
+    }
+    site.tiers.push_back(std::move(tier));
+  });
+}
+
 void read_defaults(TableReader& reader, Site& site) {
   reader.read("type", site.default_type);
   reader.read_integer("gpus", site.default_gpus, 1, 1'000'000);
@@ -501,10 +555,12 @@ std::vector<LineFault> read_all(const toml::table& table, Site& site) {
   reader.read_table("paths", [&site](TableReader& each) { read_paths(each, site); });
   reader.read_table("limits", [&site](TableReader& each) { read_limits(each, site.limits); });
   reader.read_table("defaults", [&site](TableReader& each) { read_defaults(each, site); });
+  reader.read_table("books", [&site](TableReader& each) { read_books(each, site); });
   reader.read_table("managed", [&site](TableReader& each) { read_managed(each, site.managed); });
   reader.read_table("refunds", [&site](TableReader& each) { read_refunds(each, site.refunds); });
   read_types(reader, site);
   check_managed(reader, site);
+  read_tiers(reader, site);
   check_defaults(reader, site);
   reader.finish();
   std::stable_sort(faults.begin(), faults.end(),

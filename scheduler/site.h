@@ -13,6 +13,7 @@
 
 #include "accounting/tariff.h"
 #include "scheduler/error.h"
+#include "scheduler/tiers.h"
 
 namespace scheduler {
 
@@ -65,6 +66,10 @@ struct Site {
   std::string trainer = "trainyard-trainer";
   std::string runs = "~/trainyard/runs";
   Limits limits;
+  std::vector<Tier> tiers;
+  std::int64_t quote_valid_s = 86'400;   // [books]: a quote is kept this long.
+  std::int64_t webhook_window_s = 300;   // A payment message may be this old.
+  std::string message_command;           // Gets the warnings of funds; empty: the log alone.
   Managed managed;
   RefundPolicy refunds;
   std::string default_type, default_account, default_qos;

@@ -170,7 +170,7 @@ ExitStatus show_dry_run(const Client& client, const Launch& launch, const Plan& 
 
 ExitStatus submit(const Client& client, Cluster& cluster, const Launch& launch, const DataCheck& data,
                   const TrainOptions& options) {
-  const json admit = {{"verb", "admit"},
+  json admit = {{"verb", "admit"},
                       {"run", launch.name.run_id},
                       {"segment", launch.name.segment},
                       {"run_dir", launch.run_dir},
@@ -178,6 +178,7 @@ ExitStatus submit(const Client& client, Cluster& cluster, const Launch& launch, 
                       {"train_images", data.facts.train_images},
                       {"val_images", data.facts.val_images},
                       {"epochs_done", launch.progress.epochs_done}};
+  if (!options.quote.empty()) admit["quote"] = options.quote;
   const auto admitted = ask(client, admit);
   if (const auto* status = std::get_if<ExitStatus>(&admitted)) {
     if (*status == ExitStatus::kRefused && launch.name.segment == 0) remove_run_folder(launch.run_dir);
@@ -244,6 +245,16 @@ ExitStatus submit(const Client& client, Cluster& cluster, const Launch& launch, 
   return options.follow ? watch_run(client, launch.name.run_id) : ExitStatus::kDone;
 }
 
+ExitStatus ask_for_quote(const Client& client, const Launch& launch, const DataCheck& data) {
+  const auto answer = ask(client, {{"verb", "quote"},
+                                   {"id", random_id(10)},
+                                   {"request", launch.request},
+                                   {"train_images", data.facts.train_images},
+                                   {"val_images", data.facts.val_images}});
+  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+  return print_quote(client, std::get<json>(answer));
+}
+
 ExitStatus plan_and_launch(const Client& client, const Launch& launch, const DataCheck& data,
                            const TrainOptions& options) {
   auto cluster = open_slurm_cluster();
@@ -256,6 +267,7 @@ ExitStatus plan_and_launch(const Client& client, const Launch& launch, const Dat
     return complain(client, ExitStatus::kRefused, refusal->reasons);
   }
   const Plan& plan = std::get<Plan>(outcome);
+  if (options.quote_only) return ask_for_quote(client, launch, data);
   if (options.dry_run) return show_dry_run(client, launch, plan, data);
   const auto written =
       write_run_folder(launch.run_dir, launch.name, launch.request,

@@ -11,6 +11,7 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include "scheduler/books_commands.h"
 #include "scheduler/client.h"
 #include "scheduler/console.h"
 #include "trainer/contract/train_args.h"
@@ -106,11 +107,18 @@ int run(int argc, char** argv) {
   train->add_option("words", words, "request file (*.toml) and key=value train arguments");
   train_resources.add_to(*train);
   train->add_option("--run-id", train_options.run_id, "your own id, so that a script's retry is safe");
+  train->add_option("--quote", train_options.quote, "by a quote that is still valid (trainyard quote)");
   train->add_flag("--dry-run,-n", train_options.dry_run, "print plan, quote and batch script; do nothing");
   train->add_flag("--follow,-f", train_options.follow, "watch the run to its end");
   train->add_flag("--skip-bad-labels", train_options.skip_bad_labels,
                   "train without images whose labels are faulty");
   train->footer(train_arguments_help);
+
+  scheduler::TrainOptions quote_options;
+  ResourceOptions quote_resources;
+  CLI::App* quote = app.add_subcommand("quote", "the price of a run, kept for a while; `train --quote ID` uses it");
+  quote->add_option("words", words, "as for train");
+  quote_resources.add_to(*quote);
 
   std::string run_name;
   std::vector<std::string> resume_words;
@@ -163,6 +171,8 @@ int run(int argc, char** argv) {
   grant->add_option("hours", grant_options.hours, "10h, 0.5h, 90m")->required();
   grant->add_option("--note", grant_options.note, "kept in the ledger");
   grant->add_option("--id", grant_options.id, "your own id, so that a script's retry is safe");
+  grant->add_option("--from", grant_options.from, "available from this day on (UTC); default: now");
+  grant->add_option("--expires", grant_options.expires, "what is left on this day is taken back");
   CLI::App* admin_funds = admin->add_subcommand("funds", "all funds");
   CLI::App* admin_runs = admin->add_subcommand("runs", "everybody's runs");
   admin_runs->add_option("--count,-n", count, "at most so many")->capture_default_str();
@@ -171,6 +181,8 @@ int run(int argc, char** argv) {
   std::uint32_t gate_job = 0;
   CLI::App* gate = app.add_subcommand("gate", "may this job start? Asked by Slurm's start gate");
   gate->add_option("job", gate_job, "Slurm's job id")->required();
+
+  const scheduler::BooksCommands books(app, *admin);
 
   try {
     app.parse(argc, argv);
@@ -200,6 +212,16 @@ int run(int argc, char** argv) {
         {"a run belongs to the person who trains: submit it as an ordinary user, not as root"}));
   }
 
+  if (const auto status = books.run(client)) return done(*status);
+  if (*quote) {
+    quote_options.quote_only = true;
+    for (const std::string& word : words) {
+      if (word.find('=') == std::string::npos) quote_options.file = word;
+    }
+    std::erase_if(words, [](const std::string& word) { return word.find('=') == std::string::npos; });
+    quote_options.settings = quote_resources.settings(words);
+    return done(scheduler::train(client, quote_options));
+  }
   if (*train) {
     for (const std::string& word : words) {
       if (word.find('=') == std::string::npos) train_options.file = word;

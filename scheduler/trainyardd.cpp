@@ -2,7 +2,9 @@
 //
 // trainyardd: the service. One process, one loop; here alone is its clock read.
 #include <fcntl.h>
+#include <spawn.h>
 #include <sys/file.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -16,12 +18,15 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include "scheduler/books_desk.h"
 #include "scheduler/dispatcher.h"
+#include "scheduler/restore.h"
 #include "scheduler/service.h"
 
 namespace {
 
 constexpr int kEnvironmentFailure = 3;
+constexpr std::time_t kTurnInterval_s = 60;
 
 volatile std::sig_atomic_t g_stop = 0;
 void ask_to_end(int) { g_stop = 1; }
@@ -35,6 +40,22 @@ int fail(const std::string& message) {
   return kEnvironmentFailure;
 }
 
+// The site's own program gets the message as its only argument; what it makes of it (mail, a chat)
+// is not waited for.
+void send_message(const std::string& command, const std::string& message) {
+  if (command.empty()) return;
+  std::string program = command, text = message;
+  char* arguments[] = {program.data(), text.data(), nullptr};
+  pid_t child = 0;
+  const int fault = posix_spawn(&child, command.c_str(), nullptr, nullptr, arguments, environ);
+  if (fault != 0) log(fmt::format("message_command {}: {}", command, std::strerror(fault)));
+}
+
+void reap_children() {
+  while (waitpid(-1, nullptr, WNOHANG) > 0) {
+  }
+}
+
 // The database has one writer: a second service on the same file is refused.
 int lock_database(const std::string& path) {
   const int fd = open((path + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -43,6 +64,28 @@ int lock_database(const std::string& path) {
     return -1;
   }
   return fd;
+}
+
+// What the books do as time goes on, and what is to be told of them.
+void turn(scheduler::Dispatcher& dispatcher, const scheduler::Site& site, std::time_t now) {
+  const auto messages = scheduler::turn_books(dispatcher, site, now);
+  if (!messages) log(messages.error().message);
+  for (const std::string& message : messages.value_or(std::vector<std::string>{})) {
+    log(message);
+    send_message(site.message_command, message);
+  }
+  reap_children();
+}
+
+int restore(const scheduler::Site& site, const std::string& copy) {
+  const int lock = lock_database(site.database);
+  if (lock < 0) {
+    return fail(fmt::format("{}.lock: a trainyardd owns these books. Stop it first", site.database));
+  }
+  const auto done = scheduler::restore_books(site.database, copy, std::time(nullptr));
+  if (!done) return fail(done.error().message);
+  log(*done);
+  return 0;
 }
 
 int serve(const scheduler::Site& site) {
@@ -69,6 +112,7 @@ int serve(const scheduler::Site& site) {
                   site.database));
 
   std::string last_trouble;
+  std::time_t last_turn = 0;
   const int interval_ms = static_cast<int>(site.poll_interval_s * 1000);
   while (g_stop == 0) {
     const auto done = dispatcher->tick(std::time(nullptr));
@@ -76,6 +120,10 @@ int serve(const scheduler::Site& site) {
     if (dispatcher->trouble() != last_trouble) {
       last_trouble = dispatcher->trouble();
       log(last_trouble.empty() ? "Slurm answers again" : last_trouble);
+    }
+    if (std::time(nullptr) - last_turn >= kTurnInterval_s) {
+      last_turn = std::time(nullptr);
+      turn(*dispatcher, site, last_turn);
     }
     service->serve(*dispatcher, site, interval_ms);
   }
@@ -90,6 +138,8 @@ int main(int argc, char** argv) {
   std::string site_path = "/etc/trainyard/site.toml";
   app.add_option("--site", site_path, "the site's description")->envname("TRAINYARD_SITE")
       ->capture_default_str();
+  std::string copy;
+  app.add_option("--restore", copy, "put this copy in the place of the books, and end");
   app.set_version_flag("--version", TRAINYARD_VERSION);
   CLI11_PARSE(app, argc, argv);
   if (geteuid() == 0) {
@@ -101,6 +151,7 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "{}", scheduler::to_text(outcome.faults));
     return 2;
   }
+  if (!copy.empty()) return restore(outcome.site, copy);
   struct sigaction action{};
   action.sa_handler = ask_to_end;
   sigaction(SIGTERM, &action, nullptr);

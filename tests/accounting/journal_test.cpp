@@ -120,6 +120,37 @@ TEST(Journal, IsRefusedByHledgerOnceAnAmountIsChanged) {
   EXPECT_NE(answer.code, 127) << "hledger is not installed";
 }
 
+TEST(Journal, OfEveryKindOfTransferIsAccepted) {
+  const TemporaryFolder folder;
+  Books books;
+  Grant dated = grant_of("d1", "user:bob", hours(10));
+  dated.expires = kNow + 1'000;
+  Grant later = grant_of("d2", "user:bob", hours(5));
+  later.from = kNow + 500;
+  must(books.ledger.grant(dated, kNow));
+  must(books.ledger.grant(later, kNow));
+  must(books.ledger.set({"s1", "user:bob", "credit_limit", "3600000", 0, "root", "a, b"}, kNow));
+  must(books.ledger.hold(hold_of("b1/1", "user:bob", hours(6)), kNow));
+  must(books.ledger.extend({"b1/1/e", "b1/1", hours(2), "root", ""}, kNow));
+  must(books.ledger.reduce({"b1/1/d", "b1/1", hours(1), "root", ""}, kNow));
+  Charge charge = charge_of("alpha/19/0", "b1/1", 8, 3'600);
+  charge.excess = Excess::kFundOwes;
+  must(books.ledger.charge(charge, kNow));
+  must(books.ledger.refund({"alpha/19/0/x", "alpha/19/0", hours(1), "root", ""}, kNow));
+  must(books.ledger.release("b1/1", "done", kNow));
+  ASSERT_EQ(must(books.ledger.turn(kNow + 2'000)), 2);
+  std::set<std::string> kinds;
+  must(books.db.query("SELECT DISTINCT kind FROM transfer", {},
+                      [&kinds](const Row& row) { kinds.insert(row.text(0)); }));
+  ASSERT_EQ(kinds, (std::set<std::string>{"begin", "charge", "debt", "expire", "extend", "grant",
+                                          "hold", "reduce", "refund", "release", "repay", "set"}));
+
+  const Answer answer =
+      hledger("check --strict -f '" + written(folder, must(export_journal(books.db))) + "'");
+
+  EXPECT_EQ(answer.code, 0) << answer.output;
+}
+
 TEST(Journal, OfAnEmptyLedgerIsAccepted) {
   const TemporaryFolder folder;
   Books books;

@@ -19,14 +19,6 @@ Amount amount_of(const std::string& text) {
   throw std::runtime_error("\"" + text + "\" is no amount");
 }
 
-// The shortest exact form.
-std::string exact(Amount amount) {
-  const std::int64_t n = amount.milli_gpu_s;
-  if (n % kGpuHour.milli_gpu_s == 0) return std::to_string(n / kGpuHour.milli_gpu_s) + "h";
-  if (n % 1'000 == 0) return std::to_string(n / 1'000) + "s";
-  return std::to_string(n) + "mGPUs";
-}
-
 // The words of a line behind its verb: those without "=", and the options.
 struct Arguments {
   std::vector<std::string> plain;
@@ -52,6 +44,9 @@ struct Arguments {
   }
   [[nodiscard]] std::int64_t number(const std::string& name, const std::string& otherwise) const {
     return std::stoll(option(name, otherwise));
+  }
+  [[nodiscard]] UtcSeconds moment(const std::string& name) const {
+    return options.contains(name) ? instant(name) : 0;
   }
   [[nodiscard]] UtcSeconds instant(const std::string& name) const {
     const std::string text = option(name, "1970-01-01");
@@ -175,7 +170,9 @@ std::string ask_to_grant(Ledger& ledger, const Arguments& words, UtcSeconds now)
                                     .fund = words.at(1),
                                     .amount = amount_of(words.at(2)),
                                     .actor = words.option("actor", "root"),
-                                    .note = words.option("note", "")},
+                                    .note = words.option("note", ""),
+                                    .from = words.moment("from"),
+                                    .expires = words.moment("expires")},
                                    now)));
 }
 
@@ -241,6 +238,8 @@ std::string balance_answer(Ledger& ledger, const std::string& fund) {
   if (!balance) return "unknown";
   return "available " + exact(balance->available) + " held " + exact(balance->held) + " granted " +
          exact(balance->granted) + " charged " + exact(balance->charged) +
+         (balance->later == Amount{0} ? "" : " later " + exact(balance->later)) +
+         (balance->expired == Amount{0} ? "" : " expired " + exact(balance->expired)) +
          (balance->owed == Amount{0} ? "" : " owed " + exact(balance->owed)) +
          (balance->credit_limit == Amount{0} ? "" : " credit " + exact(balance->credit_limit));
 }
@@ -260,6 +259,13 @@ std::string joined(const std::vector<StatementLine>& lines,
 }
 
 }  // namespace
+
+std::string exact(Amount amount) {
+  const std::int64_t n = amount.milli_gpu_s;
+  if (n % kGpuHour.milli_gpu_s == 0) return std::to_string(n / kGpuHour.milli_gpu_s) + "h";
+  if (n % 1'000 == 0) return std::to_string(n / 1'000) + "s";
+  return std::to_string(n) + "mGPUs";
+}
 
 std::vector<TableLine> parse_table(std::string_view text, int first_line) {
   std::vector<TableLine> lines;
@@ -319,6 +325,17 @@ std::string ask(Ledger& ledger, const TableLine& line, UtcSeconds& clock) {
   if (verb == "refundable") {
     const auto left = must(ledger.refundable(words.at(0)));
     return left ? exact(*left) : "unknown";
+  }
+  if (verb == "turn") {
+    (void)must(ledger.turn(clock));
+    return "";
+  }
+  if (verb == "dated") {
+    std::string grants;
+    for (const DatedGrant& grant : must(ledger.dated_grants(words.at(0)))) {
+      grants += (grants.empty() ? "" : " ") + grant.id + ":" + exact(grant.remaining);
+    }
+    return grants.empty() ? "none" : grants;
   }
   if (verb == "expired") {
     std::string ids;

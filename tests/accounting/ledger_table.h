@@ -5,7 +5,8 @@
 // (docs/formats/ledger.md, "A worked example").
 //
 //   at       2026-11-24T08:00:00Z                          the clock, for the lines below
-//   grant    ID FUND AMOUNT [actor=root] [note=...]        -> granted | already_granted | ...
+//   grant    ID FUND AMOUNT [actor=root] [note=...] [from=UTC] [expires=UTC]
+//                                                          -> granted | already_granted | ...
 //   hold     ID FUND AMOUNT [run=...] [actor=ada] [gpus=N] [expires=SECONDS] [quote=...]
 //                                                          -> held | exceeds_available | ...
 //   extend   ID HOLD AMOUNT                                -> extended | hold_closed | ...
@@ -15,7 +16,10 @@
 //   charge   ID HOLD gpus=N seconds=N weight=N [cluster=alpha] [start=UTC] [end=UTC] [note=...]
 //            [excess=site|fund]                            -> charged AMOUNT [excess AMOUNT] | ...
 //   release  HOLD [note=...]                               -> released | ...
-//   balance  FUND            -> available A held A granted A charged A [owed A] [credit A] | unknown
+//   turn                                                   what is due of dated grants
+//   balance  FUND            -> available A held A granted A charged A [later A] [expired A] [owed A]
+//                               [credit A] | unknown
+//   dated    FUND            -> what is left of its dated grants: "g1:10h g2:5h" | none
 //   use      FUND MEMBER     -> what the member has used of the fund
 //   refundable CHARGE        -> what may still be refunded | unknown
 //   expired                  -> the open holds whose time is over | none
@@ -43,6 +47,9 @@ struct TableLine {
   std::vector<std::string> words;
   std::string answer;  // Blanks squeezed.
 };
+
+// The shortest exact form of an amount.
+[[nodiscard]] std::string exact(Amount amount);
 
 // The lines with something on them. Throws std::runtime_error where one cannot be read.
 [[nodiscard]] std::vector<TableLine> parse_table(std::string_view text, int first_line);

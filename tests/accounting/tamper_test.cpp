@@ -36,6 +36,24 @@ void tamper(Books& books, const std::string& sql) {
   must(books.db.execute_script("PRAGMA foreign_keys=ON; PRAGMA ignore_check_constraints=OFF"));
 }
 
+// All that came with later versions: a dated grant (7), a credit limit (8), a hold of both (9), its
+// extension (10) and reduction (11), a charge beyond it (12) with its debt (13) and repayment (14), a
+// refund (15).
+void fill_more(Books& books) {
+  fill(books);
+  Grant dated = grant_of("d1", "user:bob", hours(10));
+  dated.expires = kNow + 1'000'000;
+  must(books.ledger.grant(dated, kNow + 6));
+  must(books.ledger.set({"s1", "user:bob", "credit_limit", "3600000", 0, "root", ""}, kNow + 7));
+  must(books.ledger.hold(hold_of("b1/1", "user:bob", hours(6)), kNow + 8));
+  must(books.ledger.extend({"b1/1/e", "b1/1", hours(2), "root", ""}, kNow + 9));
+  must(books.ledger.reduce({"b1/1/d", "b1/1", hours(1), "root", ""}, kNow + 10));
+  Charge charge = charge_of("alpha/19/0", "b1/1", 8, 3'600);
+  charge.excess = Excess::kFundOwes;
+  must(books.ledger.charge(charge, kNow + 11));
+  must(books.ledger.refund({"alpha/19/0/x", "alpha/19/0", hours(1), "root", ""}, kNow + 12));
+}
+
 struct Tampering {
   std::string name;
   std::string sql;
@@ -50,7 +68,7 @@ class Tampered : public testing::TestWithParam<Tampering> {};
 
 TEST_P(Tampered, IsNamedByVerify) {
   Books books;
-  fill(books);
+  fill_more(books);
   ASSERT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
 
   tamper(books, GetParam().sql);
@@ -91,8 +109,32 @@ const Tampering kTamperings[] = {
     {"RemovedAndRenumbered",
      "DELETE FROM transfer WHERE seq = 4; UPDATE transfer SET seq = seq - 1 WHERE seq > 4",
      "transfer 4 (r2/1): the chain is broken"},
-    {"RemovedFromTheEnd", "DELETE FROM transfer WHERE seq = 6",
-     "account usage:alpha: stored balance 43200000 mGPUs, transfers give 28800000."},
+    {"RemovedFromTheEnd", "DELETE FROM transfer WHERE seq = 15",
+     "account usage:alpha: stored balance 68400000 mGPUs, transfers give 72000000."},
+    {"LargerRefund", "UPDATE transfer SET amount = 36000000 WHERE seq = 15",
+     "transfer 15 (alpha/19/0/x): it refunds 36000000 mGPUs of the 28800000 mGPUs left of charge"},
+    {"RefundOfAnotherCharge", "UPDATE transfer SET ref = 'alpha/17/0' WHERE seq = 15",
+     "transfer 15 (alpha/19/0/x): it was changed after it was written"},
+    {"LargerDebt", "UPDATE transfer SET amount = amount + 1 WHERE seq = 13",
+     "transfer 13 (alpha/19/0/debt): it makes a debt of 3600001 mGPUs"},
+    {"LargerExtension", "UPDATE transfer SET amount = amount + 1 WHERE seq = 10",
+     "transfer 10 (b1/1/e): it was changed after it was written"},
+    {"ReductionBeyondTheHold", "UPDATE transfer SET amount = 36000000 WHERE seq = 11",
+     "transfer 11 (b1/1/d): 36000000 mGPUs exceed the 28800000 mGPUs left of hold b1/1"},
+    {"LargerCreditLimit", "UPDATE transfer SET value = '7200000' WHERE seq = 8",
+     "transfer 8 (s1): it was changed after it was written"},
+    {"SettingBesideItsTransfer", "UPDATE setting SET value = '5' WHERE name = 'credit_limit'",
+     "setting credit_limit of user:bob: stored \"5\", transfers give \"3600000\""},
+    {"InventedSetting", "INSERT INTO setting VALUES ('user:ada', 'gpus_max', '9', 0)",
+     "setting gpus_max of user:ada: stored \"9\", transfers give \"\""},
+    {"RemovedSetting", "DELETE FROM setting",
+     "setting credit_limit of user:bob: it has a transfer but no row"},
+    {"LaterExpiry", "UPDATE lot SET expires_s = expires_s + 1", "lot d1: stored with"},
+    {"RemainderOfALot", "UPDATE lot SET remaining = remaining + 1", "lot d1: stored with"},
+    {"RemovedLot", "DELETE FROM lot_draw; DELETE FROM lot", "lots: 0 are stored, transfers give 1"},
+    {"DrawOfAHold", "UPDATE lot_draw SET remaining = remaining + 1",
+     "hold b1/1: stored with 1 mGPUs of grant d1, transfers give 0"},
+    {"MemberOfAHold", "UPDATE hold SET member = 'eve' WHERE id = 'b1/1'", "hold b1/1: stored"},
     {"ChangedWithItsHash", "UPDATE transfer SET amount = 1, hash = prev_hash WHERE seq = 1",
      "transfer 2 (r1/1): the chain is broken"},
     {"Swapped",

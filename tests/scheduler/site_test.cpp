@@ -71,6 +71,14 @@ TEST(Site, TheExampleOfItsPageIsReadInFull) {
   EXPECT_EQ(site.default_gpus, 1);
   EXPECT_EQ(site.default_account, "trainyard");
   EXPECT_EQ(site.default_qos, "");
+  EXPECT_EQ(site.quote_valid_s, 86'400);
+  EXPECT_EQ(site.message_command, "/usr/local/bin/tell-by-mail");
+  ASSERT_EQ(site.tiers.size(), 2u);
+  EXPECT_TRUE(site.tiers[0].is_default);
+  EXPECT_FALSE(site.tiers[1].is_default);
+  EXPECT_EQ(site.tiers[0].max_runs, 1);
+  EXPECT_EQ(site.tiers[1].types, std::vector<std::string>{"h100"});
+  EXPECT_EQ(site.tiers[1].monthly_grant.milli_gpu_s, 100 * 3'600'000);
   ASSERT_EQ(site.types.size(), 1u);
   const InstanceType& type = site.types[0];
   EXPECT_EQ(type.name, "h100");

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// accounting/till.h
+//
+// Where hours are bought: prices by date, quotes that are kept, receipts, and the log of what admins
+// did. Money in a currency is an integer of minor units (cents) and exists here alone; what it buys
+// is a grant in the ledger, in the same transaction as its receipt. Nothing here is ever edited or
+// deleted. One thread at a time.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "accounting/ledger.h"
+
+namespace accounting {
+
+struct Price {
+  UtcSeconds from = 0;
+  std::string currency;         // "EUR"; the same for ever.
+  std::int64_t minor = 0;       // Of one GPU-hour of the reference GPU. > 0
+  std::string actor;
+};
+
+// What an amount costs, rounded up to a whole minor unit; nothing where it does not fit.
+[[nodiscard]] std::optional<std::int64_t> cost_minor(Amount amount, std::int64_t price_minor);
+// What money buys, down to a whole milli-GPU-second; nothing where it does not fit.
+[[nodiscard]] std::optional<Amount> hours_for(std::int64_t minor, std::int64_t price_minor);
+// "20.00 EUR"
+[[nodiscard]] std::string format_money(std::int64_t minor, const std::string& currency);
+// "20", "20.5", "20.50" -> 2000, 2050, 2050. Nothing where finer than a cent or not above zero.
+[[nodiscard]] std::optional<std::int64_t> parse_money(std::string_view text);
+
+// The price of one run, kept until it expires: weight and price are those of the day it was made.
+struct Quote {
+  std::string id;
+  std::string user, fund;
+  std::string type;             // Instance type.
+  std::int64_t gpus = 0;
+  std::int64_t weight_milli = 0;
+  Amount hold;                  // The most that the run can cost.
+  Amount expected;
+  std::string currency;         // Empty: the site has no price.
+  std::int64_t price_minor = 0;
+  UtcSeconds made = 0, expires = 0;
+  std::string run;              // That used it; empty: none yet.
+};
+
+struct Payment {
+  std::string provider;         // "webhook"
+  std::string reference;        // The provider's name of it: counts once.
+  std::string fund;
+  std::string currency;
+  std::int64_t minor = 0;
+  std::string quote;            // Its price is used, also where today's is another.
+  std::string actor;
+};
+
+struct Receipt {
+  std::int64_t number = 0;      // 1, 2, 3, ... without a gap.
+  UtcSeconds when = 0;
+  Payment payment;
+  std::int64_t price_minor = 0;
+  Amount amount;
+  std::string grant_id;
+};
+
+enum class PayStatus {
+  kPaid = 0, kAlreadyPaid = 1, kExistsWithDifferentContent = 2, kInvalid = 3, kNoPrice = 4,
+  kOtherCurrency = 5
+};
+struct PayOutcome {
+  PayStatus status = PayStatus::kInvalid;
+  Receipt receipt;              // Of kPaid and kAlreadyPaid.
+};
+
+// What an admin did that is no transfer.
+struct AdminAct {
+  UtcSeconds when = 0;
+  std::string actor, act, detail;
+};
+
+class Till {
+ public:
+  // Makes its tables. Both outlive the till.
+  [[nodiscard]] static Expected<Till> open(Database& db, Ledger& ledger);
+
+  // An Error where the currency is not the one of the prices before.
+  [[nodiscard]] Expected<void> set_price(const Price& price, UtcSeconds now);
+  [[nodiscard]] Expected<std::optional<Price>> price_at(UtcSeconds when) const;
+  [[nodiscard]] Expected<std::vector<Price>> prices() const;  // In the order they were set.
+
+  // The same id again is the same quote; with other content an Error.
+  [[nodiscard]] Expected<void> keep_quote(const Quote& quote);
+  [[nodiscard]] Expected<std::optional<Quote>> quote(const std::string& id) const;
+  // A quote is for one run. False: it is another run's.
+  [[nodiscard]] Expected<bool> use_quote(const std::string& id, const std::string& run);
+
+  // Receipt and grant in one transaction. A payment that is told again changes nothing.
+  [[nodiscard]] Expected<PayOutcome> pay(const Payment& payment, UtcSeconds now);
+  [[nodiscard]] Expected<std::vector<Receipt>> receipts(const std::string& fund) const;  // "": all.
+
+  [[nodiscard]] Expected<void> record(const AdminAct& act);
+  [[nodiscard]] Expected<std::vector<AdminAct>> acts() const;
+
+ private:
+  Till(Database& db, Ledger& ledger) : db_(&db), ledger_(&ledger) {}
+  Database* db_;
+  Ledger* ledger_;
+};
+
+}  // namespace accounting

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// scheduler/answers.h
+//
+// The forms of an answer of the service (docs/formats/protocol.md), and who may see what.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "scheduler/caller.h"
+
+namespace scheduler {
+
+[[nodiscard]] inline nlohmann::json refused(const std::vector<std::string>& reasons) {
+  return {{"ok", false}, {"kind", "refused"}, {"messages", reasons}};
+}
+[[nodiscard]] inline nlohmann::json bad_request(const std::string& message) {
+  return {{"ok", false}, {"kind", "bad_request"}, {"messages", {message}}};
+}
+[[nodiscard]] inline nlohmann::json failed(const std::string& message) {
+  return {{"ok", false}, {"kind", "error"}, {"messages", {message}}};
+}
+[[nodiscard]] inline nlohmann::json good(nlohmann::json result) {
+  return {{"ok", true}, {"result", std::move(result)}};
+}
+
+// A user sees his own books and those of his Unix groups, an admin all.
+[[nodiscard]] inline bool may_see_fund(const Caller& caller, const std::string& fund) {
+  return caller.is_admin || may_spend(caller, fund);
+}
+
+}  // namespace scheduler

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// scheduler/books_desk.h
+//
+// What people and programs ask of the books beside runs: the rules of a fund, refunds, reports,
+// prices, quotes, payments, vouchers, backups (docs/formats/protocol.md). And what the books do by
+// themselves as time goes on.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "scheduler/dispatcher.h"
+
+namespace scheduler {
+
+// Nothing where the verb is none of the books'. Throws std::exception for a malformed request.
+[[nodiscard]] std::optional<nlohmann::json> answer_books(Dispatcher& dispatcher, const Site& site,
+                                                         const Caller& caller,
+                                                         const nlohmann::json& request,
+                                                         UtcSeconds now);
+// books_desk.cpp and till_desk.cpp; each knows its own verbs.
+[[nodiscard]] std::optional<nlohmann::json> answer_funds_desk(Dispatcher& dispatcher,
+                                                              const Site& site,
+                                                              const Caller& caller,
+                                                              const nlohmann::json& request,
+                                                              UtcSeconds now);
+[[nodiscard]] std::optional<nlohmann::json> answer_till(Dispatcher& dispatcher, const Site& site,
+                                                        const Caller& caller,
+                                                        const nlohmann::json& request,
+                                                        UtcSeconds now);
+
+// Dated grants begin and end, the month's allowances of the tiers are given, quotes that were paid
+// for and not used give their hours back. The messages of funds that are nearly spent.
+[[nodiscard]] Expected<std::vector<std::string>> turn_books(Dispatcher& dispatcher,
+                                                            const Site& site, UtcSeconds now);
+
+// The hold that keeps the hours of a quote that was paid for.
+[[nodiscard]] std::string quote_hold_id(const std::string& quote);
+
+}  // namespace scheduler

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// scheduler/group_members.h
+//
+// Who is in a Unix group, by the machine's own database.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace scheduler {
+
+// Empty where there is no such group. Users whose first group it is are not listed by the machine.
+[[nodiscard]] std::vector<std::string> group_members(const std::string& group);
+
+}  // namespace scheduler

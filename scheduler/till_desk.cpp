@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Prices, quotes, payments and vouchers, as they are asked of the service.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "accounting/tariff.h"
+#include "accounting/till.h"
+#include "accounting/voucher.h"
+#include "accounting/webhook.h"
+#include "scheduler/answers.h"
+#include "scheduler/books_desk.h"
+#include "scheduler/secret_key.h"
+
+namespace scheduler {
+namespace {
+
+using accounting::Amount;
+using accounting::Till;
+using accounting::to_gpu_hours;
+using nlohmann::json;
+
+constexpr std::string_view kAdminsOnly =
+    "only an admin of Trainyard does this (admin_users and admin_groups of site.toml)";
+
+json receipt_to_json(const accounting::Receipt& receipt) {
+  const accounting::Payment& payment = receipt.payment;
+  return {{"receipt", receipt.number},        {"time", receipt.when},
+          {"fund", payment.fund},             {"provider", payment.provider},
+          {"reference", payment.reference},   {"currency", payment.currency},
+          {"minor", payment.minor},           {"price_minor", receipt.price_minor},
+          {"amount", receipt.amount.milli_gpu_s}, {"quote", payment.quote},
+          {"grant", receipt.grant_id}};
+}
+
+json answer_price_set(Till& till, const Caller& caller, const json& request, UtcSeconds now) {
+  if (!caller.is_admin) return refused({std::string(kAdminsOnly)});
+  const accounting::Price price{.from = request.value("from", now),
+                                .currency = request.at("currency"),
+                                .minor = request.at("minor"),
+                                .actor = caller.user};
+  const bool is_currency =
+      price.currency.size() == 3 &&
+      price.currency.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ") == std::string::npos;
+  if (!is_currency || price.minor <= 0) {
+    return bad_request(fmt::format("{} {} is no price: a currency has three capital letters, and a "
+                                   "price is above zero", price.minor, price.currency));
+  }
+  if (const auto set = till.set_price(price, now); !set) return refused({set.error().message});
+  return good({{"from", price.from}, {"currency", price.currency}, {"minor", price.minor}});
+}
+
+json answer_prices(const Till& till, UtcSeconds now) {
+  const auto prices = till.prices();
+  const auto current = till.price_at(now);
+  if (!prices) return failed(prices.error().message);
+  if (!current) return failed(current.error().message);
+  json out = json::array();
+  for (const accounting::Price& price : *prices) {
+    out.push_back({{"from", price.from},
+                   {"currency", price.currency},
+                   {"minor", price.minor},
+                   {"actor", price.actor}});
+  }
+  return good({{"prices", std::move(out)},
+               {"now", *current ? json((*current)->minor) : json(nullptr)},
+               {"currency", *current ? json((*current)->currency) : json(nullptr)}});
+}
+
+json answer_voucher_make(Till& till, const Site& site, const Caller& caller, const json& request,
+                         UtcSeconds now) {
+  if (!caller.is_admin) return refused({std::string(kAdminsOnly)});
+  const accounting::Voucher voucher{.id = request.at("id"),
+                                    .amount = {request.at("amount").get<std::int64_t>()},
+                                    .expires = request.value("expires", std::int64_t{0}),
+                                    .fund = request.value("fund", "")};
+  const auto key = secret_key(site.database + ".voucher_key");
+  if (!key) return failed(key.error().message);
+  const auto code = accounting::write_voucher(voucher, *key);
+  if (!code) {
+    return bad_request(fmt::format("{} for \"{}\" is no voucher: an id has letters, digits, _ and -, "
+                                   "an amount is above zero, a fund is user:NAME or group:NAME",
+                                   to_gpu_hours(voucher.amount), voucher.fund));
+  }
+  const auto kept = till.record({now, caller.user, "voucher",
+                                 fmt::format("{}: {} for {}", voucher.id,
+                                             to_gpu_hours(voucher.amount),
+                                             voucher.fund.empty() ? "anybody" : voucher.fund)});
+  if (!kept) return failed(kept.error().message);
+  return good({{"code", *code}, {"id", voucher.id}});
+}
+
+json answer_voucher_use(Dispatcher& dispatcher, const Site& site, const Caller& caller,
+                        const json& request, UtcSeconds now) {
+  const auto key = secret_key(site.database + ".voucher_key");
+  if (!key) return failed(key.error().message);
+  const auto read = accounting::read_voucher(request.at("code").get<std::string>(), *key, now);
+  if (const auto* fault = std::get_if<accounting::VoucherFault>(&read)) {
+    switch (*fault) {
+      case accounting::VoucherFault::kMalformed:
+        return refused({"this is no voucher. A voucher begins with TYV1 and is one long word."});
+      case accounting::VoucherFault::kForged:
+        return refused({"this voucher was not made here, or it was changed. Copy all of it."});
+      case accounting::VoucherFault::kExpired:
+        return refused({"this voucher has expired. Ask an admin for another."});
+    }
+  }
+  const auto& voucher = std::get<accounting::Voucher>(read);
+  std::string fund = request.value("fund", "");
+  if (fund.empty()) fund = voucher.fund.empty() ? "user:" + caller.user : voucher.fund;
+  if (!voucher.fund.empty() && voucher.fund != fund) {
+    return refused({fmt::format("this voucher is for fund {}, not for {}", voucher.fund, fund)});
+  }
+  if (!may_spend(caller, fund)) return refused({"fund " + fund + " is not yours"});
+  const auto status = dispatcher.ledger().grant({.id = "voucher/" + voucher.id,
+                                                 .fund = fund,
+                                                 .amount = voucher.amount,
+                                                 .actor = caller.user,
+                                                 .note = "voucher " + voucher.id},
+                                                now);
+  if (!status) return failed(status.error().message);
+  if (*status == accounting::GrantStatus::kExistsWithDifferentContent) {
+    return refused({fmt::format("voucher {} was used before", voucher.id)});
+  }
+  if (*status == accounting::GrantStatus::kInvalid) {
+    return refused({fmt::format("the ledger takes no {} for {}", to_gpu_hours(voucher.amount), fund)});
+  }
+  const auto balance = dispatcher.ledger().balance(fund);
+  if (!balance) return failed(balance.error().message);
+  return good({{"was_known", *status == accounting::GrantStatus::kAlreadyGranted},
+               {"fund", fund},
+               {"amount", voucher.amount.milli_gpu_s},
+               {"available", *balance ? (*balance)->available.milli_gpu_s : 0}});
+}
+
+std::string text_of(accounting::WebhookFault fault) {
+  switch (fault) {
+    case accounting::WebhookFault::kMalformedHeader:
+      return "the signature header is not \"t=SECONDS,v1=HEX\"";
+    case accounting::WebhookFault::kOutsideWindow:
+      return "the message was signed too long ago, or in the future: a replay, or a clock is off";
+    case accounting::WebhookFault::kForged:
+      return "the signature does not fit the body";
+    case accounting::WebhookFault::kMalformedBody:
+      break;
+  }
+  return "the body is no payment message (docs/formats/payment.md)";
+}
+
+// Keeps the hours of the quote that was paid for from other runs of the fund.
+accounting::Expected<void> keep_for_quote(Dispatcher& dispatcher, const Till& till,
+                                          const accounting::Receipt& receipt, UtcSeconds now) {
+  const auto quote = till.quote(receipt.payment.quote);
+  if (!quote) return tl::unexpected(quote.error());
+  if (!*quote || (*quote)->expires <= now || !(*quote)->run.empty() ||
+      (*quote)->fund != receipt.payment.fund || receipt.amount < (*quote)->hold) {
+    return {};
+  }
+  const auto held = dispatcher.ledger().hold({.id = quote_hold_id((*quote)->id),
+                                              .fund = (*quote)->fund,
+                                              .amount = (*quote)->hold,
+                                              .run = "",
+                                              .actor = (*quote)->user,
+                                              .gpus = 0,
+                                              .expires_after_s = (*quote)->expires - now,
+                                              .quote = (*quote)->id},
+                                             now);
+  if (!held) return tl::unexpected(held.error());
+  return {};
+}
+
+json answer_webhook(Dispatcher& dispatcher, Till& till, const Site& site, const json& request,
+                    UtcSeconds now) {
+  const auto key = secret_key(site.database + ".webhook_key");
+  if (!key) return failed(key.error().message);
+  const accounting::SignedWebhook provider(*key, site.webhook_window_s);
+  const auto read = provider.read(request.at("signature").get<std::string>(),
+                                  request.at("body").get<std::string>(), now);
+  if (const auto* fault = std::get_if<accounting::WebhookFault>(&read)) {
+    return refused({text_of(*fault)});
+  }
+  const auto& event = std::get<accounting::PaymentEvent>(read);
+  if (event.payment.empty()) return good({{"event", event.id}, {"ignored", event.type}});
+  accounting::PayOutcome outcome;
+  const auto done = dispatcher.database().transact([&]() -> accounting::Expected<void> {
+    auto paid = till.pay({.provider = provider.name(),
+                          .reference = event.payment,
+                          .fund = event.fund,
+                          .currency = event.currency,
+                          .minor = event.minor,
+                          .quote = event.quote,
+                          .actor = provider.name()},
+                         now);
+    if (!paid) return tl::unexpected(paid.error());
+    outcome = *paid;
+    if (outcome.status != accounting::PayStatus::kPaid || event.quote.empty()) return {};
+    return keep_for_quote(dispatcher, till, outcome.receipt, now);
+  });
+  if (!done) return failed(done.error().message);
+  switch (outcome.status) {
+    case accounting::PayStatus::kPaid:
+    case accounting::PayStatus::kAlreadyPaid: {
+      json out = receipt_to_json(outcome.receipt);
+      out["was_known"] = outcome.status == accounting::PayStatus::kAlreadyPaid;
+      return good(std::move(out));
+    }
+    case accounting::PayStatus::kExistsWithDifferentContent:
+      return refused({fmt::format("payment {} was told before, of {} for {}", event.payment,
+                                  accounting::format_money(outcome.receipt.payment.minor,
+                                                           outcome.receipt.payment.currency),
+                                  outcome.receipt.payment.fund)});
+    case accounting::PayStatus::kNoPrice:
+      return refused({"hours have no price yet: trainyard admin price 0.74 EUR"});
+    case accounting::PayStatus::kOtherCurrency:
+      return refused({fmt::format("hours are not sold in {}", event.currency)});
+    case accounting::PayStatus::kInvalid:
+      break;
+  }
+  return refused({fmt::format("{} buy nothing for {}",
+                              accounting::format_money(event.minor, event.currency), event.fund)});
+}
+
+json answer_receipts(const Till& till, const Caller& caller, const json& request) {
+  const std::string fund = request.value("fund", "user:" + caller.user);
+  if (!fund.empty() && !may_see_fund(caller, fund)) return refused({"fund " + fund + " is not yours to see"});
+  if (fund.empty() && !caller.is_admin) return refused({std::string(kAdminsOnly)});
+  const auto receipts = till.receipts(fund);
+  if (!receipts) return failed(receipts.error().message);
+  json out = json::array();
+  for (const accounting::Receipt& receipt : *receipts) out.push_back(receipt_to_json(receipt));
+  return good({{"receipts", std::move(out)}});
+}
+
+json answer_acts(const Till& till, const Caller& caller) {
+  if (!caller.is_admin) return refused({std::string(kAdminsOnly)});
+  const auto acts = till.acts();
+  if (!acts) return failed(acts.error().message);
+  json out = json::array();
+  for (const accounting::AdminAct& act : *acts) {
+    out.push_back({{"time", act.when}, {"actor", act.actor}, {"act", act.act}, {"detail", act.detail}});
+  }
+  return good({{"acts", std::move(out)}});
+}
+
+json quote_to_json(const accounting::Quote& quote) {
+  const auto cost = accounting::cost_minor(quote.hold, quote.price_minor);
+  const bool has_price = quote.price_minor > 0 && cost;
+  return {{"quote", quote.id},           {"fund", quote.fund},
+          {"type", quote.type},          {"gpus", quote.gpus},
+          {"weight_milli", quote.weight_milli},
+          {"hold", quote.hold.milli_gpu_s},
+          {"expected", quote.expected.milli_gpu_s},
+          {"made", quote.made},          {"expires", quote.expires},
+          {"run", quote.run},            {"currency", quote.currency},
+          {"price_minor", quote.price_minor},
+          {"cost_minor", has_price ? json(*cost) : json(nullptr)}};
+}
+
+json answer_quote(Dispatcher& dispatcher, Till& till, const Site& site, const Caller& caller,
+                  const json& request, UtcSeconds now) {
+  const std::string id = request.at("id");
+  if (const auto known = till.quote(id); !known) {
+    return failed(known.error().message);
+  } else if (*known) {
+    if ((*known)->user != caller.user && !caller.is_admin) return refused({"quote " + id + " is not yours"});
+    return good(quote_to_json(**known));
+  }
+  if (!request.contains("request")) return refused({"quote " + id + " is not known"});
+  if (!dispatcher.facts()) return failed("Slurm has not answered yet; try again in a moment");
+  const DataFacts data{request.at("train_images"), request.at("val_images")};
+  auto asked = dispatcher.with_default_fund(caller, request.at("request").get<TrainingRequest>());
+  if (!asked) return failed(asked.error().message);
+  const PlanOutcome outcome =
+      make_plan(*asked, site, *dispatcher.facts(), data, Progress{}, caller.user, now);
+  if (const auto* refusal = std::get_if<Refusal>(&outcome)) return refused(refusal->reasons);
+  const Plan& plan = std::get<Plan>(outcome);
+  if (!may_spend(caller, plan.fund)) return refused({"fund " + plan.fund + " is not yours to spend"});
+  const auto price = till.price_at(now);
+  if (!price) return failed(price.error().message);
+  const accounting::Quote quote{.id = id,
+                                .user = caller.user,
+                                .fund = plan.fund,
+                                .type = plan.type,
+                                .gpus = plan.gpus,
+                                .weight_milli = plan.quote.weight_milli,
+                                .hold = plan.quote.hold,
+                                .expected = plan.quote.expected,
+                                .currency = *price ? (*price)->currency : "",
+                                .price_minor = *price ? (*price)->minor : 0,
+                                .made = now,
+                                .expires = now + site.quote_valid_s,
+                                .run = ""};
+  if (const auto kept = till.keep_quote(quote); !kept) return failed(kept.error().message);
+  return good(quote_to_json(quote));
+}
+
+}  // namespace
+
+std::optional<json> answer_till(Dispatcher& dispatcher, const Site& site, const Caller& caller,
+                                const json& request, UtcSeconds now) {
+  const std::string verb = request.at("verb");
+  auto till = Till::open(dispatcher.database(), dispatcher.ledger());
+  if (!till) return failed(till.error().message);
+  if (verb == "price_set") return answer_price_set(*till, caller, request, now);
+  if (verb == "prices") return answer_prices(*till, now);
+  if (verb == "voucher_make") return answer_voucher_make(*till, site, caller, request, now);
+  if (verb == "voucher_use") return answer_voucher_use(dispatcher, site, caller, request, now);
+  if (verb == "webhook") return answer_webhook(dispatcher, *till, site, request, now);
+  if (verb == "receipts") return answer_receipts(*till, caller, request);
+  if (verb == "acts") return answer_acts(*till, caller);
+  if (verb == "quote") return answer_quote(dispatcher, *till, site, caller, request, now);
+  return std::nullopt;
+}
+
+}  // namespace scheduler

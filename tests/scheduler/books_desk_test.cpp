@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// What people ask of the books, as the service hears it: rights first, then rules, money, reports.
+#include "scheduler/books_desk.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "accounting/till.h"
+#include "accounting/webhook.h"
+#include "fake_cluster.h"
+#include "scheduler/restore.h"
+#include "scheduler/secret_key.h"
+#include "scheduler/service.h"
+
+namespace scheduler {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::int64_t kHour = 3'600'000;
+
+const Caller kAda{1000, "ada", {"vision"}, false};
+const Caller kBob{1001, "bob", {}, false};
+const Caller kAdmin{900, "root", {}, true};
+
+class BooksDesk : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = (std::filesystem::temp_directory_path() / "books_desk_XXXXXX").string();
+    ASSERT_NE(::mkdtemp(name.data()), nullptr);
+    folder_ = name;
+    site.path = "site.toml";
+    site.database = name + "/books.db";
+    site.default_type = "h100";
+    InstanceType type;
+    type.name = "h100";
+    type.partition = "gpu";
+    type.gres = "gpu:h100";
+    type.nodes = 2;
+    type.gpus_per_node = 2;
+    type.images_per_s = 10;
+    type.startup_s = 30;
+    type.weights = {{0, 1000}};
+    site.types = {type};
+    database.emplace(std::move(*accounting::Database::open(site.database)));
+    dispatcher.emplace(std::move(*Dispatcher::open(site, *database, cluster)));
+    ASSERT_TRUE(dispatcher->tick(cluster.now));
+  }
+  void TearDown() override {
+    dispatcher.reset();
+    database.reset();
+    std::filesystem::remove_all(folder_);
+  }
+
+  json ask(const Caller& caller, const json& request) {
+    return answer_request(*dispatcher, site, caller, request, cluster.now);
+  }
+  json done(const Caller& caller, const json& request) {
+    const json answer = ask(caller, request);
+    EXPECT_TRUE(answer.at("ok").get<bool>()) << request.dump() << answer.dump();
+    return answer.value("result", json());
+  }
+  std::string refusal(const Caller& caller, const json& request) {
+    const json answer = ask(caller, request);
+    if (answer.at("ok").get<bool>()) return "it was done";
+    return answer.at("messages").at(0);
+  }
+  void grant(const std::string& fund, std::int64_t hours) {
+    done(kAdmin, {{"verb", "grant"}, {"id", "g" + std::to_string(++grants_)}, {"fund", fund},
+                  {"amount", hours * kHour}});
+  }
+  std::int64_t available(const std::string& fund) {
+    return done(kAdmin, {{"verb", "fund"}, {"fund", fund}}).at("available").get<std::int64_t>() / kHour;
+  }
+  json set(const std::string& fund, const std::string& name, const json& value) {
+    return {{"verb", "set"}, {"id", "s" + std::to_string(++grants_)}, {"fund", fund},
+            {"name", name},  {"value", value}};
+  }
+  // Two GPUs for 600 s and the margin of 90 s.
+  json admit(const std::string& run, const std::string& fund = "", const std::string& quote = "") {
+    TrainingRequest asked;
+    asked.args.data = "/data/data.yaml";
+    asked.args.epochs = 10;
+    asked.resources.gpus = 2;
+    asked.resources.time_limit_s = 600;
+    asked.resources.fund = fund;
+    json request = {{"verb", "admit"},      {"run", run},        {"segment", 0},
+                    {"run_dir", "/r/" + run}, {"request", asked}, {"train_images", 100},
+                    {"val_images", 20}};
+    if (!quote.empty()) request["quote"] = quote;
+    return request;
+  }
+  json quote(const std::string& id) {
+    json request = admit("unused");
+    request["verb"] = "quote";
+    request["id"] = id;
+    return request;
+  }
+  json webhook(const std::string& payment, std::int64_t minor, const std::string& quote_id = "") {
+    const json body = {{"id", "evt"},
+                       {"type", "payment.succeeded"},
+                       {"data",
+                        {{"payment", payment},
+                         {"fund", "user:ada"},
+                         {"currency", "EUR"},
+                         {"amount_minor", minor},
+                         {"quote", quote_id}}}};
+    const std::string key = *secret_key(site.database + ".webhook_key");
+    return {{"verb", "webhook"}, {"body", body.dump()},
+            {"signature", accounting::sign_webhook(key, body.dump(), cluster.now)}};
+  }
+  void expect_books_are_right() {
+    const auto faults = dispatcher->ledger().verify();
+    ASSERT_TRUE(faults);
+    EXPECT_TRUE(faults->empty()) << faults->front();
+  }
+
+  Site site;
+  FakeCluster cluster;
+  std::optional<accounting::Database> database;
+  std::optional<Dispatcher> dispatcher;
+
+ private:
+  std::filesystem::path folder_;
+  int grants_ = 0;
+};
+
+TEST_F(BooksDesk, OnlyAnAdminChangesTheBooks) {
+  grant("user:ada", 10);
+
+  for (const json& request :
+       {set("user:ada", "credit_limit", "1000"), set("group:vision", "cap/ada", "1000"),
+        json{{"verb", "refund"}, {"charge", "a/1/0"}, {"reason", "x"}},
+        json{{"verb", "price_set"}, {"currency", "EUR"}, {"minor", 74}},
+        json{{"verb", "voucher_make"}, {"id", "v"}, {"amount", kHour}},
+        json{{"verb", "export"}, {"what", "journal"}}, json{{"verb", "acts"}},
+        json{{"verb", "backup"}, {"path", "/tmp/x"}}, json{{"verb", "receipts"}, {"fund", ""}},
+        json{{"verb", "grant"}, {"id", "g"}, {"fund", "user:ada"}, {"amount", kHour}}}) {
+    SCOPED_TRACE(request.dump());
+    EXPECT_NE(refusal(kAda, request).find("admin"), std::string::npos) << refusal(kAda, request);
+  }
+  EXPECT_EQ(available("user:ada"), 10);
+}
+
+TEST_F(BooksDesk, AUserSeesHisOwnBooksAndHisGroupsOnly) {
+  grant("user:ada", 10);
+  grant("group:vision", 20);
+
+  EXPECT_EQ(done(kAda, {{"verb", "fund"}, {"fund", "group:vision"}}).at("fund"), "group:vision");
+  for (const char* fund : {"user:ada", "group:vision"}) {
+    EXPECT_NE(refusal(kBob, {{"verb", "fund"}, {"fund", fund}}).find("not yours"), std::string::npos);
+    EXPECT_NE(refusal(kBob, {{"verb", "receipts"}, {"fund", fund}}).find("not yours"),
+              std::string::npos);
+    EXPECT_NE(refusal(kBob, {{"verb", "statement"}, {"fund", fund}}).find("not yours"),
+              std::string::npos);
+  }
+  EXPECT_TRUE(done(kBob, {{"verb", "burn_down"}}).at("funds").empty());
+  EXPECT_EQ(done(kAda, {{"verb", "burn_down"}}).at("funds").size(), 2u);
+  done(kAda, admit("adasrun", "user:ada"));
+  EXPECT_NE(refusal(kBob, {{"verb", "show"}, {"run", "adasrun"}}).find("belongs to ada"),
+            std::string::npos);
+  EXPECT_NE(refusal(kBob, admit("bobsrun", "group:vision")).find("not bob's to spend"),
+            std::string::npos);
+}
+
+TEST_F(BooksDesk, ARefusalByARuleHasItsNumbers) {
+  grant("group:vision", 20);
+  done(kAdmin, set("group:vision", "cap/ada", std::to_string(kHour / 10)));
+  EXPECT_EQ(refusal(kAda, admit("runone", "group:vision")),
+            "ada may use 0.100 GPU-h of fund group:vision and has 0.000 GPU-h in use; this needs "
+            "0.383 GPU-h more. Ask an admin for a larger cap, or use another --fund.");
+
+  done(kAdmin, set("group:vision", "cap/ada", nullptr));
+  done(kAdmin, set("group:vision", "gpus_max", "3"));
+  done(kAda, admit("runone", "group:vision"));
+  EXPECT_NE(refusal(kAda, admit("runtwo", "group:vision")).find("may have 3 GPUs at once"),
+            std::string::npos);
+  done(kAdmin, set("group:vision", "gpus_max", nullptr));
+  done(kAdmin, set("group:vision", "runs_max", "1"));
+  EXPECT_NE(refusal(kAda, admit("runtwo", "group:vision")).find("may have 1 runs at once"),
+            std::string::npos);
+  done(kAdmin, set("group:vision", "closed", "1"));
+  EXPECT_NE(refusal(kAda, admit("runtwo", "group:vision")).find("is closed"), std::string::npos);
+  expect_books_are_right();
+}
+
+TEST_F(BooksDesk, ADefaultFundPaysWhereNoneIsNamed) {
+  grant("group:vision", 20);
+  EXPECT_NE(refusal(kAda, admit("runone")).find("user:ada has no GPU-hours"), std::string::npos);
+
+  done(kAda, set("user:ada", "default_fund", "group:vision"));
+  EXPECT_EQ(done(kAda, admit("runone")).at("plan").at("fund"), "group:vision");
+  EXPECT_NE(refusal(kBob, set("user:ada", "default_fund", "user:bob")).find("admin"),
+            std::string::npos);
+}
+
+TEST_F(BooksDesk, AVoucherIsGoodOnce) {
+  const std::string code =
+      done(kAdmin, {{"verb", "voucher_make"}, {"id", "v1"}, {"amount", 5 * kHour}}).at("code");
+
+  EXPECT_FALSE(done(kAda, {{"verb", "voucher_use"}, {"code", code}}).at("was_known"));
+  EXPECT_TRUE(done(kAda, {{"verb", "voucher_use"}, {"code", code}}).at("was_known"));
+  EXPECT_EQ(refusal(kBob, {{"verb", "voucher_use"}, {"code", code}}), "voucher v1 was used before");
+  EXPECT_EQ(available("user:ada"), 5);
+  std::string changed = code;
+  changed[8] = changed[8] == '9' ? '8' : '9';
+  EXPECT_NE(refusal(kBob, {{"verb", "voucher_use"}, {"code", changed}}), "it was done");
+  const std::string bound =
+      done(kAdmin, {{"verb", "voucher_make"}, {"id", "v2"}, {"amount", kHour}, {"fund", "group:vision"}})
+          .at("code");
+  EXPECT_NE(refusal(kBob, {{"verb", "voucher_use"}, {"code", bound}}).find("not yours"),
+            std::string::npos);
+  EXPECT_EQ(done(kAdmin, {{"verb", "acts"}}).at("acts").size(), 2u);
+}
+
+TEST_F(BooksDesk, APaymentMessageCountsOnceAndAForgedOneNever) {
+  EXPECT_NE(refusal(kBob, webhook("pay_1", 740)).find("no price"), std::string::npos);
+  done(kAdmin, {{"verb", "price_set"}, {"currency", "EUR"}, {"minor", 74}});
+
+  EXPECT_FALSE(done(kBob, webhook("pay_1", 740)).at("was_known"));
+  EXPECT_TRUE(done(kBob, webhook("pay_1", 740)).at("was_known"));
+  EXPECT_NE(refusal(kBob, webhook("pay_1", 741)).find("told before"), std::string::npos);
+  json forged = webhook("pay_2", 740);
+  forged["body"] = forged["body"].get<std::string>() + " ";
+  EXPECT_NE(refusal(kBob, forged).find("does not fit"), std::string::npos);
+  const json late = webhook("pay_3", 740);
+  cluster.now += site.webhook_window_s + 1;
+  EXPECT_NE(refusal(kBob, late).find("too long ago"), std::string::npos);
+
+  EXPECT_EQ(available("user:ada"), 10);
+  EXPECT_EQ(done(kAda, {{"verb", "receipts"}}).at("receipts").size(), 1u);
+  expect_books_are_right();
+}
+
+TEST_F(BooksDesk, ARunIsHeldByItsQuoteWhateverTheSiteSaysMeanwhile) {
+  grant("user:ada", 10);
+  const json quoted = done(kAda, quote("quoteone"));
+  EXPECT_EQ(quoted.at("hold"), 2 * 690 * 1000);
+  site.types[0].weights = {{0, 3000}};
+
+  EXPECT_EQ(done(kAda, admit("runone")).at("plan").at("quote").at("weight_milli"), 3000);
+  const json plan = done(kAda, admit("runtwo", "", "quoteone")).at("plan");
+  EXPECT_EQ(plan.at("quote").at("weight_milli"), 1000);
+  EXPECT_EQ(plan.at("quote").at("hold_milli_gpu_s"), 2 * 690 * 1000);
+  EXPECT_TRUE(done(kAda, admit("runtwo", "", "quoteone")).at("was_known"));
+  EXPECT_EQ(refusal(kAda, admit("runthree", "", "quoteone")), "quote quoteone was used by run runtwo");
+  EXPECT_EQ(refusal(kAda, admit("runfour", "", "nosuch")), "quote nosuch is not known");
+  done(kAda, quote("quotetwo"));
+  json larger = admit("runfive", "", "quotetwo");
+  larger["request"]["resources"]["time_limit_s"] = 1200;
+  EXPECT_NE(refusal(kAda, larger), "it was done");
+  cluster.now += site.quote_valid_s + 1;
+  EXPECT_NE(refusal(kAda, admit("runsix", "", "quotetwo")).find("expired"), std::string::npos);
+  expect_books_are_right();
+}
+
+TEST_F(BooksDesk, PayNowKeepsExactlyTheQuotedHoursForItsRun) {
+  done(kAdmin, {{"verb", "price_set"}, {"currency", "EUR"}, {"minor", 3600}});
+  const json quoted = done(kAda, quote("quoteone"));
+  EXPECT_EQ(quoted.at("cost_minor"), 2 * 690 * 3600 / 3600);
+
+  done(kAda, webhook("pay_1", quoted.at("cost_minor"), "quoteone"));
+  json fund = done(kAda, {{"verb", "fund"}});
+  EXPECT_EQ(fund.at("available"), 0);
+  EXPECT_EQ(fund.at("held"), quoted.at("hold"));
+  EXPECT_NE(refusal(kAda, admit("another")), "it was done");  // Kept from other runs.
+  done(kAda, admit("runone", "", "quoteone"));
+  fund = done(kAda, {{"verb", "fund"}});
+  EXPECT_EQ(fund.at("held"), quoted.at("hold"));
+  EXPECT_EQ(fund.at("available"), 0);
+
+  // One that is paid for and never run comes back to the wallet when it expires.
+  const json second = done(kAda, quote("quotetwo"));
+  done(kAda, webhook("pay_2", second.at("cost_minor"), "quotetwo"));
+  cluster.now += site.quote_valid_s + 1;
+  ASSERT_TRUE(turn_books(*dispatcher, site, cluster.now));
+  EXPECT_EQ(done(kAda, {{"verb", "fund"}}).at("available"), second.at("hold"));
+  expect_books_are_right();
+}
+
+TEST_F(BooksDesk, ARefusedRunLeavesItsQuoteUnused) {
+  grant("user:ada", 10);
+  done(kAda, quote("quoteone"));
+  done(kAdmin, set("user:ada", "closed", "1"));
+  EXPECT_NE(refusal(kAda, admit("runone", "", "quoteone")).find("is closed"), std::string::npos);
+  done(kAdmin, set("user:ada", "closed", nullptr));
+
+  done(kAda, admit("runtwo", "", "quoteone"));
+}
+
+TEST_F(BooksDesk, ATierBindsNewRunsAndGivesItsAllowanceOnceAMonth) {
+  Tier free{.name = "free", .is_default = true, .max_gpus = 1, .max_nodes = {}, .max_runs = 1,
+            .max_time_s = {}, .types = {}, .monthly_grant = {2 * kHour}, .line = 9};
+  Tier pro{.name = "pro", .is_default = false, .max_gpus = 4, .max_nodes = {}, .max_runs = {},
+           .max_time_s = {}, .types = {"h100"}, .monthly_grant = {5 * kHour}, .line = 14};
+  site.tiers = {free, pro};
+  grant("user:ada", 1);
+
+  ASSERT_TRUE(turn_books(*dispatcher, site, cluster.now));
+  ASSERT_TRUE(turn_books(*dispatcher, site, cluster.now + 10));
+  EXPECT_EQ(available("user:ada"), 3);
+  // A user who was never seen has it when he first asks.
+  json small = admit("bobsrun");
+  small["request"]["resources"]["gpus"] = 1;
+  EXPECT_EQ(done(kBob, small).at("was_known"), false);
+  EXPECT_NE(refusal(kAda, admit("runone")).find("gpus = 2 exceeds the 1 of tier free (site.toml:9)"),
+            std::string::npos);
+  done(kAdmin, set("user:ada", "tier", "pro"));
+  done(kAda, admit("runone"));
+  EXPECT_EQ(done(kAda, {{"verb", "fund"}}).at("tier").at("name"), "pro");
+  // The next month: what is left of the first allowance is gone, the new tier's is there.
+  const std::int64_t month = 31 * 86'400;
+  ASSERT_TRUE(turn_books(*dispatcher, site, cluster.now + month));
+  EXPECT_EQ(done(kAda, {{"verb", "fund"}}).at("expired").get<std::int64_t>(), 2 * kHour - 2 * 690'000);
+  EXPECT_EQ(done(kAda, {{"verb", "fund"}}).at("granted"), 8 * kHour);
+  expect_books_are_right();
+}
+
+TEST_F(BooksDesk, ABackupIsABookOfItsOwnThatIsRight) {
+  grant("user:ada", 10);
+  const std::string copy = site.database + ".copy";
+
+  const json made = done(kAdmin, {{"verb", "backup"}, {"path", copy}});
+  grant("user:ada", 5);
+
+  auto db = accounting::Database::open(copy);
+  ASSERT_TRUE(db);
+  auto ledger = accounting::Ledger::open(*db);
+  ASSERT_TRUE(ledger);
+  EXPECT_TRUE(ledger->verify()->empty());
+  EXPECT_EQ((*ledger->balance("user:ada"))->available.milli_gpu_s, 10 * kHour);
+  EXPECT_EQ(ledger->head()->hash, made.at("hash").get<std::string>());
+  EXPECT_NE(refusal(kAdmin, {{"verb", "backup"}, {"path", site.database}}), "it was done");
+  EXPECT_NE(refusal(kAdmin, {{"verb", "backup"}, {"path", "relative"}}), "it was done");
+}
+
+TEST_F(BooksDesk, ACopyIsRestoredOnlyWhereItIsRight) {
+  grant("user:ada", 10);
+  const std::string copy = site.database + ".copy";
+  done(kAdmin, {{"verb", "backup"}, {"path", copy}});
+  grant("user:ada", 5);
+  dispatcher.reset();
+  database.reset();
+
+  ASSERT_TRUE(restore_books(site.database, copy, 77));
+  database.emplace(std::move(*accounting::Database::open(site.database)));
+  dispatcher.emplace(std::move(*Dispatcher::open(site, *database, cluster)));
+  EXPECT_EQ(available("user:ada"), 10);
+  EXPECT_TRUE(std::filesystem::exists(site.database + ".replaced.77"));
+  EXPECT_EQ(dispatcher->ledger().findings()->size(), 1u);
+
+  std::fstream damaged(copy, std::ios::in | std::ios::out | std::ios::binary);
+  damaged.seekp(static_cast<std::streamoff>(std::filesystem::file_size(copy) / 2));
+  damaged << std::string(5'000, 'x');
+  damaged.close();
+  EXPECT_FALSE(restore_books(site.database, copy, 78));
+  EXPECT_FALSE(restore_books(site.database, site.database, 78));
+  EXPECT_FALSE(restore_books(site.database, site.database + ".nothing", 78));
+  EXPECT_FALSE(std::filesystem::exists(site.database + ".replaced.78"));
+  EXPECT_EQ(available("user:ada"), 10);
+}
+
+TEST_F(BooksDesk, FundsThatAreNearlySpentAreToldOnce) {
+  grant("user:ada", 1);
+  ASSERT_TRUE(dispatcher->ledger().hold({"h/0", "user:ada", {9 * kHour / 10}, "h", "ada"}, cluster.now));
+
+  EXPECT_EQ(*turn_books(*dispatcher, site, cluster.now),
+            std::vector<std::string>{
+                "fund user:ada has used 80 % of its 1.000 GPU-h: 0.100 GPU-h are left"});
+  EXPECT_TRUE(turn_books(*dispatcher, site, cluster.now)->empty());
+}
+
+TEST_F(BooksDesk, AKeyThatOthersMayReadIsRefused) {
+  const std::string path = site.database + ".key";
+  const auto made = secret_key(path);
+  ASSERT_TRUE(made);
+  EXPECT_EQ(made->size(), 64u);
+  EXPECT_EQ(*secret_key(path), *made);
+  std::filesystem::permissions(path, std::filesystem::perms::others_read,
+                               std::filesystem::perm_options::add);
+  EXPECT_FALSE(secret_key(path));
+  const std::string shortened = site.database + ".short";
+  std::ofstream(shortened) << "abc\n";
+  std::filesystem::permissions(shortened, std::filesystem::perms::owner_read);
+  EXPECT_FALSE(secret_key(shortened));
+}
+
+TEST_F(BooksDesk, WhatIsMalformedIsABadRequest) {
+  for (const json& request :
+       {json{{"verb", "set"}}, json{{"verb", "webhook"}, {"body", 5}, {"signature", "x"}},
+        json{{"verb", "usage"}, {"by", "colour"}}, json{{"verb", "burn_down"}, {"days", 0}},
+        json{{"verb", "usage"}, {"from", "x"}}, json{{"verb", "nothing"}}}) {
+    SCOPED_TRACE(request.dump());
+    EXPECT_EQ(ask(kAdmin, request).value("kind", ""), "bad_request");
+  }
+}
+
+}  // namespace
+}  // namespace scheduler
