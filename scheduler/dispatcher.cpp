@@ -150,7 +150,7 @@ Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
     }
     return {};
   }
-  if (name && !is_runs) {
+  if (name) {
     // A job of a segment whose hold is gone (somebody requeued it, or sent its script again) has
     // nothing to pay it. A job that only bears a strange comment is not that run's.
     const auto owner = owner_of_run(name->run_id);

@@ -280,6 +280,23 @@ TEST_F(PlainJobTest, Scenario25TheLastHoursAreGivenOnce) {
   world.expect_books_are_right();
 }
 
+TEST_F(PlainJobTest, AnEndedJobOfAResumedRunIsNotPaidAgain) {
+  Admission admission = world.admission();
+  admission.request.resources.type = "metered";
+  const JobId id = world.launch(admission);
+  world.tick();
+  world.cluster.start(id);
+  world.tick(10);
+  world.cluster.end(id, JobState::kFailed, 10);
+  world.tick(10);
+  ASSERT_EQ(world.state(), "stopped");
+  admission.segment = 1;
+  (void)world.launch(admission);
+  for (int i = 0; i < 3; ++i) world.tick(10);
+  EXPECT_EQ(world.dispatcher().latest("", 10)->size(), 1u);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 10 * 1000);
+}
+
 // --- Refunds ---------------------------------------------------------------------------------
 
 TEST_F(PlainJobTest, Scenario27ANodeFailureIsChargedAndGivenBackOnceUpToTheCap) {
