@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "trainer/blocks.h"
 
+#include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/container/sequential.h>
@@ -24,15 +25,54 @@ using contract::LayerKind;
 
 enum class Activation { kSilu, kNone };
 
+// How many parts the rows of an image fall into so that there are enough images for oneDNN.
+// libtorch leaves 1x1 convolutions of fewer on one thread to a matrix product that takes four times
+// as long (aten/src/ATen/native/Convolution.cpp, use_mkldnn, of 1.13).
+std::int64_t parts_of_rows(const torch::Tensor& x) {
+  constexpr std::int64_t kImagesEnough = 16;
+  const std::int64_t images = x.size(0), rows = x.size(2);
+  if (images >= kImagesEnough || images * rows < kImagesEnough) return 1;
+  std::int64_t parts = (kImagesEnough + images - 1) / images;
+  while (rows % parts != 0) ++parts;
+  return parts;
+}
+
+// nn::Conv2d, where a 1x1 convolution of few images takes parts of them for images: with the
+// channels last that is another view of the same memory.
+struct ConvolutionImpl : nn::Conv2dImpl {
+  using nn::Conv2dImpl::Conv2dImpl;
+
+  torch::Tensor forward(const torch::Tensor& x) {
+    const bool is_pointwise = weight.size(2) == 1 && weight.size(3) == 1 &&
+                              options.stride()->at(0) == 1 && options.groups() == 1;
+    if (!is_pointwise || !x.device().is_cpu() || at::get_num_threads() > 1 ||
+        torch::jit::tracer::isTracing()) {
+      return nn::Conv2dImpl::forward(x);
+    }
+    const std::int64_t parts = parts_of_rows(x);
+    if (parts == 1) return nn::Conv2dImpl::forward(x);
+    const std::int64_t images = x.size(0), rows = x.size(2), columns = x.size(3);
+    const torch::Tensor pieces = x.contiguous(torch::MemoryFormat::ChannelsLast)
+                                     .permute({0, 2, 3, 1})
+                                     .reshape({images * parts, rows / parts, columns, x.size(1)})
+                                     .permute({0, 3, 1, 2});
+    const torch::Tensor y = nn::Conv2dImpl::forward(pieces);
+    return y.permute({0, 2, 3, 1})
+        .reshape({images, rows, columns, y.size(1)})
+        .permute({0, 3, 1, 2});
+  }
+};
+TORCH_MODULE(Convolution);
+
 // Convolution without bias, batch norm, SiLU.
 struct ConvImpl : nn::Module {
   ConvImpl(int in, int out, int kernel, int stride = 1, int groups = 1,
            Activation activation = Activation::kSilu)
-      : conv(register_module("conv", nn::Conv2d(nn::Conv2dOptions(in, out, kernel)
-                                                    .stride(stride)
-                                                    .padding(kernel / 2)
-                                                    .groups(groups)
-                                                    .bias(false)))),
+      : conv(register_module("conv", Convolution(nn::Conv2dOptions(in, out, kernel)
+                                                     .stride(stride)
+                                                     .padding(kernel / 2)
+                                                     .groups(groups)
+                                                     .bias(false)))),
         bn(register_module("bn",
                            nn::BatchNorm2d(nn::BatchNorm2dOptions(out).eps(1e-3).momentum(0.03)))),
         is_activated(activation == Activation::kSilu) {}
@@ -42,7 +82,7 @@ struct ConvImpl : nn::Module {
     return is_activated ? norm_act(*bn, y) : bn(y);
   }
 
-  nn::Conv2d conv;
+  Convolution conv;
   nn::BatchNorm2d bn;
   bool is_activated;
 };
@@ -323,12 +363,12 @@ class DetectHead : public Head {
  private:
   static nn::Sequential tower(int in, int hidden, int out) {
     return nn::Sequential(Conv(in, hidden, 3), Conv(hidden, hidden, 3),
-                          nn::Conv2d(nn::Conv2dOptions(hidden, out, 1)));
+                          Convolution(nn::Conv2dOptions(hidden, out, 1)));
   }
 
   static nn::Sequential light_tower(int in, int hidden, int out) {
     return nn::Sequential(SeparableConv(in, hidden), SeparableConv(hidden, hidden),
-                          nn::Conv2d(nn::Conv2dOptions(hidden, out, 1)));
+                          Convolution(nn::Conv2dOptions(hidden, out, 1)));
   }
 
   // So that training starts from few, not from thousands of detections an image: about five

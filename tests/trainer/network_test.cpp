@@ -325,14 +325,23 @@ TEST_P(Trajectory, IsThatOfTheReference) {
   rates.lr.fill(run.at("lr"));
   rates.momentum = run.at("momentum");
 
+  // As many threads as the reference had, hence the same kernels for 1x1 convolutions: the first steps
+  // of AdamW divide each gradient by its own size, so that rounding noise around 0 becomes a step of
+  // full length. With one thread, and gradients as near as 5e-5, the third loss was 6e-3 off.
+  const struct Threads {
+    explicit Threads(int count) : before(at::get_num_threads()) { torch::set_num_threads(count); }
+    ~Threads() { torch::set_num_threads(before); }
+    int before;
+  } threads(2);
   constexpr std::size_t kSteps = 10, kTightSteps = 3;
   for (std::size_t step = 0; step < kSteps; ++step) {
     const bool is_tight = step < kTightSteps;
     const bool is_steady = name == "yolov8n";
     // Another order of the sums in batch norm alone moved the tenth loss of yolov8n with AdamW from
     // below 3e-2 to 3.7e-2 off the reference.
-    const double total_bound = is_tight ? 1e-3 : is_steady ? 6e-2 : 1.5e-1;
-    const double norm_bound = is_tight ? 3e-3 : is_steady ? 1e-1 : 1.0;
+    const double first_bound = is_sgd ? 1e-3 : 3e-3;
+    const double total_bound = is_tight ? first_bound : is_steady ? 6e-2 : 1.5e-1;
+    const double norm_bound = is_tight ? 3 * first_bound : is_steady ? 1e-1 : 1.0;
     const double sum_bound = is_tight ? 1e-5 : 1e-4;
     const std::string quantity =
         "trajectory of " + name + " with " + kind + (is_tight ? ", steps 0 to 2: " : ", to step 9: ");
