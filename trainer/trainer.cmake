@@ -25,13 +25,13 @@ module_library(trainer
     checkpoint.h communicator.h console.h durable_file.h ema.h
     gradient_reducer.h launch.h layout.h loss.h model.h norm_act.h norm_act_kernels.h optimizer.h
     replica.h run_folder.h run_pictures.h schedule.h tensor_file.h time_budget.h train.h train_input.h
-    train_run.h validate.h watch_link.h watchdog.h weights_file.h
+    validate.h watch_link.h watchdog.h weights_file.h
     ${TRAINER_DATA_HEADERS} ${TRAINER_EXPORT_HEADERS}
   SOURCES
     amp.cpp assigner.cpp auto_batch.cpp batch_step.cpp bench.cpp blocks.cpp boxes.cpp checkpoint.cpp
     ema.cpp gradient_reducer.cpp layout.cpp
     loss.cpp model.cpp norm_act.cpp optimizer.cpp replica.cpp run_pictures.cpp schedule.cpp tensor_file.cpp
-    train.cpp train_files.cpp train_loop.cpp validate.cpp weights_file.cpp
+    train.cpp train_files.cpp train_loop.cpp train_run.h validate.cpp weights_file.cpp
     ${trainer_plain_sources}
     ${TRAINER_DATA_SOURCES} ${TRAINER_EXPORT_SOURCES}
   LINKS trainyard::contract torch torch_library
