@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -44,22 +43,11 @@ std::string nodes_text(std::int64_t nodes) {
   return fmt::format("{} {}", nodes, nodes == 1 ? "node" : "nodes");
 }
 
-// Work of one image relative to YOLOv8n: the published GFLOPs at 640 px.
+// Work of one image relative to YOLOv8n. A model of the user's own counts as the largest known.
 double model_factor(const std::string& model) {
-  constexpr double kGflopsOfN = 8.7, kGflopsMax = 257.8;
-  struct Known {
-    std::string_view name;
-    double gflops;
-  };
-  constexpr std::array kKnown{Known{"yolov8n", kGflopsOfN}, Known{"yolov8s", 28.6},
-                              Known{"yolov8m", 78.9},       Known{"yolov8l", 165.2},
-                              Known{"yolov8x", kGflopsMax}, Known{"yolo11n", 6.5},
-                              Known{"yolo11s", 21.5},       Known{"yolo11m", 68.0},
-                              Known{"yolo11l", 86.9},       Known{"yolo11x", 194.9}};
-  for (const Known& known : kKnown) {
-    if (model == known.name) return known.gflops / kGflopsOfN;
-  }
-  return kGflopsMax / kGflopsOfN;  // A model of the user's own: the slowest that we know.
+  const double of_n = contract::published_gflops("yolov8n").value();
+  const double most = contract::published_gflops("yolov8x").value();
+  return contract::published_gflops(model).value_or(most) / of_n;
 }
 
 // Only what Slurm, file systems and shells take without a thought.

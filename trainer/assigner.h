@@ -14,6 +14,9 @@ struct AssignerOptions {
   int top_k = 10;
   double alpha = 0.5;  // Exponent of the class score.
   double beta = 6.0;   // Exponent of the overlap.
+  // Computes all pairs of objects and cells instead of asking which lie inside each other: more
+  // work, but the host never waits for the device.
+  bool is_dense = false;
 };
 
 struct Assignment {

@@ -120,13 +120,12 @@ class Bench {
     clock_.lap(BenchStage::kWait);
     if (!replica_) return;
     const torch::Tensor images = network_input(batch.images, device_);
-    const torch::Tensor targets = batch.targets.to(device_);
     clock_.lap(BenchStage::kCopy);
     DetectionModel& model = replica_->model();
     const std::vector<torch::Tensor> features = model.forward(images);
     clock_.lap(BenchStage::kForward);
     const LossValue loss = detection_loss(
-        features, model.strides(), targets, {.box = args_.box, .cls = args_.cls, .dfl = args_.dfl},
+        features, model.strides(), batch.targets, {.box = args_.box, .cls = args_.cls, .dfl = args_.dfl},
         args_.batch, [this](double own) {
           communicator_.all_reduce_sum(std::span<double>(&own, 1));
           return own;

@@ -16,7 +16,9 @@ Anchors make_anchors(const std::vector<torch::Tensor>& features, const std::vect
     const std::int64_t rows = features[i].size(2), columns = features[i].size(3);
     const torch::Tensor x = torch::arange(columns, options) + 0.5;
     const torch::Tensor y = torch::arange(rows, options) + 0.5;
-    points.push_back(torch::stack({x.repeat({rows}), y.repeat_interleave(columns)}, 1));
+    // Not repeat_interleave: it reads its own count back from the device.
+    const torch::Tensor row = y.unsqueeze(1).expand({rows, columns}).reshape({-1});
+    points.push_back(torch::stack({x.repeat({rows}), row}, 1));
     cell_strides.push_back(torch::full({rows * columns, 1}, strides[i], options));
   }
   return {torch::cat(points), torch::cat(cell_strides)};

@@ -4,6 +4,7 @@
 #include <torch/utils.h>
 
 #include <cmath>
+#include <vector>
 
 #include "trainer/model.h"
 
@@ -20,13 +21,17 @@ void update_ema(torch::nn::Module& average, const torch::nn::Module& model, std:
   const double decay = ema_decay(updates);
   const auto target = state_tensors(average);
   const auto source = state_tensors(model);
+  std::vector<torch::Tensor> averages, values;  // One kernel for many of them on a GPU.
   for (std::size_t i = 0; i < target.size(); ++i) {
     if (target[i].second.is_floating_point()) {
-      target[i].second.mul_(decay).add_(source[i].second, 1 - decay);
+      averages.push_back(target[i].second);
+      values.push_back(source[i].second);
     } else {
       target[i].second.copy_(source[i].second);
     }
   }
+  torch::_foreach_mul_(averages, decay);
+  torch::_foreach_add_(averages, values, 1 - decay);
 }
 
 }  // namespace trainer

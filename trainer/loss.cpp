@@ -20,8 +20,9 @@ struct PaddedObjects {
   torch::Tensor is_object;  // bool [B, M]
 };
 
+// On the CPU, where the number of objects is known without a wait, and then moved to `device`.
 PaddedObjects pad_objects(const torch::Tensor& targets, std::int64_t images,
-                          const torch::Tensor& image_size) {
+                          const torch::Tensor& image_size, torch::Device device) {
   const torch::Tensor image = targets.select(1, 0).to(torch::kLong);
   const torch::Tensor counts = torch::bincount(image, {}, images);
   const std::int64_t most = targets.size(0) == 0 ? 0 : counts.max().item<std::int64_t>();
@@ -40,7 +41,49 @@ PaddedObjects pad_objects(const torch::Tensor& targets, std::int64_t images,
   padded.labels.index_put_({sorted_image, place}, sorted.select(1, 1).to(torch::kLong));
   padded.boxes.index_put_({sorted_image, place}, xywh_to_xyxy(sorted.narrow(1, 2, 4) * image_size));
   padded.is_object = padded.boxes.sum(-1) > 0;
-  return padded;
+  return {padded.labels.to(device), padded.boxes.to(device), padded.is_object.to(device)};
+}
+
+struct BoxLosses {
+  torch::Tensor box, dfl;  // Sums over the cells that answer for an object.
+};
+
+// `weight` [...], `predicted` and `wanted` [..., 4] in units of the stride, `points` [..., 2],
+// `distributions` [..., 4 * kRegMax].
+BoxLosses box_losses(const torch::Tensor& weight, const torch::Tensor& predicted,
+                     const torch::Tensor& wanted, const torch::Tensor& points,
+                     const torch::Tensor& distributions) {
+  const torch::Tensor distances = distances_from_boxes(points, wanted, kRegMax - 1 - 0.01);
+  const torch::Tensor dfl =
+      distribution_focal_loss(distributions.reshape({-1, 4 * kRegMax}), distances.reshape({-1, 4}));
+  return {((1 - complete_iou(predicted, wanted)) * weight).sum(),
+          (dfl * weight.reshape({-1})).sum()};
+}
+
+// A cell that answers for nothing takes part with weight 0, and with one box twice, so that no
+// infinity of its own comes in.
+BoxLosses box_losses_of_all(const Assignment& wanted, const torch::Tensor& predicted,
+                            const Anchors& anchors, const torch::Tensor& distributions) {
+  const torch::Tensor is_foreground = wanted.foreground.unsqueeze(-1);
+  const torch::Tensor own =
+      torch::cat({anchors.points - 1, anchors.points + 1}, -1).unsqueeze(0).expand_as(predicted);
+  return box_losses(wanted.scores.sum(-1) * wanted.foreground,
+                    torch::where(is_foreground, predicted, own),
+                    torch::where(is_foreground, wanted.boxes / anchors.strides, own),
+                    anchors.points.unsqueeze(0), distributions);
+}
+
+BoxLosses box_losses_of_foreground(const Assignment& wanted, const torch::Tensor& predicted,
+                                   const Anchors& anchors, const torch::Tensor& distributions) {
+  const torch::Tensor& foreground = wanted.foreground;
+  if (!foreground.any().item<bool>()) {
+    const torch::Tensor none = torch::zeros({}, predicted.options().requires_grad(false));
+    return {none, none};
+  }
+  const torch::Tensor points = anchors.points.unsqueeze(0).expand({predicted.size(0), -1, -1});
+  return box_losses(wanted.scores.sum(-1).masked_select(foreground), predicted.index({foreground}),
+                    (wanted.boxes / anchors.strides).index({foreground}),
+                    points.index({foreground}), distributions.index({foreground}));
 }
 
 }  // namespace
@@ -71,32 +114,27 @@ LossValue detection_loss(const std::vector<torch::Tensor>& features,
   const Anchors anchors = make_anchors(features, strides);
   const auto height = static_cast<float>(features.front().size(2) * strides.front());
   const auto width = static_cast<float>(features.front().size(3) * strides.front());
-  const torch::Tensor image_size =
-      torch::tensor({width, height, width, height}).to(features.front().device());
-  const PaddedObjects objects = pad_objects(targets, images, image_size);
+  const torch::Tensor image_size = torch::tensor({width, height, width, height});
+  const torch::Device device = features.front().device();
+  const bool is_dense = options.is_dense || device.is_cuda();
+  const PaddedObjects objects = pad_objects(targets, images, image_size, device);
 
   const torch::Tensor predicted =
       boxes_from_distances(anchors.points, expected_distances(distributions));
-  const Assignment wanted =
-      assign(logits.detach().sigmoid(), predicted.detach() * anchors.strides,
-             anchors.points * anchors.strides, objects.labels, objects.boxes, objects.is_object);
+  const Assignment wanted = assign(logits.detach().sigmoid(), predicted.detach() * anchors.strides,
+                                   anchors.points * anchors.strides, objects.labels, objects.boxes,
+                                   objects.is_object, {.is_dense = is_dense});
   const double norm = std::max(1.0, sum_over_ranks(wanted.scores.sum().item<double>()));
 
   const torch::Tensor cls = torch::binary_cross_entropy_with_logits(
-      logits, wanted.scores, /*weight=*/options.class_weights, /*pos_weight=*/{}, at::Reduction::Sum);
-  torch::Tensor box = torch::zeros({}, logits.options().requires_grad(false)), dfl = box;
-  if (wanted.foreground.any().item<bool>()) {
-    const torch::Tensor weight = wanted.scores.sum(-1).masked_select(wanted.foreground);
-    const torch::Tensor wanted_boxes = (wanted.boxes / anchors.strides).index({wanted.foreground});
-    const torch::Tensor points =
-        anchors.points.unsqueeze(0).expand({images, -1, -1}).index({wanted.foreground});
-    box = ((1 - complete_iou(predicted.index({wanted.foreground}), wanted_boxes)) * weight).sum();
-    const torch::Tensor distances = distances_from_boxes(points, wanted_boxes, kRegMax - 1 - 0.01);
-    dfl = (distribution_focal_loss(distributions.index({wanted.foreground}), distances) * weight)
-              .sum();
-  }
-  const torch::Tensor items = torch::stack(
-      {box * (options.box / norm), cls * (options.cls / norm), dfl * (options.dfl / norm)});
+      logits, wanted.scores, /*weight=*/options.class_weights, /*pos_weight=*/{},
+      at::Reduction::Sum);
+  const BoxLosses boxes = is_dense
+                              ? box_losses_of_all(wanted, predicted, anchors, distributions)
+                              : box_losses_of_foreground(wanted, predicted, anchors, distributions);
+  const torch::Tensor items =
+      torch::stack({boxes.box * (options.box / norm), cls * (options.cls / norm),
+                    boxes.dfl * (options.dfl / norm)});
   return {items.sum() * global_batch, items.detach()};
 }
 

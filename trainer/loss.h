@@ -17,6 +17,9 @@ namespace trainer {
 struct LossOptions {
   double box = 7.5, cls = 0.5, dfl = 1.5;  // Gains.
   torch::Tensor class_weights = {};        // float32 [nc] for the class loss; undefined: ones.
+  // Of every cell, without asking which answer for an object: the same value to rounding, and no
+  // wait of the host for the device but one, for the norm. GPUs always; a CPU saves its work.
+  bool is_dense = false;
 };
 
 struct LossValue {
@@ -27,7 +30,7 @@ struct LossValue {
 // Sums a number over all ranks; a single process returns it as it is.
 using SumOverRanks = std::function<double(double)>;
 
-// `features` as the model gives them, `targets` [N, 6] as in Batch, on the features' device.
+// `features` as the model gives them; `targets` [N, 6] as in Batch, on the CPU.
 // `global_batch`: images of all ranks. Calls `sum_over_ranks` exactly once.
 [[nodiscard]] LossValue detection_loss(const std::vector<torch::Tensor>& features,
                                        const std::vector<int>& strides,

@@ -20,11 +20,17 @@ Group group_of(const std::string& name, const torch::Tensor& parameter) {
   return parameter.dim() == 1 ? kNorms : kWeights;
 }
 
-void step_sgd(const torch::Tensor& parameter, const torch::Tensor& gradient,
-              const torch::Tensor& velocity, double lr, double momentum, double decay) {
-  const torch::Tensor slope = decay == 0 ? gradient : gradient.add(parameter, decay);
-  velocity.mul_(momentum).add_(slope);
-  parameter.sub_(slope.add(velocity, momentum), lr);
+// The tensors of one group, each list in the same order. All steps below work on whole lists: on a
+// GPU a few kernels for all parameters, on a CPU the same loops and bits as one by one.
+struct Lists {
+  std::vector<torch::Tensor> parameters, gradients, first, second;
+};
+
+void step_sgd(const Lists& group, double lr, double momentum) {
+  torch::_foreach_mul_(group.first, momentum);
+  torch::_foreach_add_(group.first, group.gradients);
+  torch::_foreach_sub_(group.parameters,
+                       torch::_foreach_add(group.gradients, group.first, momentum), lr);
 }
 
 // Of Adam and its kin.
@@ -35,26 +41,31 @@ struct AdamStep {
   [[nodiscard]] double square_bias() const { return 1 - std::pow(kBeta2, step); }
 };
 
-void average(const torch::Tensor& gradient, const torch::Tensor& mean, const torch::Tensor& square,
-             const AdamStep& now) {
-  mean.mul_(now.beta1).add_(gradient, 1 - now.beta1);
-  square.mul_(kBeta2).addcmul_(gradient, gradient, 1 - kBeta2);
+void average(const Lists& group, const AdamStep& now) {
+  torch::_foreach_mul_(group.first, now.beta1);
+  torch::_foreach_add_(group.first, group.gradients, 1 - now.beta1);
+  torch::_foreach_mul_(group.second, kBeta2);
+  torch::_foreach_addcmul_(group.second, group.gradients, group.gradients, 1 - kBeta2);
 }
 
 // Kingma and Ba 2015.
-void step_adam(const torch::Tensor& parameter, const torch::Tensor& gradient,
-               const torch::Tensor& mean, const torch::Tensor& square, const AdamStep& now) {
-  average(gradient, mean, square, now);
-  const torch::Tensor divisor = (square.sqrt() / std::sqrt(now.square_bias())).add_(kEpsilon);
-  parameter.addcdiv_(mean, divisor, -now.lr / now.mean_bias());
+void step_adam(const Lists& group, const AdamStep& now) {
+  average(group, now);
+  const std::vector<torch::Tensor> divisors = torch::_foreach_sqrt(group.second);
+  torch::_foreach_div_(divisors, std::sqrt(now.square_bias()));
+  torch::_foreach_add_(divisors, kEpsilon);
+  torch::_foreach_addcdiv_(group.parameters, group.first, divisors, -now.lr / now.mean_bias());
 }
 
 // The same paper, section 7.1: the largest gradient, which decays, instead of the mean square.
-void step_adamax(const torch::Tensor& parameter, const torch::Tensor& gradient,
-                 const torch::Tensor& mean, const torch::Tensor& largest, const AdamStep& now) {
-  mean.mul_(now.beta1).add_(gradient, 1 - now.beta1);
-  largest.copy_(torch::maximum(largest.mul(kBeta2), gradient.abs().add_(kEpsilon)));
-  parameter.addcdiv_(mean, largest, -now.lr / now.mean_bias());
+void step_adamax(const Lists& group, const AdamStep& now) {
+  torch::_foreach_mul_(group.first, now.beta1);
+  torch::_foreach_add_(group.first, group.gradients, 1 - now.beta1);
+  const std::vector<torch::Tensor> sizes = torch::_foreach_abs(group.gradients);
+  torch::_foreach_add_(sizes, kEpsilon);
+  torch::_foreach_mul_(group.second, kBeta2);
+  torch::_foreach_maximum_(group.second, sizes);
+  torch::_foreach_addcdiv_(group.parameters, group.first, group.second, -now.lr / now.mean_bias());
 }
 
 // Of NAdam at a step: rises to beta1. The constants are the paper's and PyTorch's.
@@ -64,43 +75,48 @@ double nadam_momentum(double beta1, double step) {
 }
 
 // Dozat 2016: Nesterov's look ahead inside Adam. `product`: of all momenta up to this step.
-void step_nadam(const torch::Tensor& parameter, const torch::Tensor& gradient,
-                const torch::Tensor& mean, const torch::Tensor& square, const AdamStep& now,
-                double product) {
-  average(gradient, mean, square, now);
+void step_nadam(const Lists& group, const AdamStep& now, double product) {
+  average(group, now);
   const double momentum = nadam_momentum(now.beta1, now.step);
   const double next = nadam_momentum(now.beta1, now.step + 1);
-  const torch::Tensor divisor = (square / now.square_bias()).sqrt_().add_(kEpsilon);
-  parameter.addcdiv_(gradient, divisor, -now.lr * (1 - momentum) / (1 - product));
-  parameter.addcdiv_(mean, divisor, -now.lr * next / (1 - product * next));
+  const std::vector<torch::Tensor> divisors = torch::_foreach_div(group.second, now.square_bias());
+  torch::_foreach_sqrt_(divisors);
+  torch::_foreach_add_(divisors, kEpsilon);
+  torch::_foreach_addcdiv_(group.parameters, group.gradients, divisors,
+                           -now.lr * (1 - momentum) / (1 - product));
+  torch::_foreach_addcdiv_(group.parameters, group.first, divisors,
+                           -now.lr * next / (1 - product * next));
 }
 
 // Liu and others 2020: plain momentum until the mean square rests on enough steps to be trusted.
-void step_radam(const torch::Tensor& parameter, const torch::Tensor& gradient,
-                const torch::Tensor& mean, const torch::Tensor& square, const AdamStep& now) {
+void step_radam(const Lists& group, const AdamStep& now) {
   constexpr double kTrusted = 5;
-  average(gradient, mean, square, now);
+  average(group, now);
   const double longest = 2 / (1 - kBeta2) - 1;
   const double length = longest - 2 * now.step * std::pow(kBeta2, now.step) / now.square_bias();
   const double rate = now.lr / now.mean_bias();
   if (length <= kTrusted) {
-    parameter.sub_(mean, rate);
+    torch::_foreach_sub_(group.parameters, group.first, rate);
     return;
   }
   const double rectified =
       std::sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length));
-  parameter.addcdiv_(mean, square.sqrt().add_(kEpsilon),
-                     -rate * rectified * std::sqrt(now.square_bias()));
+  const std::vector<torch::Tensor> divisors = torch::_foreach_sqrt(group.second);
+  torch::_foreach_add_(divisors, kEpsilon);
+  torch::_foreach_addcdiv_(group.parameters, group.first, divisors,
+                           -rate * rectified * std::sqrt(now.square_bias()));
 }
 
 // Hinton's lecture 6e, with momentum.
-void step_rmsprop(const torch::Tensor& parameter, const torch::Tensor& gradient,
-                  const torch::Tensor& velocity, const torch::Tensor& square, double lr,
-                  double momentum) {
+void step_rmsprop(const Lists& group, double lr, double momentum) {
   constexpr double kKept = 0.99;
-  square.mul_(kKept).addcmul_(gradient, gradient, 1 - kKept);
-  velocity.mul_(momentum).addcdiv_(gradient, square.sqrt().add_(kEpsilon));
-  parameter.sub_(velocity, lr);
+  torch::_foreach_mul_(group.second, kKept);
+  torch::_foreach_addcmul_(group.second, group.gradients, group.gradients, 1 - kKept);
+  const std::vector<torch::Tensor> divisors = torch::_foreach_sqrt(group.second);
+  torch::_foreach_add_(divisors, kEpsilon);
+  torch::_foreach_mul_(group.first, momentum);
+  torch::_foreach_addcdiv_(group.first, group.gradients, divisors);
+  torch::_foreach_sub_(group.parameters, group.first, lr);
 }
 
 constexpr std::array<std::pair<std::string_view, OptimizerKind>, 7> kKinds = {
@@ -176,49 +192,53 @@ std::vector<torch::Tensor> Optimizer::gradients() {
 double Optimizer::clip_gradients(double norm_max) {
   torch::NoGradGuard no_grad;
   const std::vector<torch::Tensor> all = gradients();
-  std::vector<torch::Tensor> norms;
-  for (const torch::Tensor& gradient : all) norms.push_back(gradient.norm());
-  const double norm = torch::stack(norms).norm().item<double>();
+  if (all.empty()) return 0;
+  const double norm = torch::stack(torch::_foreach_norm(all)).norm().item<double>();
   const double factor = norm_max / (norm + 1e-6);
-  if (factor < 1) {
-    for (const torch::Tensor& gradient : all) gradient.mul_(factor);
-  }
+  if (factor < 1) torch::_foreach_mul_(all, factor);
   return norm;
 }
 
 void Optimizer::step(const StepRates& rates) {
   torch::NoGradGuard no_grad;
   ++steps_;
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    if (parameters_[i].grad().defined()) step_one(i, rates.lr[groups_[i]], rates.momentum);
+  for (const Group group : {kBiases, kWeights, kNorms}) {
+    step_group(group, rates.lr[group], rates.momentum);
   }
 }
 
-void Optimizer::step_one(std::size_t i, double lr, double momentum) {
-  const torch::Tensor& parameter = parameters_[i];
-  torch::Tensor gradient = parameter.grad();
-  const double decay = groups_[i] == kWeights ? weight_decay_ : 0.0;
-  if (kind_ == OptimizerKind::kSgd) {
-    step_sgd(parameter, gradient, first_[i], lr, momentum, decay);
-    return;
+void Optimizer::step_group(Group group, double lr, double momentum) {
+  Lists own;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (groups_[i] != group || !parameters_[i].grad().defined()) continue;
+    own.parameters.push_back(parameters_[i]);
+    own.gradients.push_back(parameters_[i].grad());
+    own.first.push_back(first_[i]);
+    if (!second_.empty()) own.second.push_back(second_[i]);
   }
-  if (decay != 0 && kind_ == OptimizerKind::kAdamW) {
-    parameter.mul_(1 - lr * decay);  // Decoupled: the decay does not enter the moments.
-  } else if (decay != 0) {
-    gradient = gradient.add(parameter, decay);
+  if (own.parameters.empty()) return;
+  if (const double decay = group == kWeights ? weight_decay_ : 0.0; decay != 0) {
+    if (kind_ == OptimizerKind::kAdamW) {
+      torch::_foreach_mul_(own.parameters, 1 - lr * decay);  // Decoupled from the moments.
+    } else {
+      own.gradients = torch::_foreach_add(own.gradients, own.parameters, decay);
+    }
   }
   const AdamStep now{.lr = lr, .beta1 = momentum, .step = static_cast<double>(steps_)};
   switch (kind_) {
+    case OptimizerKind::kSgd:
+      return step_sgd(own, lr, momentum);
+    case OptimizerKind::kAdam:
+    case OptimizerKind::kAdamW:
+      return step_adam(own, now);
     case OptimizerKind::kAdamax:
-      return step_adamax(parameter, gradient, first_[i], second_[i], now);
+      return step_adamax(own, now);
     case OptimizerKind::kNAdam:
-      return step_nadam(parameter, gradient, first_[i], second_[i], now, nadam_product(momentum));
+      return step_nadam(own, now, nadam_product(momentum));
     case OptimizerKind::kRAdam:
-      return step_radam(parameter, gradient, first_[i], second_[i], now);
+      return step_radam(own, now);
     case OptimizerKind::kRmsProp:
-      return step_rmsprop(parameter, gradient, first_[i], second_[i], lr, momentum);
-    default:
-      return step_adam(parameter, gradient, first_[i], second_[i], now);
+      return step_rmsprop(own, lr, momentum);
   }
 }
 

@@ -68,7 +68,7 @@ class Optimizer {
   [[nodiscard]] const std::vector<std::string>& parameter_names() const { return names_; }
 
  private:
-  void step_one(std::size_t i, double lr, double momentum);
+  void step_group(Group group, double lr, double momentum);
   double nadam_product(double beta1);
 
   OptimizerKind kind_;

@@ -11,58 +11,45 @@
 #include <stdexcept>
 
 #include "trainer/durable_file.h"
+#include "trainer/tensor_header.h"
 
 namespace trainer {
 
 namespace {
 
-constexpr std::size_t kLengthBytes = 8;
-constexpr std::uint64_t kHeaderBytesMax = 100'000'000;  // As the public readers allow.
-
-struct TypeName {
-  torch::ScalarType type;
-  const char* name;
+struct TorchType {
+  torch::ScalarType torch;
+  ElementType file;
 };
-constexpr TypeName kTypes[] = {{torch::kFloat64, "F64"}, {torch::kInt64, "I64"},
-                               {torch::kFloat32, "F32"}, {torch::kInt32, "I32"},
-                               {torch::kFloat16, "F16"}, {torch::kBFloat16, "BF16"},
-                               {torch::kUInt8, "U8"},    {torch::kBool, "BOOL"}};
+constexpr TorchType kTypes[] = {
+    {torch::kFloat64, ElementType::kF64}, {torch::kInt64, ElementType::kI64},
+    {torch::kFloat32, ElementType::kF32}, {torch::kInt32, ElementType::kI32},
+    {torch::kFloat16, ElementType::kF16}, {torch::kBFloat16, ElementType::kBF16},
+    {torch::kUInt8, ElementType::kU8},    {torch::kBool, ElementType::kBool}};
 
 const char* name_of(torch::ScalarType type) {
-  for (const TypeName& each : kTypes) {
-    if (each.type == type) return each.name;
+  for (const TorchType& each : kTypes) {
+    if (each.torch == type) return element_type_name(each.file);
   }
   throw std::logic_error("A tensor type that the file format does not know.");
 }
 
-torch::ScalarType type_of(const std::string& name) {
-  for (const TypeName& each : kTypes) {
-    if (name == each.name) return each.type;
+torch::ScalarType type_of(ElementType type) {
+  for (const TorchType& each : kTypes) {
+    if (each.file == type) return each.torch;
   }
-  throw std::runtime_error(fmt::format("tensor type {} is not known", name));
+  throw std::logic_error("A type of the file that no tensor has.");
 }
 
 std::span<const std::byte> bytes_of(const torch::Tensor& tensor) {
   return {static_cast<const std::byte*>(tensor.data_ptr()), tensor.nbytes()};
 }
 
-torch::Tensor parse_tensor(const nlohmann::ordered_json& entry, std::string_view data) {
-  const auto shape = entry.at("shape").get<std::vector<std::int64_t>>();
-  const auto begin = entry.at("data_offsets").at(0).get<std::uint64_t>();
-  const auto end = entry.at("data_offsets").at(1).get<std::uint64_t>();
-  const torch::ScalarType type = type_of(entry.at("dtype").get<std::string>());
-  std::uint64_t wanted = torch::elementSize(type);
-  for (const std::int64_t side : shape) {
-    if (side < 0 || (side > 0 && wanted > data.size() / static_cast<std::uint64_t>(side))) {
-      throw std::runtime_error("a shape does not fit the data");
-    }
-    wanted *= static_cast<std::uint64_t>(side);
+torch::Tensor load(const TensorEntry& entry, std::string_view data) {
+  torch::Tensor tensor = torch::empty(entry.shape, type_of(entry.type));
+  if (entry.end > entry.begin) {
+    std::memcpy(tensor.data_ptr(), data.data() + entry.begin, entry.end - entry.begin);
   }
-  if (begin > end || end > data.size() || end - begin != wanted) {
-    throw std::runtime_error("data offsets do not fit");
-  }
-  torch::Tensor tensor = torch::empty(shape, type);
-  if (wanted > 0) std::memcpy(tensor.data_ptr(), data.data() + begin, wanted);
   return tensor;
 }
 
@@ -87,10 +74,12 @@ WrittenFile write_tensor_file(const std::string& path, const TensorFile& file) {
     offset = end;
   }
   std::string text = header.dump();
-  text.resize((text.size() + kLengthBytes - 1) / kLengthBytes * kLengthBytes, ' ');
+  text.resize((text.size() + kTensorHeaderLengthBytes - 1) / kTensorHeaderLengthBytes *
+                  kTensorHeaderLengthBytes,
+              ' ');
 
-  std::byte length[kLengthBytes];  // Little endian.
-  for (std::size_t i = 0; i < kLengthBytes; ++i) {
+  std::byte length[kTensorHeaderLengthBytes];  // Little endian.
+  for (std::size_t i = 0; i < kTensorHeaderLengthBytes; ++i) {
     length[i] = static_cast<std::byte>(static_cast<std::uint64_t>(text.size()) >> (8 * i) & 0xff);
   }
   DurableFile out(path);
@@ -102,30 +91,13 @@ WrittenFile write_tensor_file(const std::string& path, const TensorFile& file) {
 }
 
 TensorFile parse_tensor_file(std::string_view bytes) {
-  if (bytes.size() < kLengthBytes) throw std::runtime_error("shorter than its header length");
-  std::uint64_t length = 0;
-  for (std::size_t i = 0; i < kLengthBytes; ++i) {
-    length |= static_cast<std::uint64_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
+  const TensorHeader header = parse_tensor_header(bytes);
+  TensorFile file;
+  file.metadata = header.metadata;
+  for (const TensorEntry& entry : header.tensors) {
+    file.tensors.emplace_back(entry.name, load(entry, header.data));
   }
-  if (length > kHeaderBytesMax || length > bytes.size() - kLengthBytes) {
-    throw std::runtime_error(
-        fmt::format("a header of {} bytes does not fit into {} bytes", length, bytes.size()));
-  }
-  const std::string_view data = bytes.substr(kLengthBytes + length);
-  try {
-    const auto header = nlohmann::ordered_json::parse(bytes.substr(kLengthBytes, length));
-    TensorFile file;
-    for (const auto& [name, entry] : header.items()) {
-      if (name == "__metadata__") {
-        file.metadata = entry.get<std::map<std::string, std::string>>();
-      } else {
-        file.tensors.emplace_back(name, parse_tensor(entry, data));
-      }
-    }
-    return file;
-  } catch (const nlohmann::json::exception& error) {
-    throw std::runtime_error(fmt::format("header: {}", error.what()));
-  }
+  return file;
 }
 
 TensorFile read_tensor_file(const std::string& path) {

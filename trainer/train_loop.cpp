@@ -76,9 +76,8 @@ BatchPlan TrainingRun::plan_of_batch(std::int64_t step, double position) const {
 // half as large: the global batch stays what it was.
 Signals TrainingRun::forward_and_backward(const Batch& batch, Replica::Backward what) {
   const torch::Tensor images = resized(network_input(batch.images, device_));
-  const torch::Tensor targets = batch.targets.to(device_);
   for (;;) {
-    Signals signals = agree(batch_step_->forward(images, targets));
+    Signals signals = agree(batch_step_->forward(images, batch.targets));
     if (signals.not_a_number > 0) return signals;
     if (signals.out_of_memory == 0 && batch_step_->backward(what)) return signals;
     if (!batch_step_->split_further(images.size(0))) {

@@ -23,7 +23,7 @@ Validation validate(DetectionModel& model, ValLoader& loader, const ValidationOp
     const std::vector<torch::Tensor> features = model.forward(images);
     // Ranks have different numbers of batches: each loss is of this batch alone.
     const LossValue loss =
-        detection_loss(features, model.strides(), batch.targets.to(device), options.loss,
+        detection_loss(features, model.strides(), batch.targets, options.loss,
                        images.size(0), [](double own) { return own; });
     const torch::Tensor items = loss.items.to(torch::kCPU, torch::kDouble);
     for (std::size_t i = 0; i < 3; ++i) sums[i] += items.data_ptr<double>()[i];

@@ -6,6 +6,9 @@
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/conv.h>
+#include <torch/optim/adam.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/sgd.h>
 #include <torch/utils.h>
 #include <unistd.h>
 
@@ -60,14 +63,16 @@ TEST_P(ScheduleCase, FollowsTheReferenceBatchByBatch) {
     }
     for (std::size_t group = 0; group < kGroupCount; ++group) {
       EXPECT_WITHIN("schedule, learning rates",
-                    std::abs(plan.rates.lr[group] - expected.at("lr").at(group).get<double>()), 1e-9);
+                    std::abs(plan.rates.lr[group] - expected.at("lr").at(group).get<double>()),
+                    1e-9);
     }
     EXPECT_WITHIN("schedule, momentum",
-                  std::abs(plan.rates.momentum - expected.at("momentum").at(0).get<double>()), 1e-9);
+                  std::abs(plan.rates.momentum - expected.at("momentum").at(0).get<double>()),
+                  1e-9);
     EXPECT_EQ(plan.accumulate, expected.at("accumulate"));
     EXPECT_EQ(updates, expected.at("ema_updates"));
-    EXPECT_WITHIN("EMA, decay",
-                  std::abs(ema_decay(updates) - expected.at("ema_d").get<double>()), 1e-12);
+    EXPECT_WITHIN("EMA, decay", std::abs(ema_decay(updates) - expected.at("ema_d").get<double>()),
+                  1e-12);
   }
 }
 INSTANTIATE_TEST_SUITE_P(Reference, ScheduleCase,
@@ -166,6 +171,39 @@ TEST(Optimizer, TheKinOfAdamStepAsPyTorchs) {
   }
 }
 
+// Twelve steps of random gradients beside libtorch's own optimizers, in which nothing is grouped.
+TEST(Optimizer, SgdAdamAndAdamWStepAsLibtorchs) {
+  torch::manual_seed(5);
+  for (const OptimizerKind kind :
+       {OptimizerKind::kSgd, OptimizerKind::kAdam, OptimizerKind::kAdamW}) {
+    SCOPED_TRACE(name_of(kind));
+    Vector module;
+    torch::Tensor other = module.weight.detach().clone().requires_grad_(true);
+    Optimizer optimizer(module, kind, 0.05);
+    std::unique_ptr<torch::optim::Optimizer> libtorchs;
+    const std::vector<torch::Tensor> parameters = {other};
+    if (kind == OptimizerKind::kSgd) {
+      libtorchs = std::make_unique<torch::optim::SGD>(
+          parameters,
+          torch::optim::SGDOptions(0.01).momentum(0.9).nesterov(true).weight_decay(0.05));
+    } else if (kind == OptimizerKind::kAdam) {
+      libtorchs = std::make_unique<torch::optim::Adam>(
+          parameters, torch::optim::AdamOptions(0.01).weight_decay(0.05));
+    } else {
+      libtorchs = std::make_unique<torch::optim::AdamW>(
+          parameters, torch::optim::AdamWOptions(0.01).weight_decay(0.05));
+    }
+    for (int step = 0; step < 12; ++step) {
+      const torch::Tensor gradient = torch::randn_like(other);
+      module.weight.mutable_grad() = gradient.clone();
+      other.mutable_grad() = gradient.clone();
+      optimizer.step({.lr = {0.01, 0.01, 0.01}, .momentum = 0.9});
+      libtorchs->step();
+      EXPECT_LE((module.weight - other).abs().max().item<double>(), 1e-6) << step;
+    }
+  }
+}
+
 TEST(Optimizer, GroupsAreThoseOfTheReference) {
   const DetectionModel model("yolov8n", 80);
   const Optimizer optimizer(model, OptimizerKind::kSgd, 5e-4);
@@ -210,7 +248,8 @@ TEST(Ema, FollowsTheReference) {
       for (std::size_t i = 0; i < expected.size(); ++i) {
         EXPECT_WITHIN(
             "EMA, elements",
-            std::abs(flat[static_cast<std::int64_t>(i)].item<double>() - double{expected[i]}), 1e-6);
+            std::abs(flat[static_cast<std::int64_t>(i)].item<double>() - double{expected[i]}),
+            1e-6);
       }
     }
   }

@@ -143,6 +143,15 @@ class Builder {
   std::vector<Shape> shapes_;
 };
 
+struct Published {
+  std::string_view model;
+  double gflops;
+};
+constexpr Published kPublished[] = {{"yolov8n", 8.7},   {"yolov8s", 28.6},  {"yolov8m", 78.9},
+                                    {"yolov8l", 165.2}, {"yolov8x", 257.8}, {"yolo11n", 6.5},
+                                    {"yolo11s", 21.5},  {"yolo11m", 68.0},  {"yolo11l", 86.9},
+                                    {"yolo11x", 194.9}};
+
 // The letter of the size in a name: s of "yolov8s-custom". 0 where there is none.
 char size_letter(const std::string& name) {
   static const std::regex kPattern("yolo(?:e-)?v?[0-9]+([nslmx])");
@@ -205,10 +214,20 @@ std::string file_of(const std::string& model) {
 }  // namespace
 
 const std::vector<std::string>& known_models() {
-  static const std::vector<std::string> kModels = {"yolov8n", "yolov8s", "yolov8m", "yolov8l",
-                                                   "yolov8x", "yolo11n", "yolo11s", "yolo11m",
-                                                   "yolo11l", "yolo11x"};
-  return kModels;
+  static const std::vector<std::string> kNames = [] {
+    std::vector<std::string> names;
+    for (const Published& each : kPublished) names.emplace_back(each.model);
+    return names;
+  }();
+  return kNames;
+}
+
+std::optional<double> published_gflops(std::string_view model) {
+  const std::optional<std::string> name = known_name(model);
+  if (!name) return std::nullopt;
+  return std::find_if(std::begin(kPublished), std::end(kPublished),
+                      [&name](const Published& each) { return each.model == *name; })
+      ->gflops;
 }
 
 bool is_model_file(std::string_view model) {

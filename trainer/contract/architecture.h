@@ -6,6 +6,7 @@
 // tensor is made here, so a login node can say what is wrong with a description.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -61,6 +62,11 @@ inline constexpr int kStrideMax = 32;  // Image sides are multiples of it.
 
 // A name for people: "yolov8n", and "my" for "models/my.yaml".
 [[nodiscard]] std::string model_name(std::string_view model);
+
+// The work of one image of 640 px and 80 classes in 10^9 floating-point operations, a product and its
+// sum counted as two: the families' published tables (docs.ultralytics.com/models). Nothing for a
+// model of the user's own.
+[[nodiscard]] std::optional<double> published_gflops(std::string_view model);
 
 // `name` chooses the scale: "yolov8s-custom" means s; where it names none of `scales`, the first
 // one counts. `where` begins each fault ("my.yaml" makes "my.yaml:12: ..."). Throws
