@@ -27,12 +27,16 @@ constexpr std::size_t kImageFileBytesMax = std::size_t{1} << 30;
 bool is_cut_short(std::string_view jpeg) {
   const auto byte = [&](std::size_t at) { return static_cast<unsigned char>(jpeg[at]); };
   std::size_t at = 2;
-  while (at + 4 <= jpeg.size() && byte(at) == 0xff) {
+  while (at + 4 <= jpeg.size()) {
+    if (byte(at) != 0xff) {  // Stray: the decoder looks for the next one.
+      ++at;
+      continue;
+    }
     if (byte(at + 1) == 0xda) return jpeg.find("\xff\xd9", at) == std::string_view::npos;
     const bool is_fill = byte(at + 1) == 0xff;
     at += is_fill ? 1 : 2 + std::max<std::size_t>(2, byte(at + 2) * 256U + byte(at + 3));
   }
-  return at + 4 > jpeg.size();  // Otherwise garbled: the decoder says what it thinks of it.
+  return true;
 }
 
 // OpenCV knows a DICOM file by a mark in its middle, whatever it begins like, and the library that
@@ -61,6 +65,10 @@ ReadImage decode_image(std::string bytes) {
     return {{}, "has the mark of a DICOM file at byte 128. Convert it to JPEG or PNG.", {}};
   }
   const auto header = contract::read_image_header(bytes);
+  if (header->width == 0 || header->height == 0) {
+    // A decoder might find one all the same, and take the memory of any size.
+    return {{}, fmt::format("is a {} without a size in its header.", header->format), {}};
+  }
   std::string note;
   if (header && header->format == "JPEG" && is_cut_short(bytes)) {
     // Used, as by the reference. With an end the decoder makes grey of what is missing; without

@@ -126,16 +126,23 @@ TEST(ReadImage, NamesWhatItCannotUseAndNeverThrows) {
   const TempFolder folder;
   const std::string jpeg = encoded(cv::Mat(64, 64, CV_8UC3, cv::Scalar(9, 99, 200)), ".jpg");
   const std::string png = encoded(cv::Mat(64, 64, CV_8UC3, cv::Scalar(9, 99, 200)), ".png");
+  // Decoders pass over bytes between two segments, and so must who looks for the size.
+  std::string stray = jpeg;
+  const std::size_t frame = stray.find("\xff\xc0");
+  ASSERT_NE(frame, std::string::npos);
+  stray.replace(frame + 5, 4, "\xea\x60\xea\x60");
+  stray.insert(frame, "stray");
   struct Case {
     std::string file, bytes, problem;
   };
   const std::vector<Case> cases = {
       {"empty.jpg", "", "is empty (0 bytes)."},
       {"text.jpg", "hello", "is no image: it begins with the bytes 68 65 6c 6c."},
-      {"head.jpg", jpeg.substr(0, 30),
+      {"head.jpg", jpeg.substr(0, 30), "is a JPEG without a size in its header."},
+      {"scan.jpg", jpeg.substr(0, jpeg.rfind("\xff\xda") + 4),
        "is no JPEG that can be decoded. It is cut short: the end marker of the JPEG is missing, "
-       "and "
-       "so may be a part of the image."},
+       "and so may be a part of the image."},
+      {"stray.jpg", stray, "is 60000 x 60000 pixels, more than the limit of 134217728."},
       {"head.png", png_header(64, 64), "is no PNG that can be decoded."},
       {"bomb.png", png_header(60000, 60000),
        "is 60000 x 60000 pixels, more than the limit of 134217728."},

@@ -24,6 +24,7 @@
 #include "trainer/run_folder.h"
 #include "trainer/schedule.h"
 #include "trainer/tensor_file.h"
+#include "trainer/tensor_header.h"
 #include "trainer/time_budget.h"
 #include "trainer/weights_file.h"
 
@@ -286,6 +287,45 @@ TEST(TensorFile, KeepsEveryTypeAndShape) {
     SCOPED_TRACE(name);
     EXPECT_TRUE(torch::equal(by_name.at(name), tensor));
     EXPECT_EQ(by_name.at(name).scalar_type(), tensor.scalar_type());
+  }
+}
+
+TEST(TensorHeader, SaysWhatIsWrongOfWhichTensor) {
+  const struct {
+    const char *header, *fault;
+  } cases[] = {
+      {"[]", "header: not a JSON object"},
+      {R"({"w": {"dtype": "F8", "shape": [4], "data_offsets": [0, 16]}})",
+       "tensor w: its type F8 is not known"},
+      {R"({"w": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}})",
+       "tensor w: its shape has -4, no count"},
+      {R"({"w": {"dtype": "F32", "shape": [2.5], "data_offsets": [0, 16]}})",
+       "tensor w: its shape has 2.5, no count"},
+      {R"({"w": {"dtype": "F32", "shape": [5], "data_offsets": [0, 16]}})",
+       "tensor w: its shape [5] is larger than the 16 bytes of data"},
+      {R"({"w": {"dtype": "F32", "shape": [0,9223372036854775807], "data_offsets": [0, 0]}})",
+       "tensor w: its shape [0,9223372036854775807] is too large"},
+      {R"({"w": {"dtype": "F32", "shape": [1,1,1,1,1,1,1,1,1], "data_offsets": [0, 4]}})",
+       "tensor w: its shape is no list of at most 8 sides"},
+      {R"({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 16]}})",
+       "tensor w: it has the bytes 0 to 16 of 16, where its shape and type take 12"},
+      {R"({"w": {"dtype": "F32", "shape": [2], "data_offsets": [12, 20]}})",
+       "tensor w: it has the bytes 12 to 20 of 16, where its shape and type take 8"},
+      {R"({"v": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+           "w": {"dtype": "U8", "shape": [5], "data_offsets": [0, 5]}})",
+       "tensors w and v share bytes from 4 on"},
+  };
+  for (const auto& [header, fault] : cases) {
+    SCOPED_TRACE(header);
+    std::string bytes(kTensorHeaderLengthBytes, '\0');
+    bytes[0] = static_cast<char>(std::string(header).size());
+    bytes += header + std::string(16, '\0');
+    try {
+      static_cast<void>(parse_tensor_header(bytes));
+      ADD_FAILURE() << "taken";
+    } catch (const std::runtime_error& error) {
+      EXPECT_STREQ(error.what(), fault);
+    }
   }
 }
 

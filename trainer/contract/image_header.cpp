@@ -49,7 +49,11 @@ bool is_quarter_turn(std::string_view segment) {
 ImageHeader jpeg_header(std::string_view bytes) {
   ImageHeader header{.format = "JPEG"};
   std::size_t at = 2;
-  while (at + 9 <= bytes.size() && static_cast<unsigned char>(bytes[at]) == 0xff) {
+  while (at + 9 <= bytes.size()) {
+    if (static_cast<unsigned char>(bytes[at]) != 0xff) {  // Stray: decoders look for the next one.
+      ++at;
+      continue;
+    }
     const auto marker = static_cast<unsigned char>(bytes[at + 1]);
     const bool is_frame =
         marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc;
