@@ -33,6 +33,10 @@ bool is_cut_short(std::string_view jpeg) {
       continue;
     }
     if (byte(at + 1) == 0xda) return jpeg.find("\xff\xd9", at) == std::string_view::npos;
+    if (contract::is_bare_jpeg_marker(byte(at + 1))) {
+      at += 2;
+      continue;
+    }
     const bool is_fill = byte(at + 1) == 0xff;
     at += is_fill ? 1 : 2 + std::max<std::size_t>(2, byte(at + 2) * 256U + byte(at + 3));
   }

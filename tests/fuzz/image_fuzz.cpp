@@ -15,6 +15,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (header && (header->width > kSideMax || header->height > kSideMax)) return 0;
   const trainer::ReadImage image = trainer::decode_image(bytes);
   if (image.pixels.empty() == image.problem.empty()) std::abort();
+  // A decoder that saw another size than the check of pixels did would take memory unasked.
+  if (static_cast<std::int64_t>(image.pixels.total()) >
+      (header ? header->width * header->height : 0)) {
+    std::abort();
+  }
   if (!image.pixels.empty() && (image.pixels.type() != CV_8UC3 || image.pixels.cols < 10)) {
     std::abort();
   }

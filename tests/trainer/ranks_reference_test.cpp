@@ -78,7 +78,7 @@ TEST(ReferenceTrajectory, OfOneAndTwoRanksIsThatOfDistributedDataParallel) {
     SCOPED_TRACE(step);
     const nlohmann::json expected = recorded[rank].at("steps")[step];
     const bool is_tight = step < 3;
-    const double bound = is_tight ? 2e-4 : 2e-3;
+    const double bound = is_tight ? 2e-4 : 5e-3;
     const std::string quantity =
         fmt::format("{} rank{}, steps {}: ", ranks, ranks == 1 ? "" : "s", is_tight ? "0 to 2" : "to 4");
     const LossValue loss = detection_loss(replica.model().forward(x), replica.model().strides(),

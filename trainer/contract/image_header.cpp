@@ -66,6 +66,10 @@ ImageHeader jpeg_header(std::string_view bytes) {
       ++at;
       continue;
     }
+    if (is_bare_jpeg_marker(marker)) {
+      at += 2;
+      continue;
+    }
     if (marker == 0xda || marker == 0xd9) break;  // Pixels begin, or the file ends: no frame seen.
     const std::size_t size = std::max<std::size_t>(2, number_at(bytes, at + 2, 2, Endian::kBig));
     constexpr unsigned char kApp1 = 0xe1;
@@ -116,6 +120,11 @@ ImageHeader bmp_header(std::string_view bytes) {
 }
 
 }  // namespace
+
+bool is_bare_jpeg_marker(unsigned char marker) {
+  constexpr unsigned char kTemporary = 0x01, kFirstRestart = 0xd0, kStart = 0xd8;
+  return marker == kTemporary || (marker >= kFirstRestart && marker <= kStart);
+}
 
 bool has_image_extension(std::string_view path) {
   constexpr std::array<std::string_view, 9> kExtensions = {"bmp", "dng", "jpg",  "jpeg", "mpo",

@@ -17,6 +17,9 @@ namespace contract {
 // Of "a.JPG" and the like: bmp, dng, jpg, jpeg, mpo, png, tif, tiff, webp.
 [[nodiscard]] bool has_image_extension(std::string_view path);
 
+// Of a JPEG's marker (the byte after ff): no length and no segment follow. ITU-T T.81, table B.1.
+[[nodiscard]] bool is_bare_jpeg_marker(unsigned char marker);
+
 struct ImageHeader {
   std::string_view format;             // "BMP", "JPEG", "PNG", "TIFF", "WebP"
   std::int64_t width = 0, height = 0;  // As stored; 0: not within the bytes given.
