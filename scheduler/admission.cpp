@@ -11,6 +11,7 @@
 #include "scheduler/allowance.h"
 #include "scheduler/books_desk.h"
 #include "scheduler/dispatcher.h"
+#include "scheduler/estimate.h"
 #include "scheduler/hold_refusal.h"
 #include "scheduler/tiers.h"
 
@@ -110,14 +111,14 @@ Expected<TrainingRequest> Dispatcher::with_default_fund(const Caller& caller,
 }
 
 Expected<std::vector<std::string>> Dispatcher::beyond_tier_of(const Caller& caller,
-                                                              const Plan& plan) {
+                                                              const Plan& plan, int new_runs) {
   const auto name = ledger_.setting("user:" + caller.user, "tier");
   if (!name) return tl::unexpected(of(name.error()));
   const Tier* tier = find_tier(*site_, name->value_or(""));
   if (tier == nullptr) return std::vector<std::string>{};
   const auto open_runs = store_.open_runs_of(caller.user);
   if (!open_runs) return tl::unexpected(open_runs.error());
-  return beyond_tier(*tier, plan, *open_runs, caller.user, site_->path);
+  return beyond_tier(*tier, plan, *open_runs + new_runs - 1, caller.user, site_->path);
 }
 
 Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller, Plan plan,
@@ -210,7 +211,7 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
   const auto asked = with_default_fund(caller, admission.request);
   if (!asked) return tl::unexpected(asked.error());
   PlanOutcome planned =
-      make_plan(*asked, *site_, *facts_, admission.data, progress, caller.user, now);
+      make_plan(*asked, *site_, *facts_, admission.data, progress, caller.user, now, rates_of(*db_));
   if (auto* refusal = std::get_if<Refusal>(&planned)) return AdmitOutcome{*refusal};
   if (!admission.quote.empty()) {
     const auto quoted = by_quote(caller, std::get<Plan>(planned), admission, now);

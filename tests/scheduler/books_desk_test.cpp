@@ -285,6 +285,34 @@ TEST_F(BooksDesk, PayNowKeepsExactlyTheQuotedHoursForItsRun) {
   expect_books_are_right();
 }
 
+TEST_F(BooksDesk, AChargebackOfAPayNowGivesItsHoursBackAndLeavesWhatWasUsedDue) {
+  done(kAdmin, {{"verb", "price_set"}, {"currency", "EUR"}, {"minor", 3600}});
+  const json quoted = done(kAda, quote("quoteone"));
+  done(kAda, webhook("pay_1", quoted.at("cost_minor"), "quoteone"));
+  const auto told = [&](const std::string& type, const std::string& reversal, std::int64_t minor) {
+    const json body = {{"id", "evt"}, {"type", type},
+                       {"data", {{"payment", "pay_1"}, {"reversal", reversal}, {"currency", "EUR"},
+                                 {"amount_minor", minor}}}};
+    const std::string key = *secret_key(site.database + ".webhook_key");
+    return json{{"verb", "webhook"}, {"body", body.dump()},
+                {"signature", accounting::sign_webhook(key, body.dump(), cluster.now)}};
+  };
+
+  const std::int64_t cost = quoted.at("cost_minor");
+  const json refund = done(kBob, told("payment.refunded", "re_1", 180));
+  EXPECT_EQ(refund.at("amount"), 180 * 1000);
+  EXPECT_EQ(refund.at("due"), 0);
+  EXPECT_TRUE(done(kBob, told("payment.refunded", "re_1", 180)).at("was_known"));
+  const json chargeback = done(kBob, told("payment.charged_back", "dp_1", cost));
+  EXPECT_EQ(chargeback.at("beyond_minor"), 180);
+  const json fund = done(kAda, {{"verb", "fund"}});
+  EXPECT_EQ(fund.at("available"), 0);
+  EXPECT_EQ(fund.at("held"), 0);
+  EXPECT_EQ(fund.at("owed"), 0);
+  EXPECT_EQ(done(kAda, {{"verb", "receipts"}}).at("receipts").at(0).at("reversed_minor"), cost);
+  expect_books_are_right();
+}
+
 TEST_F(BooksDesk, ARefusedRunLeavesItsQuoteUnused) {
   grant("user:ada", 10);
   done(kAda, quote("quoteone"));
