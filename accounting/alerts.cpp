@@ -20,8 +20,11 @@ Error failed(const Error& error) { return {"alerts: " + error.message}; }
 Expected<std::int64_t> newest_grant(Database& db, const std::string& fund) {
   std::int64_t seq = 0;
   const auto read = db.query(
-      "SELECT max((SELECT coalesce(max(seq), 0) FROM transfer WHERE credit = ?1 AND kind = 'grant'), "
-      "(SELECT coalesce(max(seq), 0) FROM transfer WHERE credit = ?1 AND kind = 'begin'))",
+      // The index: a fund has few grants, and may have very many releases.
+      "SELECT max((SELECT coalesce(max(seq), 0) FROM transfer INDEXED BY transfer_grant "
+      "             WHERE credit = ?1 AND kind = 'grant'), "
+      "           (SELECT coalesce(max(seq), 0) FROM transfer INDEXED BY transfer_begin "
+      "             WHERE credit = ?1 AND kind = 'begin'))",
       {"fund:" + fund}, [&seq](const Row& row) { seq = row.integer(0); });
   if (!read) return tl::unexpected(failed(read.error()));
   return seq;

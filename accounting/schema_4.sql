@@ -55,6 +55,7 @@ CREATE TABLE alert_way (
 ) STRICT;
 
 CREATE INDEX alert_waiting ON alert_way (next_s) WHERE state = 'waiting';
+CREATE INDEX transfer_taken ON transfer (debit, amount) WHERE kind IN ('take', 'due');
 CREATE INDEX transfer_begin ON transfer (credit) WHERE kind = 'begin';
 
 -- Payments whose money went back, as they were told; the payment itself may be told of later.

@@ -72,6 +72,21 @@ Refusal beyond_fund(const Plan& plan, Amount available, std::int64_t margin_s) {
   return refuse(text);
 }
 
+// A run was measured since the quote was made, and the estimate has grown: the run begins with the
+// hours that were quoted, and is extended like any other that needs longer.
+void fit_into(Plan& plan, Amount quoted, std::int64_t margin_s) {
+  const std::int64_t limit_s =
+      limit_that_fits_s(quoted, plan.gpus, plan.quote.weight_milli, margin_s);
+  const auto hold = accounting::usage_amount(plan.gpus, limit_s + margin_s, plan.quote.weight_milli);
+  const std::int64_t expected_s = std::min(plan.quote.expected_s, limit_s);
+  const auto expected = accounting::usage_amount(plan.gpus, expected_s, plan.quote.weight_milli);
+  if (limit_s < 60 || !hold || !expected) return;
+  plan.time_limit_s = limit_s;
+  plan.quote.hold = *hold;
+  plan.quote.expected_s = expected_s;
+  plan.quote.expected = *expected;
+}
+
 // Marks the quote as the run's, and gives back the hours that were kept for it, for the run's own
 // hold to take.
 accounting::Expected<void> claim_quote(accounting::Database& db, accounting::Ledger& ledger,
@@ -158,6 +173,10 @@ Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller,
     plan.quote.hold = *hold;
     plan.quote.expected = *expected;
     plan.quote.weight_milli = quote.weight_milli;
+  }
+  if (plan.quote.hold > quote.hold && !plan.is_timed &&
+      !admission.request.resources.time_limit_s) {
+    fit_into(plan, quote.hold, facts_->margin_s());
   }
   if (plan.quote.hold > quote.hold) {
     return Quoted{refuse(fmt::format("quote {} is for at most {}; this run needs a hold of {}. Ask "

@@ -32,6 +32,7 @@ class AlertSender {
 
   // Starts what waits, takes what has ended. Lines for the log; empty where all went well.
   [[nodiscard]] std::vector<std::string> pump(UtcSeconds now, SteadyTime steady);
+  [[nodiscard]] bool is_busy() const { return commands_.running() + posts_.running() > 0; }
 
  private:
   void end(const SideEnd& ended, const std::string& channel, UtcSeconds now,

@@ -75,6 +75,8 @@ Expected<void> HttpPosts::start(std::int64_t ticket, const std::string& url,
   return {};
 }
 
+std::size_t HttpPosts::running() const { return impl_->posts.size(); }
+
 std::vector<SideEnd> HttpPosts::take() {
   std::vector<SideEnd> ended;
   int running = 0;

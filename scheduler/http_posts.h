@@ -30,6 +30,7 @@ class HttpPosts {
   // Goes on with all of them; those that have ended since the last call. Good is an answer of 200 to
   // 299.
   [[nodiscard]] std::vector<SideEnd> take();
+  [[nodiscard]] std::size_t running() const;
 
  private:
   struct Impl;

@@ -167,10 +167,19 @@ json answer_funds(Dispatcher& dispatcher, const Caller& caller) {
 
 json answer_list(Dispatcher& dispatcher, const Caller& caller, const json& request) {
   const bool all = request.value("all", false);
-  if (all && !caller.is_admin) return refused({"only an admin sees everybody's runs"});
-  const auto views =
+  const bool is_leader = !caller.led_accounts.empty();
+  if (all && !caller.is_admin && !is_leader) {
+    return refused({"only an admin sees everybody's runs, and a coordinator those he leads"});
+  }
+  auto views =
       dispatcher.latest(all ? "" : caller.user, std::clamp(request.value("count", 20), 1, 10'000));
   if (!views) return failed(views.error().message);
+  if (all && !caller.is_admin) {
+    std::erase_if(*views, [&caller](const Dispatcher::RunView& view) {
+      const Plan& plan = view.run.last().plan;
+      return view.run.about.uid != caller.uid && !leads_run(caller, plan.account, plan.fund);
+    });
+  }
   json out = json::array();
   for (const auto& view : *views) out.push_back(run_to_json(view, false));
   return good({{"runs", std::move(out)}, {"trouble", dispatcher.trouble()}});

@@ -113,15 +113,17 @@ Expected<void> SideCommands::start(std::int64_t ticket, const std::vector<std::s
 std::vector<SideEnd> SideCommands::take(SteadyTime now) {
   std::vector<SideEnd> ended;
   std::erase_if(children_, [&](Child& child) {
-    int status = 0;
+    siginfo_t info{};
     const bool is_late = now >= child.deadline;
     drain(child.output, child.text);
-    pid_t got = waitpid(child.pid, &status, WNOHANG);
-    const bool has_left = got == child.pid;
+    // Not reaped yet: its number stays its own until its group has ended.
+    waitid(P_PID, static_cast<id_t>(child.pid), &info, WEXITED | WNOHANG | WNOWAIT);
+    const bool has_left = info.si_pid == child.pid;
     if (!has_left && !is_late) return false;
     // Also where it left by itself: what it left behind ends with it.
     kill(-child.pid, SIGKILL);
-    while (!has_left && (got = waitpid(child.pid, &status, 0)) < 0 && errno == EINTR) {
+    int status = 0;
+    while (waitpid(child.pid, &status, 0) < 0 && errno == EINTR) {
     }
     drain(child.output, child.text);
     close(child.output);

@@ -37,6 +37,7 @@ class RightsCache {
   // Starts the command when it is time, takes what it printed. Never waits. A line for the log where
   // the rights could not be learnt; empty otherwise. What is older than a day counts no more.
   [[nodiscard]] std::string pump(SteadyTime now);
+  [[nodiscard]] bool is_busy() const { return commands_.running() > 0; }
   [[nodiscard]] const SlurmRights& rights() const { return rights_; }
 
  private:

@@ -136,7 +136,7 @@ int run(int argc, char** argv) {
   bool everybody = false;
   int count = 20;
   CLI::App* ls = app.add_subcommand("ls", "your runs, newest first");
-  ls->add_flag("--all,-a", everybody, "everybody's (admins)");
+  ls->add_flag("--all,-a", everybody, "everybody's (admins), or those you lead (coordinators)");
   ls->add_option("--count,-n", count, "at most so many")->capture_default_str();
 
   bool wait = false, follow = false;

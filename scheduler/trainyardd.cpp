@@ -5,6 +5,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -28,6 +29,7 @@ namespace {
 
 constexpr int kEnvironmentFailure = 3;
 constexpr std::time_t kTurnInterval_s = 60;
+constexpr int kPumpInterval_ms = 200;
 
 volatile std::sig_atomic_t g_stop = 0;
 void ask_to_end(int) { g_stop = 1; }
@@ -85,6 +87,15 @@ std::string own_program() {
   return length > 0 ? std::string(path, static_cast<std::size_t>(length)) : "trainyardd";
 }
 
+// What goes on beside the look at Slurm and the answers. Whether something is under way that is to be
+// looked at again soon.
+bool pump(scheduler::AlertSender& alerts, scheduler::RightsCache& rights) {
+  const auto steady = std::chrono::steady_clock::now();
+  if (const std::string line = rights.pump(steady); !line.empty()) log(line);
+  for (const std::string& line : alerts.pump(std::time(nullptr), steady)) log(line);
+  return alerts.is_busy() || rights.is_busy();
+}
+
 int serve(const scheduler::Site& site) {
   const int lock = lock_database(site.database);
   if (lock < 0) {
@@ -135,13 +146,15 @@ int serve(const scheduler::Site& site) {
       last_turn = std::time(nullptr);
       turn(*dispatcher, site, last_turn);
     }
-    if (const std::string line = rights.pump(std::chrono::steady_clock::now()); !line.empty()) {
-      log(line);
+    const auto next_look =
+        std::chrono::steady_clock::now() + std::chrono::milliseconds(interval_ms);
+    for (int left_ms = interval_ms; left_ms > 0 && g_stop == 0;) {
+      const bool is_busy = pump(alerts, rights);
+      service->serve(*dispatcher, site, is_busy ? std::min(left_ms, kPumpInterval_ms) : left_ms);
+      left_ms = static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(
+                                     next_look - std::chrono::steady_clock::now())
+                                     .count());
     }
-    for (const std::string& line : alerts.pump(std::time(nullptr), std::chrono::steady_clock::now())) {
-      log(line);
-    }
-    service->serve(*dispatcher, site, interval_ms);
   }
   log("ended by a signal");
   return 0;

@@ -254,10 +254,26 @@ TEST_F(BooksDesk, ARunIsHeldByItsQuoteWhateverTheSiteSaysMeanwhile) {
   EXPECT_EQ(refusal(kAda, admit("runfour", "", "nosuch")), "quote nosuch is not known");
   done(kAda, quote("quotetwo"));
   json larger = admit("runfive", "", "quotetwo");
-  larger["request"]["resources"]["time_limit_s"] = 1200;
-  EXPECT_NE(refusal(kAda, larger), "it was done");
+  larger["request"]["resources"]["time_limit"] = "1200s";
+  EXPECT_NE(refusal(kAda, larger).find("is for at most"), std::string::npos);
   cluster.now += site.quote_valid_s + 1;
   EXPECT_NE(refusal(kAda, admit("runsix", "", "quotetwo")).find("expired"), std::string::npos);
+  expect_books_are_right();
+}
+
+TEST_F(BooksDesk, AQuoteIsKeptAlsoWhereRunsWereMeasuredToTakeLongerSince) {
+  grant("user:ada", 100);
+  json asked = quote("quoteone");
+  asked["request"]["resources"].erase("time_limit");
+  const json quoted = done(kAda, asked);
+  site.types[0].images_per_s /= 4;
+
+  json run = admit("runone", "", "quoteone");
+  run["request"]["resources"].erase("time_limit");
+  const json plan = done(kAda, run).at("plan");
+  EXPECT_LE(plan.at("quote").at("hold_milli_gpu_s"), quoted.at("hold"));
+  EXPECT_GT(plan.at("time_limit_s"), 0);
+  EXPECT_EQ(done(kAda, {{"verb", "fund"}}).at("held"), plan.at("quote").at("hold_milli_gpu_s"));
   expect_books_are_right();
 }
 

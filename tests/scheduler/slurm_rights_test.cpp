@@ -77,6 +77,9 @@ TEST_F(RightsOfSlurm, ACoordinatorLeadsTheFundOfHisAccountAlone) {
 
 TEST_F(RightsOfSlurm, ACoordinatorStopsHisMembersRunsAndItIsLoggedWithHisName) {
   launch("runone");
+  EXPECT_EQ(ask(carol, {{"verb", "list"}, {"all", true}}).at("result").at("runs").size(), 1u);
+  EXPECT_TRUE(ask(nina, {{"verb", "list"}, {"all", true}}).at("result").at("runs").empty());
+  EXPECT_FALSE(may(kBob, {{"verb", "list"}, {"all", true}}));
   EXPECT_FALSE(may(nina, {{"verb", "stop"}, {"run", "runone"}}));
   EXPECT_FALSE(may(kBob, {{"verb", "cancel"}, {"run", "runone"}}));
   EXPECT_TRUE(may(carol, {{"verb", "stop"}, {"run", "runone"}}));

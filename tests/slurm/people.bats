@@ -26,10 +26,9 @@ teardown_file() {
 # The same site, as another node sees it: without the local socket.
 away_site() {
   sed 's|^socket = .*|socket = "/nonexistent/trainyard"|' "$tytest_state/etc/site.toml" \
-    >"$BATS_FILE_TMPDIR/away.toml"
-  chmod 755 "$BATS_RUN_TMPDIR" "$BATS_FILE_TMPDIR"
-  chmod 644 "$BATS_FILE_TMPDIR/away.toml"
-  echo "$BATS_FILE_TMPDIR/away.toml"
+    >"$tytest_state/etc/away.toml"
+  chmod 644 "$tytest_state/etc/away.toml"
+  echo "$tytest_state/etc/away.toml"
 }
 field() { cluster run -- scontrol show job "$1" | sed -nE "s/.*[[:space:]]$2=([^ ]*).*/\1/p" | head -n1; }
 fund_of_run() { as trainyard trainyard show "$1" --json | jq -r .fund; }
@@ -51,12 +50,13 @@ is_held_by() { [[ $(fund_of_run "$1") == "$2" ]]; }
 }
 
 @test "a question that is sent again, or by nobody, is not answered" {
-  local address port credential question line
+  local address port credential question line digest
   address=$(sed -nE 's/^address = "(.*):[0-9]+"/\1/p' "$tytest_state/etc/site.toml")
   port=$(sed -nE 's/^address = ".*:([0-9]+)"/\1/p' "$tytest_state/etc/site.toml")
   question='{"verb":"funds"}'
-  credential=$(printf 'trainyard question\n%s' "$(printf %s "$question" | sha256sum | cut -d' ' -f1)" |
-    as "$member" munge --socket="$tytest_state/run/munge/socket")
+  digest=$(printf %s "$question" | sha256sum | cut -d' ' -f1)
+  credential=$(as "$member" munge --socket="$tytest_state/run/munge/socket" \
+    --string="trainyard question"$'\n'"$digest")
   line=$(jq -cn --arg credential "$credential" --arg question "$question" '$ARGS.named')
   send() {
     cluster run -- timeout 60 bash -c 'exec 3<>"/dev/tcp/$0/$1"; printf "%s\n" "$2" >&3; head -n1 <&3' \
