@@ -53,9 +53,10 @@ bool is_whole_number(const std::string& text) {
 }
 
 bool is_valid(const Setting& setting) {
-  constexpr std::array<std::string_view, 3> kNumbers{"credit_limit", "gpus_max", "runs_max"};
+  constexpr std::array<std::string_view, 5> kNumbers{"credit_limit", "gpus_max", "runs_max",
+                                                     "member_gpus_max", "member_runs_max"};
   constexpr std::array<std::string_view, 2> kWords{"tier", "default_fund"};
-  constexpr std::string_view kCap = "cap/";
+  constexpr std::array<std::string_view, 3> kOfMembers{"cap/", "gpus/", "runs/"};
   const auto is_one_of = [&setting](const auto& names) {
     return std::find(names.begin(), names.end(), setting.name) != names.end();
   };
@@ -65,8 +66,10 @@ bool is_valid(const Setting& setting) {
   if (is_one_of(kNumbers)) return is_whole_number(value);
   if (is_one_of(kWords)) return !value.empty() && is_run(value);
   if (setting.name == "closed") return !setting.value || *setting.value == "1";
-  return setting.name.starts_with(kCap) && is_name(setting.name.substr(kCap.size())) &&
-         is_whole_number(value);
+  return std::any_of(kOfMembers.begin(), kOfMembers.end(), [&](std::string_view prefix) {
+    return setting.name.starts_with(prefix) && is_name(setting.name.substr(prefix.size())) &&
+           is_whole_number(value);
+  });
 }
 
 }  // namespace

@@ -81,6 +81,8 @@ class Auditor {
       visit_repay(t);
     } else if (t.kind == "begin" || t.kind == "expire") {
       visit_date(t);
+    } else if (t.kind == "take" || t.kind == "due") {
+      visit_take(t);
     } else if (t.kind == "set") {
       visit_set(t);
     } else {
@@ -172,6 +174,24 @@ class Auditor {
     const bool is_later = t.credit == later_account(fund);
     check_accounts(t, std::string(kTreasury), is_later ? t.credit : fund_account(fund));
     lots_.granted(t, fund, balance_of(fund_account(fund)));
+    takeable_[t.id] = t.amount;
+  }
+
+  // Of a payment's grant no more than it gave; of other things, such as a tier, there is no bound.
+  void visit_take(const Transfer& t) {
+    const std::string fund = account_owner(t.debit);
+    const bool is_due = t.kind == "due";
+    check_accounts(t, is_due ? debt_account(fund) : fund_account(fund), std::string(kTreasury));
+    if (is_due && t.id != due_id(last_.id)) {
+      fault(t, "it follows {}, which is not what it is due for", last_.id);
+    }
+    const auto grant = takeable_.find(t.ref.value_or(""));
+    if (grant == takeable_.end()) return;
+    if (t.amount > grant->second) {
+      fault(t, "it takes {} mGPUs of the {} mGPUs left of grant {}", t.amount.milli_gpu_s,
+            grant->second.milli_gpu_s, grant->first);
+    }
+    grant->second.milli_gpu_s -= std::clamp(t.amount, Amount{0}, grant->second).milli_gpu_s;
   }
 
   void visit_date(const Transfer& t) {
@@ -315,6 +335,7 @@ class Auditor {
   std::map<std::string, Amount> balances_;
   std::map<std::string, AuditedHold> holds_;
   std::map<std::string, AuditedCharge> charges_;
+  std::map<std::string, Amount> takeable_;  // By grant: what was not yet taken back.
   std::map<std::pair<std::string, std::string>, AuditedSetting> settings_;  // By fund and name.
   std::set<std::string> ids_;
   std::set<std::string> capped_;

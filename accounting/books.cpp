@@ -90,7 +90,9 @@ Expected<std::vector<FundBalance>> Ledger::funds_matching(const std::string& fun
   auto done = db_->query(
       "SELECT f.fund, f.balance, h.balance, "
       "       (SELECT coalesce(sum(amount), 0) FROM transfer "
-      "         WHERE kind = 'grant' AND credit IN (f.name, 'later:' || f.fund)), "
+      "         WHERE kind = 'grant' AND credit IN (f.name, 'later:' || f.fund)) "
+      "       - (SELECT coalesce(sum(amount), 0) FROM transfer "
+      "           WHERE kind IN ('take', 'due') AND debit IN (f.name, 'debt:' || f.fund)), "
       "       coalesce(-d.balance, 0), f.floor, coalesce(l.balance, 0), coalesce(x.balance, 0) "
       "FROM account f JOIN account h ON h.fund = f.fund AND h.kind = 'held' "
       "LEFT JOIN account d ON d.name = 'debt:' || f.fund "

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "accounting/lots.h"
+#include "accounting/member_limits.h"
 #include "accounting/posting.h"
 #include "accounting/schema.h"
 #include "accounting/tariff.h"
@@ -59,12 +60,13 @@ Expected<std::optional<HoldStatus>> why_not(Database& db, const Hold& hold) {
   if (!gpus_max) return tl::unexpected(gpus_max.error());
   const auto runs_max = number_setting(db, hold.fund, "runs_max");
   if (!runs_max) return tl::unexpected(runs_max.error());
-  if (!*gpus_max && !*runs_max) return std::nullopt;
-  const auto open = open_holds_of(db, hold.fund);
-  if (!open) return tl::unexpected(open.error());
-  if (*gpus_max && hold.gpus > **gpus_max - open->gpus) return HoldStatus::kExceedsGpus;
-  if (*runs_max && open->count >= **runs_max) return HoldStatus::kExceedsRuns;
-  return std::nullopt;
+  if (*gpus_max || *runs_max) {
+    const auto open = open_holds_of(db, hold.fund);
+    if (!open) return tl::unexpected(open.error());
+    if (*gpus_max && hold.gpus > **gpus_max - open->gpus) return HoldStatus::kExceedsGpus;
+    if (*runs_max && open->count >= **runs_max) return HoldStatus::kExceedsRuns;
+  }
+  return beyond_member_limits(db, hold);
 }
 
 ChargeOutcome refusal(ChargeStatus status) {

@@ -80,8 +80,9 @@ struct Refund {
   std::string note;
 };
 
-// What an admin set for a fund. The names: credit_limit, gpus_max, runs_max, cap/MEMBER (whole
-// numbers; credit_limit and cap in milli-GPU-seconds), closed ("1"), tier, default_fund (words).
+// What an admin set for a fund. The names: credit_limit, gpus_max, runs_max, member_gpus_max,
+// member_runs_max, cap/MEMBER, gpus/MEMBER, runs/MEMBER (whole numbers; credit_limit and cap in
+// milli-GPU-seconds), closed ("1"), tier, default_fund (words).
 struct Setting {
   std::string id;
   std::string fund;
@@ -115,7 +116,7 @@ enum class GrantStatus { kGranted = 0, kAlreadyGranted = 1, kExistsWithDifferent
 enum class HoldStatus {
   kHeld = 0, kAlreadyHeld = 1, kExistsWithDifferentContent = 2, kInvalid = 3, kUnknownFund = 4,
   kExceedsAvailable = 5, kFundClosed = 6, kInDebt = 7, kExceedsMemberCap = 8, kExceedsGpus = 9,
-  kExceedsRuns = 10
+  kExceedsRuns = 10, kExceedsMemberGpus = 11, kExceedsMemberRuns = 12
 };
 enum class ExtendStatus {
   kExtended = 0, kAlreadyExtended = 1, kExistsWithDifferentContent = 2, kInvalid = 3,
@@ -153,7 +154,7 @@ struct FundBalance {
   std::string fund;
   Amount available;     // Below zero: the fund uses its credit.
   Amount held;
-  Amount granted;       // All grants ever.
+  Amount granted;       // All grants ever, less what was taken back (accounting/take.h).
   Amount charged;       // All charges ever, less refunds; debts are among them.
   Amount later;         // Of granted: not yet begun.
   Amount expired;       // Of granted: taken back at its end.
@@ -186,7 +187,7 @@ struct StatementLine {
   std::int64_t seq = 0;
   UtcSeconds when = 0;
   std::string kind;     // grant, hold, extend, charge, reduce, release, refund, debt, repay,
-                        // begin, expire, set
+                        // begin, expire, set, take, due
   std::string fund;
   std::string run;      // Empty for a grant.
   std::string id;

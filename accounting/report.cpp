@@ -97,16 +97,6 @@ std::string escaped(const std::string& text) {
   return out;
 }
 
-constexpr const char* kWarningSchema = R"sql(
-CREATE TABLE IF NOT EXISTS warning_given (
-  fund TEXT NOT NULL,
-  level INTEGER NOT NULL,
-  given INTEGER NOT NULL,   -- What the fund had been given: more makes the warning anew.
-  at_s INTEGER NOT NULL,
-  PRIMARY KEY (fund, level, given)
-) STRICT;
-)sql";
-
 }  // namespace
 
 std::optional<GroupBy> parse_group_by(std::string_view text) {
@@ -216,33 +206,6 @@ Expected<std::vector<BurnDown>> burn_down(Database& db, const Ledger& ledger, st
     all.push_back(burn);
   }
   return all;
-}
-
-Expected<std::vector<Warning>> warnings_due(Database& db, const Ledger& ledger, UtcSeconds now) {
-  std::vector<Warning> due;
-  auto done = db.execute_script(kWarningSchema);
-  if (!done) return tl::unexpected(Error{"warnings: " + done.error().message});
-  const auto balances = ledger.balances();
-  if (!balances) return tl::unexpected(balances.error());
-  for (const FundBalance& balance : *balances) {
-    const Amount given{balance.granted.milli_gpu_s - balance.later.milli_gpu_s -
-                       balance.expired.milli_gpu_s};
-    if (given <= Amount{0}) continue;
-    __extension__ using Wide = __int128;
-    const Wide gone = Wide{given.milli_gpu_s} - balance.available.milli_gpu_s;
-    int level = 0;
-    for (const int candidate : {80, 95, 100}) {
-      if (gone * 100 >= Wide{given.milli_gpu_s} * candidate) level = candidate;
-    }
-    if (level == 0) continue;
-    auto fresh = db.run(
-        "INSERT INTO warning_given (fund, level, given, at_s) VALUES (?1, ?2, ?3, ?4) "
-        "ON CONFLICT (fund, level, given) DO NOTHING",
-        {balance.fund, std::int64_t{level}, given.milli_gpu_s, now});
-    if (!fresh) return tl::unexpected(Error{"warnings: " + fresh.error().message});
-    if (*fresh > 0) due.push_back({balance.fund, level, balance.available, given});
-  }
-  return due;
 }
 
 std::string ondemand_balances(

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 // accounting/report.h
 //
-// What was used, by whom and when; how long a fund lasts; who is to be warned; and the same for
-// other programs (Open OnDemand, Prometheus). Reads the ledger, writes nothing but which warnings
-// were given.
+// What was used, by whom and when; how long a fund lasts; and the same for other programs (Open
+// OnDemand, Prometheus). Reads the ledger, writes nothing.
 #pragma once
 
 #include <functional>
@@ -54,16 +53,6 @@ struct BurnDown {
 };
 [[nodiscard]] Expected<std::vector<BurnDown>> burn_down(Database& db, const Ledger& ledger,
                                                         std::int64_t days, UtcSeconds now);
-
-// A fund that has used 80, 95 or 100 hundredths of what it was given. Given once for each level
-// until the fund gets more.
-struct Warning {
-  std::string fund;
-  int level = 0;
-  Amount available, given;
-};
-[[nodiscard]] Expected<std::vector<Warning>> warnings_due(Database& db, const Ledger& ledger,
-                                                          UtcSeconds now);
 
 // Open OnDemand's balance file: what each user has left in his wallet and, as each of `members_of`
 // them, in his groups' funds, in whole GPU-hours.

@@ -244,21 +244,18 @@ Expected<bool> Till::use_quote(const std::string& id, const std::string& run) {
 Expected<PayOutcome> Till::pay(const Payment& payment, UtcSeconds now) {
   Database& db = *db_;
   return answer_of<PayOutcome>(db, "payment", payment.reference, [&]() -> Expected<PayOutcome> {
-    std::optional<Receipt> known;
+    const auto known = receipt_of_payment(payment.provider, payment.reference);
+    if (!known) return tl::unexpected(known.error());
+    if (*known) {
+      return PayOutcome{is_same((*known)->payment, payment)
+                            ? PayStatus::kAlreadyPaid
+                            : PayStatus::kExistsWithDifferentContent,
+                        **known};
+    }
     std::int64_t last = 0;
-    auto done = db.query(std::string(kReceiptColumns) + "WHERE provider = ?1 AND reference = ?2",
-                         {payment.provider, payment.reference},
-                         [&known](const Row& row) { known = receipt_of(row); });
-    if (done) {
-      done = db.query("SELECT coalesce(max(number), 0) FROM receipt", {},
-                      [&last](const Row& row) { last = row.integer(0); });
-    }
+    auto done = db.query("SELECT coalesce(max(number), 0) FROM receipt", {},
+                         [&last](const Row& row) { last = row.integer(0); });
     if (!done) return tl::unexpected(done.error());
-    if (known) {
-      return PayOutcome{is_same(known->payment, payment) ? PayStatus::kAlreadyPaid
-                                                         : PayStatus::kExistsWithDifferentContent,
-                        *known};
-    }
     if (!is_valid(payment)) return PayOutcome{PayStatus::kInvalid, {}};
     const auto price = price_at(now);
     if (!price) return tl::unexpected(price.error());
@@ -296,6 +293,7 @@ Expected<PayOutcome> Till::pay(const Payment& payment, UtcSeconds now) {
         {receipt.number, now, payment.provider, payment.reference, payment.fund, payment.currency,
          payment.minor, payment.quote, payment.actor, receipt.price_minor,
          receipt.amount.milli_gpu_s, receipt.grant_id}));
+    if (written) written = reverse_waiting(receipt, now);
     if (!written) return tl::unexpected(written.error());
     return PayOutcome{PayStatus::kPaid, receipt};
   });
@@ -308,6 +306,16 @@ Expected<std::vector<Receipt>> Till::receipts(const std::string& fund) const {
                          [&receipts](const Row& row) { receipts.push_back(receipt_of(row)); });
   if (!done) return tl::unexpected(Error{"receipts: " + done.error().message});
   return receipts;
+}
+
+Expected<std::optional<Receipt>> Till::receipt_of_payment(const std::string& provider,
+                                                          const std::string& reference) const {
+  std::optional<Receipt> found;
+  auto done = db_->query(std::string(kReceiptColumns) + "WHERE provider = ?1 AND reference = ?2",
+                         {provider, reference},
+                         [&found](const Row& row) { found = receipt_of(row); });
+  if (!done) return tl::unexpected(Error{"receipts: " + done.error().message});
+  return found;
 }
 
 Expected<void> Till::record(const AdminAct& act) {

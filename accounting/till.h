@@ -74,6 +74,31 @@ struct PayOutcome {
   Receipt receipt;              // Of kPaid and kAlreadyPaid.
 };
 
+// Money that went back to who paid it: by a refund that the site gave, or by a chargeback that his
+// bank made.
+struct Reversal {
+  std::string provider = {};
+  std::string reversal = {};         // The provider's name of it: counts once.
+  std::string kind = {};             // "refund", "chargeback"
+  std::string reference = {};        // Of the payment; it may be told of later.
+  std::string currency = {};
+  std::int64_t minor = 0;       // Of this reversal alone. > 0
+  std::string actor = {};
+};
+enum class ReverseStatus {
+  kReversed = 0, kAlreadyReversed = 1, kExistsWithDifferentContent = 2, kInvalid = 3,
+  kOtherCurrency = 4,
+  kWaits = 5                    // Written down: it counts when its payment is told of.
+};
+struct ReverseOutcome {
+  ReverseStatus status = ReverseStatus::kInvalid;
+  Receipt receipt = {};              // Of the payment, where it is known.
+  std::int64_t minor = 0;       // Of kReversed: what of the money counted ...
+  std::int64_t beyond_minor = 0;  // ... and what did not, as the receipt has no more. A finding.
+  Amount amount = {};                // The hours that went back ...
+  Amount due = {};                   // ... of which the fund did not have these: its debt.
+};
+
 // What an admin did that is no transfer.
 struct AdminAct {
   UtcSeconds when = 0;
@@ -100,10 +125,18 @@ class Till {
   [[nodiscard]] Expected<PayOutcome> pay(const Payment& payment, UtcSeconds now);
   [[nodiscard]] Expected<std::vector<Receipt>> receipts(const std::string& fund) const;  // "": all.
 
+  // reversal.cpp. The hours go back in the same transaction. A reversal that is told again changes
+  // nothing; all of one payment together never exceed it.
+  [[nodiscard]] Expected<ReverseOutcome> reverse(const Reversal& reversal, UtcSeconds now);
+  [[nodiscard]] Expected<std::optional<Receipt>> receipt_of_payment(
+      const std::string& provider, const std::string& reference) const;
+  [[nodiscard]] Expected<std::int64_t> reversed_minor(const Receipt& receipt) const;
+
   [[nodiscard]] Expected<void> record(const AdminAct& act);
   [[nodiscard]] Expected<std::vector<AdminAct>> acts() const;
 
  private:
+  [[nodiscard]] Expected<void> reverse_waiting(const Receipt& receipt, UtcSeconds now);
   Till(Database& db, Ledger& ledger) : db_(&db), ledger_(&ledger) {}
   Database* db_;
   Ledger* ledger_;

@@ -109,8 +109,12 @@ std::string expire_id(std::string_view grant_id, std::int64_t earlier) {
   const std::string again = earlier == 0 ? "" : "/" + std::to_string(earlier);
   return std::string(grant_id) + again + "/expire";
 }
+std::string due_id(std::string_view take_id) {
+  return std::string(take_id) + "/due";
+}
 bool is_reserved_id(std::string_view id) {
-  for (const std::string_view ending : {"/release", "/debt", "/repay", "/begin", "/expire"}) {
+  for (const std::string_view ending :
+       {"/release", "/debt", "/repay", "/begin", "/expire", "/due"}) {
     if (id.ends_with(ending)) return true;
   }
   return false;
@@ -156,6 +160,11 @@ std::string release_content_hash(std::string_view hold_id) {
   return sha256_hex(lines_of({"release", hold_id}));
 }
 
+std::string take_content_hash(std::string_view id, std::string_view fund, std::string_view ref,
+                              std::string_view actor) {
+  return sha256_hex(lines_of({"take", id, fund, ref, actor}));
+}
+
 // The id tells it all.
 std::string own_content_hash(std::string_view kind, std::string_view id) {
   return sha256_hex(lines_of({kind, id}));
@@ -179,11 +188,15 @@ std::string content_hash_of_request(const Transfer& t) {
   if (t.kind == "refund") {
     return sha256_hex(change_content(t.kind, t.id, t.ref.value_or(""), t.amount, t.actor));
   }
+  if (t.kind == "take") {
+    return take_content_hash(t.id, account_owner(t.debit), t.ref.value_or(""), t.actor);
+  }
   if (t.kind == "set") {
     return sha256_hex(set_content(t.id, account_owner(t.credit), t.ref.value_or(""), t.value,
                                   t.start, t.actor));
   }
-  if (t.kind == "debt" || t.kind == "repay" || t.kind == "begin" || t.kind == "expire") {
+  if (t.kind == "debt" || t.kind == "repay" || t.kind == "begin" || t.kind == "expire" ||
+      t.kind == "due") {
     return own_content_hash(t.kind, t.id);
   }
   return release_content_hash(t.hold_id);

@@ -56,6 +56,7 @@ struct Transfer {
 [[nodiscard]] std::string repay_id(std::string_view cause_id);
 [[nodiscard]] std::string begin_id(std::string_view grant_id);
 [[nodiscard]] std::string expire_id(std::string_view grant_id, std::int64_t earlier);
+[[nodiscard]] std::string due_id(std::string_view take_id);
 [[nodiscard]] bool is_reserved_id(std::string_view id);
 
 // What makes two requests the same. The note of a charge is no part of it: it is an observer's
@@ -68,6 +69,9 @@ struct Transfer {
 [[nodiscard]] std::string content_hash(const Refund& refund);
 [[nodiscard]] std::string content_hash(const Setting& setting);
 [[nodiscard]] std::string release_content_hash(std::string_view hold_id);
+// Of hours that are taken from a fund (accounting/take.h).
+[[nodiscard]] std::string take_content_hash(std::string_view id, std::string_view fund,
+                                            std::string_view ref, std::string_view actor);
 // Of a transfer that the ledger makes itself.
 [[nodiscard]] std::string own_content_hash(std::string_view kind, std::string_view id);
 // The same, from what the transfer kept of its request.

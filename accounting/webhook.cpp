@@ -69,21 +69,28 @@ std::optional<PaymentEvent> read_body(std::string_view body) {
   event.id = text(json, "id");
   event.type = text(json, "type");
   if (!is_reference(event.id) || !is_reference(event.type)) return std::nullopt;
-  if (event.type != "payment.succeeded") return event;
+  const bool is_reversal = event.type == "payment.refunded" || event.type == "payment.charged_back";
+  if (event.type != "payment.succeeded" && !is_reversal) return event;
   const auto data = json.find("data");
   if (data == json.end() || !data->is_object()) return std::nullopt;
   event.payment = text(*data, "payment");
-  event.fund = text(*data, "fund");
   event.currency = text(*data, "currency");
-  event.quote = text(*data, "quote");
+  if (is_reversal) {
+    event.reversal = text(*data, "reversal");
+  } else {
+    event.fund = text(*data, "fund");
+    event.quote = text(*data, "quote");
+  }
   const auto minor = data->find("amount_minor");
   if (minor == data->end() || !minor->is_number_integer()) return std::nullopt;
   // An unsigned number above 2^63 - 1 would turn negative.
   event.minor = minor->get<std::int64_t>();
-  if (!is_reference(event.payment) || !is_fund(event.fund) || !is_currency(event.currency) ||
-      !is_run(event.quote) || event.minor <= 0) {
+  if (!is_reference(event.payment) || !is_currency(event.currency) || event.minor <= 0) {
     return std::nullopt;
   }
+  const bool is_whole = is_reversal ? is_reference(event.reversal)
+                                    : is_fund(event.fund) && is_run(event.quote);
+  if (!is_whole) return std::nullopt;
   return event;
 }
 

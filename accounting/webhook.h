@@ -16,9 +16,11 @@ namespace accounting {
 
 struct PaymentEvent {
   std::string id;         // Of the message. The same payment may be told of by several.
-  std::string type;       // "payment.succeeded" counts; others are taken and change nothing.
+  std::string type;       // "payment.succeeded", "payment.refunded" and "payment.charged_back" count;
+                          // others are taken and change nothing.
   std::string payment;    // The provider's name of the payment: what makes it count once.
-  std::string fund;       // Whose hours it buys.
+  std::string reversal;   // The provider's name of a refund or chargeback; empty: a payment.
+  std::string fund;       // Whose hours it buys; empty in a reversal.
   std::string currency;   // "EUR"
   std::int64_t minor = 0; // Cents. > 0
   std::string quote;      // The run it is for; empty: a top-up.

@@ -11,6 +11,7 @@
 #include "scheduler/allowance.h"
 #include "scheduler/books_desk.h"
 #include "scheduler/dispatcher.h"
+#include "scheduler/estimate.h"
 #include "scheduler/hold_refusal.h"
 #include "scheduler/tiers.h"
 
@@ -71,6 +72,21 @@ Refusal beyond_fund(const Plan& plan, Amount available, std::int64_t margin_s) {
   return refuse(text);
 }
 
+// A run was measured since the quote was made, and the estimate has grown: the run begins with the
+// hours that were quoted, and is extended like any other that needs longer.
+void fit_into(Plan& plan, Amount quoted, std::int64_t margin_s) {
+  const std::int64_t limit_s =
+      limit_that_fits_s(quoted, plan.gpus, plan.quote.weight_milli, margin_s);
+  const auto hold = accounting::usage_amount(plan.gpus, limit_s + margin_s, plan.quote.weight_milli);
+  const std::int64_t expected_s = std::min(plan.quote.expected_s, limit_s);
+  const auto expected = accounting::usage_amount(plan.gpus, expected_s, plan.quote.weight_milli);
+  if (limit_s < 60 || !hold || !expected) return;
+  plan.time_limit_s = limit_s;
+  plan.quote.hold = *hold;
+  plan.quote.expected_s = expected_s;
+  plan.quote.expected = *expected;
+}
+
 // Marks the quote as the run's, and gives back the hours that were kept for it, for the run's own
 // hold to take.
 accounting::Expected<void> claim_quote(accounting::Database& db, accounting::Ledger& ledger,
@@ -110,14 +126,14 @@ Expected<TrainingRequest> Dispatcher::with_default_fund(const Caller& caller,
 }
 
 Expected<std::vector<std::string>> Dispatcher::beyond_tier_of(const Caller& caller,
-                                                              const Plan& plan) {
+                                                              const Plan& plan, int new_runs) {
   const auto name = ledger_.setting("user:" + caller.user, "tier");
   if (!name) return tl::unexpected(of(name.error()));
   const Tier* tier = find_tier(*site_, name->value_or(""));
   if (tier == nullptr) return std::vector<std::string>{};
   const auto open_runs = store_.open_runs_of(caller.user);
   if (!open_runs) return tl::unexpected(open_runs.error());
-  return beyond_tier(*tier, plan, *open_runs, caller.user, site_->path);
+  return beyond_tier(*tier, plan, *open_runs + new_runs - 1, caller.user, site_->path);
 }
 
 Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller, Plan plan,
@@ -157,6 +173,10 @@ Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller,
     plan.quote.hold = *hold;
     plan.quote.expected = *expected;
     plan.quote.weight_milli = quote.weight_milli;
+  }
+  if (plan.quote.hold > quote.hold && !plan.is_timed &&
+      !admission.request.resources.time_limit_s) {
+    fit_into(plan, quote.hold, facts_->margin_s());
   }
   if (plan.quote.hold > quote.hold) {
     return Quoted{refuse(fmt::format("quote {} is for at most {}; this run needs a hold of {}. Ask "
@@ -210,7 +230,7 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
   const auto asked = with_default_fund(caller, admission.request);
   if (!asked) return tl::unexpected(asked.error());
   PlanOutcome planned =
-      make_plan(*asked, *site_, *facts_, admission.data, progress, caller.user, now);
+      make_plan(*asked, *site_, *facts_, admission.data, progress, caller.user, now, rates_of(*db_));
   if (auto* refusal = std::get_if<Refusal>(&planned)) return AdmitOutcome{*refusal};
   if (!admission.quote.empty()) {
     const auto quoted = by_quote(caller, std::get<Plan>(planned), admission, now);

@@ -18,6 +18,10 @@ namespace scheduler {
 [[nodiscard]] inline nlohmann::json bad_request(const std::string& message) {
   return {{"ok", false}, {"kind", "bad_request"}, {"messages", {message}}};
 }
+[[nodiscard]] inline std::string no_period(const std::string& text) {
+  return "period = \"" + text + "\" is none. Write 2026, 2026-Q4, 2026-11, 2026-11-24, " +
+         "2026-11-01..2026-11-15, or month, quarter, year, last-month, last-quarter, last-year";
+}
 [[nodiscard]] inline nlohmann::json failed(const std::string& message) {
   return {{"ok", false}, {"kind", "error"}, {"messages", {message}}};
 }
@@ -25,9 +29,9 @@ namespace scheduler {
   return {{"ok", true}, {"result", std::move(result)}};
 }
 
-// A user sees his own books and those of his Unix groups, an admin all.
+// A user sees his own books and those of his Unix groups, a coordinator those he leads, an admin all.
 [[nodiscard]] inline bool may_see_fund(const Caller& caller, const std::string& fund) {
-  return caller.is_admin || may_spend(caller, fund);
+  return caller.is_admin || may_spend(caller, fund) || leads_fund(caller, fund);
 }
 
 }  // namespace scheduler

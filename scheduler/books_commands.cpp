@@ -115,6 +115,9 @@ void print_receipts(const json& result) {
                accounting::format_utc(receipt.at("time")), receipt.at("fund").get<std::string>(),
                accounting::format_money(receipt.at("minor"), receipt.at("currency")),
                hours_of(receipt, "amount"), receipt.at("reference").get<std::string>());
+    if (receipt.at("reversed_minor") == 0) continue;
+    fmt::print("{:>7}  {} of it went back\n", "",
+               accounting::format_money(receipt.at("reversed_minor"), receipt.at("currency")));
   }
 }
 
@@ -253,15 +256,20 @@ void BooksCommands::add_reports(CLI::App& app) {
   const Text of_run = option(usage, "--run", "of one run (its whole id)");
   const Text from = option(usage, "--from", "allocations that ended from this day on (UTC)");
   const Text to = option(usage, "--to", "and before this day");
+  const Text period = option(usage, "--period", kPeriodHelp);
   auto csv = std::make_shared<bool>(false);
   usage->add_flag("--csv", *csv, "as CSV");
   verbs_.push_back({usage, [=](const Client& client) {
     json request = {{"verb", "usage"}, {"by", *by},         {"fund", *of_fund},
-                    {"user", *of_user}, {"run", *of_run},
+                    {"user", *of_user}, {"run", *of_run}, {"period", *period},
                     {"format", client.json ? "json" : *csv ? "csv" : "text"}};
     ExitStatus status{};
     if (!put_instant(client, request, "from", *from, status)) return status;
     if (!put_instant(client, request, "to", *to, status)) return status;
+    if (!period->empty() && !(from->empty() && to->empty())) {
+      return complain(client, ExitStatus::kBadRequest,
+                      {"--period says it all: leave out --from and --to"});
+    }
     return show(client, request, print_body);
   }});
 
@@ -286,7 +294,8 @@ void BooksCommands::add_reports(CLI::App& app) {
 
 void BooksCommands::add_fund_rules(CLI::App& admin) {
   CLI::App* set = admin.add_subcommand(
-      "set", "a rule of a fund: credit_limit, cap/MEMBER, gpus_max, runs_max, closed, tier");
+      "set", "a rule of a fund: credit_limit, cap/MEMBER, gpus/MEMBER, runs/MEMBER, gpus_max, runs_max, "
+             "member_gpus_max, member_runs_max, closed, tier");
   const Text fund = needed(set, "fund", "user:NAME or group:NAME");
   const Text name = needed(set, "name", "the rule");
   const Text value = option(set, "value", "its value; hours as 10h. None: the rule is taken back");

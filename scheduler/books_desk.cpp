@@ -8,9 +8,11 @@
 #include <nlohmann/json.hpp>
 
 #include "accounting/journal.h"
+#include "accounting/period.h"
 #include "accounting/report.h"
 #include "accounting/tariff.h"
 #include "accounting/till.h"
+#include "scheduler/alert_sender.h"
 #include "scheduler/allowance.h"
 #include "scheduler/answers.h"
 #include "scheduler/group_members.h"
@@ -26,6 +28,11 @@ using nlohmann::json;
 constexpr std::string_view kAdminsOnly =
     "only an admin of Trainyard does this (admin_users and admin_groups of site.toml)";
 
+bool is_of_members(const std::string& setting) {
+  return setting.starts_with("cap/") || setting.starts_with("gpus/") ||
+         setting.starts_with("runs/") || setting.starts_with("member_");
+}
+
 json answer_set(Dispatcher& dispatcher, const Caller& caller, const json& request, UtcSeconds now) {
   accounting::Setting setting;
   setting.id = request.at("id");
@@ -39,7 +46,9 @@ json answer_set(Dispatcher& dispatcher, const Caller& caller, const json& reques
   setting.note = request.value("note", "");
   // Which fund pays where he names none is each user's own choice.
   const bool is_own = setting.name == "default_fund" && setting.fund == "user:" + caller.user;
-  if (!caller.is_admin && !is_own) return refused({std::string(kAdminsOnly)});
+  // A coordinator shares out what his account has; he gives it nothing.
+  const bool is_led = leads_fund(caller, setting.fund) && is_of_members(setting.name);
+  if (!caller.is_admin && !is_own && !is_led) return refused({std::string(kAdminsOnly)});
   const auto status = dispatcher.ledger().set(setting, now);
   if (!status) return failed(status.error().message);
   switch (*status) {
@@ -60,8 +69,9 @@ json answer_set(Dispatcher& dispatcher, const Caller& caller, const json& reques
       break;
   }
   return bad_request(fmt::format("{} = {} is no setting of \"{}\". Settings: credit_limit, "
-                                 "gpus_max, runs_max, cap/MEMBER (whole numbers from 0), closed "
-                                 "(1), tier, default_fund.",
+                                 "gpus_max, runs_max, member_gpus_max, member_runs_max, cap/MEMBER, "
+                                 "gpus/MEMBER, runs/MEMBER (whole numbers from 0), closed (1), tier, "
+                                 "default_fund.",
                                  setting.name, setting.value.value_or("(nothing)"), setting.fund));
 }
 
@@ -145,18 +155,13 @@ json answer_fund(Dispatcher& dispatcher, const Site& site, const Caller& caller,
                                    {"remaining", grant.remaining.milli_gpu_s}});
   }
   if (const Tier* tier = find_tier(site, tier_name); tier != nullptr && fund.starts_with("user:")) {
-    json shown = {{"name", tier->name}, {"types", tier->types},
-                  {"monthly_grant", tier->monthly_grant.milli_gpu_s}};
-    if (tier->max_gpus) shown["max_gpus"] = *tier->max_gpus;
-    if (tier->max_nodes) shown["max_nodes"] = *tier->max_nodes;
-    if (tier->max_runs) shown["max_runs"] = *tier->max_runs;
-    if (tier->max_time_s) shown["max_time_s"] = *tier->max_time_s;
-    out["tier"] = std::move(shown);
+    out["tier"] = tier_to_json(*tier);
   }
   return good(std::move(out));
 }
 
-json answer_usage(Dispatcher& dispatcher, const Caller& caller, const json& request) {
+json answer_usage(Dispatcher& dispatcher, const Caller& caller, const json& request,
+                  UtcSeconds now) {
   const std::string by = request.value("by", "fund");
   const auto group_by = accounting::parse_group_by(by);
   if (!group_by) {
@@ -168,9 +173,16 @@ json answer_usage(Dispatcher& dispatcher, const Caller& caller, const json& requ
   filter.run = request.value("run", "");
   filter.from = request.value("from", std::int64_t{0});
   filter.to = request.value("to", std::int64_t{0});
+  if (const std::string text = request.value("period", ""); !text.empty()) {
+    const auto period = accounting::parse_period(text, now);
+    if (!period) return bad_request(no_period(text));
+    filter.from = period->from;
+    filter.to = period->to;
+  }
   filter.is_limited = !caller.is_admin;
   filter.viewer = caller.user;
-  filter.funds = {"user:" + caller.user};
+  filter.funds = caller.led_funds;
+  filter.funds.push_back("user:" + caller.user);
   for (const std::string& group : caller.groups) filter.funds.push_back("group:" + group);
   const auto rows = accounting::usage(dispatcher.database(), filter, *group_by);
   if (!rows) return failed(rows.error().message);
@@ -264,7 +276,7 @@ std::optional<json> answer_funds_desk(Dispatcher& dispatcher, const Site& site,
   if (verb == "set") return answer_set(dispatcher, caller, request, now);
   if (verb == "refund") return answer_refund(dispatcher, caller, request, now);
   if (verb == "fund") return answer_fund(dispatcher, site, caller, request);
-  if (verb == "usage") return answer_usage(dispatcher, caller, request);
+  if (verb == "usage") return answer_usage(dispatcher, caller, request, now);
   if (verb == "burn_down") return answer_burn_down(dispatcher, caller, request, now);
   if (verb == "export") return answer_export(dispatcher, caller, request, now);
   if (verb == "backup") return answer_backup(dispatcher, site, caller, request, now);
@@ -274,6 +286,7 @@ std::optional<json> answer_funds_desk(Dispatcher& dispatcher, const Site& site,
 std::optional<json> answer_books(Dispatcher& dispatcher, const Site& site, const Caller& caller,
                                  const json& request, UtcSeconds now) {
   if (auto answer = answer_funds_desk(dispatcher, site, caller, request, now)) return answer;
+  if (auto answer = answer_people(dispatcher, site, caller, request, now)) return answer;
   return answer_till(dispatcher, site, caller, request, now);
 }
 
@@ -293,14 +306,11 @@ Expected<std::vector<std::string>> turn_books(Dispatcher& dispatcher, const Site
     const auto released = dispatcher.ledger().release(state.hold.id, "the quote expired", now);
     if (!released) return fail(released.error());
   }
-  const auto due = accounting::warnings_due(dispatcher.database(), dispatcher.ledger(), now);
-  if (!due) return fail(due.error());
+  const auto raised = accounting::raise_alerts(dispatcher.database(), dispatcher.ledger(),
+                                               alert_channels(site), now);
+  if (!raised) return fail(raised.error());
   std::vector<std::string> messages;
-  for (const accounting::Warning& warning : *due) {
-    messages.push_back(fmt::format("fund {} has used {} % of its {}: {} are left", warning.fund,
-                                   warning.level, to_gpu_hours(warning.given),
-                                   to_gpu_hours(warning.available)));
-  }
+  for (const accounting::Alert& alert : *raised) messages.push_back(text_of(alert));
   return messages;
 }
 

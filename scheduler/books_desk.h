@@ -31,6 +31,19 @@ namespace scheduler {
                                                         const nlohmann::json& request,
                                                         UtcSeconds now);
 
+// tier_desk.cpp
+[[nodiscard]] std::optional<nlohmann::json> answer_tier_desk(Dispatcher& dispatcher,
+                                                             const Site& site, const Caller& caller,
+                                                             const nlohmann::json& request,
+                                                             UtcSeconds now);
+[[nodiscard]] nlohmann::json tier_to_json(const Tier& tier);
+
+// people_desk.cpp: estimates, and what tier_desk.cpp answers.
+[[nodiscard]] std::optional<nlohmann::json> answer_people(Dispatcher& dispatcher, const Site& site,
+                                                          const Caller& caller,
+                                                          const nlohmann::json& request,
+                                                          UtcSeconds now);
+
 // Dated grants begin and end, the month's allowances of the tiers are given, quotes that were paid
 // for and not used give their hours back. The messages of funds that are nearly spent.
 [[nodiscard]] Expected<std::vector<std::string>> turn_books(Dispatcher& dispatcher,

@@ -38,6 +38,22 @@ Expected<Caller> look_up_caller(std::uint32_t uid, const Site& site) {
   return caller;
 }
 
+namespace {
+
+bool is_among(const std::vector<std::string>& list, const std::string& name) {
+  return std::find(list.begin(), list.end(), name) != list.end();
+}
+
+}  // namespace
+
+bool leads_fund(const Caller& caller, const std::string& fund) {
+  return is_among(caller.led_funds, fund);
+}
+
+bool leads_run(const Caller& caller, const std::string& account, const std::string& fund) {
+  return leads_fund(caller, fund) || (!account.empty() && is_among(caller.led_accounts, account));
+}
+
 bool may_spend(const Caller& caller, const std::string& fund) {
   if (fund == "user:" + caller.user) return true;
   return fund.rfind("group:", 0) == 0 &&

@@ -49,9 +49,12 @@ struct TrainOptions {
 [[nodiscard]] ExitStatus cancel_run(const Client& client, const std::string& run, bool wait);
 
 // fund_commands.cpp
+inline constexpr const char* kPeriodHelp =
+    "2026-11, 2026-Q4, 2026, 2026-11-01..2026-11-15, month, last-month, quarter, last-quarter, ... (UTC)";
 struct StatementOptions {
   std::string fund, run;
   std::string format = "text";    // text, csv
+  std::string period;             // accounting/period.h; empty: all.
 };
 [[nodiscard]] ExitStatus statement(const Client& client, const StatementOptions& options);
 [[nodiscard]] ExitStatus list_funds(const Client& client);

@@ -81,6 +81,8 @@ struct StartEstimate {
   std::string nodes;
 };
 
+struct SlurmRights;  // scheduler/slurm_rights.h
+
 struct Submitted {
   JobId id = 0;
   std::string message;             // What the site's submit plug-in told the user.
@@ -109,6 +111,8 @@ class Cluster {
   // sets its comment.
   [[nodiscard]] virtual Expected<void> hold(JobId job, const std::string& comment) = 0;
   [[nodiscard]] virtual Expected<void> release(JobId job, const std::string& comment) = 0;
+  // Slurm's operators and coordinators, as slurmdbd has them; nobody where a cluster has none.
+  [[nodiscard]] virtual Expected<SlurmRights> load_rights();
 };
 
 // Reads SLURM_CONF or Slurm's default; an Error where there is no configuration.

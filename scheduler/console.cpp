@@ -98,6 +98,14 @@ std::string gpu_hours(std::int64_t milli_gpu_s) {
   return accounting::to_gpu_hours(accounting::Amount{milli_gpu_s});
 }
 
+std::string estimate_text(const Quote& quote) {
+  const std::string band =
+      quote.high_s > 0 ? fmt::format(" ({} to {})", duration_text(quote.low_s),
+                                     duration_text(quote.high_s))
+                       : "";
+  return fmt::format("about {}{}; {}", duration_text(quote.expected_s), band, quote.basis);
+}
+
 bool prints_to_terminal() { return isatty(STDOUT_FILENO) == 1; }
 
 }  // namespace scheduler

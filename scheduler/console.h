@@ -11,6 +11,7 @@
 
 #include "scheduler/client.h"
 #include "scheduler/exit_status.h"
+#include "scheduler/plan.h"
 
 namespace scheduler {
 
@@ -31,6 +32,8 @@ ExitStatus complain(const Client& client, ExitStatus status, const std::vector<s
 [[nodiscard]] std::string local_time(std::int64_t utc_seconds);   // "10:33:05", with the day if not today.
 [[nodiscard]] std::string duration_text(std::int64_t seconds);    // "1:02:03", "4:05"
 [[nodiscard]] std::string gpu_hours(std::int64_t milli_gpu_s);    // "0.045 GPU-h"
+// "about 1:02:03 (0:50:00 to 1:15:00); measured: ...": how long a run takes, and how that is known.
+[[nodiscard]] std::string estimate_text(const Quote& quote);
 [[nodiscard]] bool prints_to_terminal();                          // Standard output is one.
 
 }  // namespace scheduler

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "scheduler/estimate.h"
 #include "scheduler/job_script.h"
 #include "scheduler/plain_job.h"
 
@@ -95,7 +96,8 @@ Expected<std::optional<Refusal>> Dispatcher::request(const Caller& caller, const
     return std::optional<Refusal>{
         refuse(fmt::format("run {} is {} already", run_id, to_name((*stored)->state)))};
   }
-  if (run->about.uid != caller.uid && !caller.is_admin) {
+  if (run->about.uid != caller.uid && !caller.is_admin &&
+      !leads_run(caller, run->last().plan.account, run->last().plan.fund)) {
     return std::optional<Refusal>{
         refuse(fmt::format("run {} belongs to {}", run_id, run->about.user))};
   }
@@ -467,6 +469,10 @@ Expected<void> Dispatcher::close_segment(Run& run, const CloseSegment& action, U
     if (!released) return tl::unexpected(released.error());
     if (*released == accounting::ReleaseStatus::kUnknownHold) {
       return tl::unexpected(accounting::Error{"hold " + run.last().hold_id + " is not in the ledger"});
+    }
+    if (const auto measured = measure(run, *site_, now);
+        measured && action.outcome == Outcome::kFinished) {
+      if (const auto kept = accounting::keep_measured(*db_, *measured); !kept) return kept;
     }
     const SegmentClosed closed{run.last().index, action.outcome, action.reason};
     if (const auto added = store_.append(run, {now, closed}); !added) {

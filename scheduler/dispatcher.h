@@ -111,8 +111,10 @@ class Dispatcher {
   [[nodiscard]] Expected<std::variant<Plan, Refusal>> by_quote(const Caller& caller, Plan plan,
                                                                const Admission& admission,
                                                                UtcSeconds now);
+  // `new_runs`: how many of this plan, of an array several.
   [[nodiscard]] Expected<std::vector<std::string>> beyond_tier_of(const Caller& caller,
-                                                                  const Plan& plan);
+                                                                  const Plan& plan,
+                                                                  int new_runs = 1);
   [[nodiscard]] Expected<void> tick_run(Run& run, const View& view, UtcSeconds now);
   [[nodiscard]] Expected<void> perform(Run& run, const Action& action, UtcSeconds now);
   [[nodiscard]] Expected<void> post_charge(Run& run, const PostCharge& action, UtcSeconds now);

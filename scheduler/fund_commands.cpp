@@ -26,6 +26,7 @@ ExitStatus statement(const Client& client, const StatementOptions& options) {
   const auto answer = ask(client, {{"verb", "statement"},
                                    {"fund", options.fund},
                                    {"run", run},
+                                   {"period", options.period},
                                    {"format", client.json ? "json" : options.format}});
   if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
   const json& result = std::get<json>(answer);
@@ -114,6 +115,20 @@ ExitStatus print_quote(const Client& client, const json& quote) {
              quote.at("type").get<std::string>(), quote.at("fund").get<std::string>());
   fmt::print("hours    {} expected, at most {}\n", gpu_hours(quote.at("expected")),
              gpu_hours(quote.at("hold")));
+  if (quote.contains("plan")) {
+    const Plan plan = quote.at("plan").get<Plan>();
+    fmt::print("estimate {}\n", estimate_text(plan.quote));
+    if (quote.contains("expected_start") && !quote.at("expected_start").is_null()) {
+      const std::int64_t start = quote.at("expected_start");
+      fmt::print("times    expected to start at {}, to end at {}\n", local_time(start),
+                 local_time(start + plan.quote.expected_s));
+    }
+    if (!quote.at("available").is_null()) {
+      fmt::print("fund     {} available; about {} after the run\n", gpu_hours(quote.at("available")),
+                 gpu_hours(quote.at("available").get<std::int64_t>() -
+                           plan.quote.expected.milli_gpu_s));
+    }
+  }
   if (!quote.at("cost_minor").is_null()) {
     const std::string currency = quote.at("currency");
     fmt::print("money    at most {}, at {} a GPU-hour\n",

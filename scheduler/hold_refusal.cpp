@@ -62,6 +62,19 @@ Expected<std::optional<Refusal>> rule_refusal(const accounting::Ledger& ledger, 
     return refuse(fmt::format("fund {} may have {} runs at once, and has them. Wait for one to end.",
                               asked.fund, *most));
   }
+  if (status == HoldStatus::kExceedsMemberGpus || status == HoldStatus::kExceedsMemberRuns) {
+    const bool is_gpus = status == HoldStatus::kExceedsMemberGpus;
+    const std::string common = is_gpus ? "member_gpus_max" : "member_runs_max";
+    const std::string own = (is_gpus ? "gpus/" : "runs/") + asked.member;
+    const auto has_own = ledger.setting(asked.fund, own);
+    if (!has_own) return tl::unexpected(of(has_own.error()));
+    const auto most = number_of(ledger, asked.fund, *has_own ? own : common);
+    if (!most) return tl::unexpected(most.error());
+    return refuse(fmt::format("{} may have {} {} of fund {} at once; this needs {} beside those of "
+                              "{}'s open runs. Wait for one to end, or use another --fund.",
+                              asked.member, *most, is_gpus ? "GPUs" : "runs", asked.fund,
+                              is_gpus ? asked.gpus : 1, asked.member));
+  }
   return std::optional<Refusal>{};
 }
 

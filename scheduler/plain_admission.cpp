@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "scheduler/allowance.h"
 #include "scheduler/dispatcher.h"
 #include "scheduler/job_script.h"
 
@@ -39,6 +40,12 @@ std::optional<std::string> rule_of_fund(accounting::HoldStatus status, const Pla
       return fmt::format("fund {} may not use {} GPUs more at once; it waits", plan.fund, plan.gpus);
     case HoldStatus::kExceedsRuns:
       return fmt::format("fund {} has as many runs at once as it may; it waits", plan.fund);
+    case HoldStatus::kExceedsMemberGpus:
+      return fmt::format("{} may not use {} GPUs of fund {} more at once; it waits", user, plan.gpus,
+                         plan.fund);
+    case HoldStatus::kExceedsMemberRuns:
+      return fmt::format("{} has as many runs of fund {} at once as one member may; it waits", user,
+                         plan.fund);
     default: return std::nullopt;
   }
 }
@@ -118,6 +125,18 @@ Expected<std::optional<Refusal>> Dispatcher::admit_plain(const JobSnapshot& job,
         fmt::format("fund {} is not {}'s to spend: it takes the user himself or a member of the "
                     "Unix group", fund, owner->user))};
   }
+  if (const auto given = give_allowance(ledger_, *site_, owner->user, now); !given) {
+    return tl::unexpected(given.error());
+  }
+  // A change of tier binds new jobs only, not one that was quoted before and is quoted anew.
+  const bool is_new = std::any_of(wanted.begin(), wanted.end(),
+                                  [](const WantedTask& each) { return each.run.segments.empty(); });
+  Expected<std::vector<std::string>> beyond;
+  if (is_new) {
+    beyond = beyond_tier_of(*owner, std::get<Plan>(planned), static_cast<int>(wanted.size()));
+  }
+  if (!beyond) return tl::unexpected(beyond.error());
+  if (!beyond->empty()) return std::optional{Refusal{*beyond}};
   return hold_tasks(*owner, std::get<Plan>(planned), wanted, now);
 }
 

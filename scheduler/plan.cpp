@@ -77,13 +77,15 @@ std::string plan_name(const TrainingRequest& request) {
 class Planner {
  public:
   Planner(const TrainingRequest& request, const Site& site, const ClusterFacts& facts,
-          const DataFacts& data, const Progress& progress, accounting::UtcSeconds now)
+          const DataFacts& data, const Progress& progress, accounting::UtcSeconds now,
+          const accounting::RateLookup& rates)
       : request_(request),
         site_(site),
         facts_(facts),
         data_(data),
         progress_(progress),
-        now_(now) {}
+        now_(now),
+        rates_(rates) {}
 
   PlanOutcome outcome(const std::string& user) {
     choose_type();
@@ -291,7 +293,7 @@ class Planner {
     } else if (rest_s) {
       plan_.time_limit_s =
           std::max(kShortestLimit_s,
-                   round_up_to_minute(type_->startup_s + *rest_s + (*rest_s + 1) / 2 + kMinute));
+                   round_up_to_minute(type_->startup_s + *rest_s + band_s(*rest_s) + kMinute));
       check_longest("the limit from the estimate, " + duration_text(plan_.time_limit_s) + ",",
                     plan_.time_limit_s,
                     "Take more GPUs, fewer epochs, or give a time limit and resume later.");
@@ -300,7 +302,16 @@ class Planner {
     }
     plan_.quote.expected_s =
         rest_s ? std::min(type_->startup_s + *rest_s, plan_.time_limit_s) : plan_.time_limit_s;
+    if (rest_s) {
+      plan_.quote.low_s = type_->startup_s + *rest_s - band_s(*rest_s);
+      plan_.quote.high_s = type_->startup_s + *rest_s + band_s(*rest_s);
+    }
     held_s_ = plan_.time_limit_s + facts_.margin_s();
+  }
+
+  // How much longer or shorter than the estimate it may take, rounded up.
+  std::int64_t band_s(std::int64_t rest_s) const {
+    return rest_s / 1'000 * band_permille_ + (rest_s % 1'000 * band_permille_ + 999) / 1'000;
   }
 
   void limit_as_asked(std::int64_t asked_s, std::optional<std::int64_t> rest_s) {
@@ -329,7 +340,7 @@ class Planner {
     return false;
   }
 
-  // The prior of docs/formats/request.md, after start-up; nothing where there is nothing to count.
+  // docs/formats/request.md, after start-up; nothing where there is nothing to count.
   std::optional<std::int64_t> estimate_rest_s() {
     constexpr double kValidationWork = 0.4;  // Of a training image's: forward only.
     constexpr double kReferenceSize = 640;
@@ -337,17 +348,39 @@ class Planner {
     const contract::TrainArgs& args = request_.args;
     // A run whose epochs are done may still have its last evaluation before it.
     const double epochs = std::max(1, args.epochs - std::max(0, progress_.epochs_done));
-    const double train = std::ceil(static_cast<double>(data_.train_images) * args.fraction);
+    const auto images = static_cast<double>(data_.train_images);
+    const double train =
+        args.fraction > 1 ? std::min(images, args.fraction) : std::ceil(images * args.fraction);
     const double val = args.val ? static_cast<double>(data_.val_images) * kValidationWork : 0;
+    plan_.image_tenths = std::llround(epochs * (train + val) * 10);
+    if (const auto rate = rate_of(args)) {
+      band_permille_ = rate->band_permille;
+      const double rest_s = epochs * (train + val) * rate->seconds_per_image;
+      plan_.quote.basis = fmt::format(
+          "measured: {:.3g} s an image in {} run{} of {} at {} px on {} x {}; {} x ({:.0f} + {:.1f}) "
+          "images, +-{:.1f} %",
+          rate->seconds_per_image, rate->runs, rate->runs == 1 ? "" : "s", args.model, args.imgsz,
+          plan_.gpus, plan_.type, epochs, train, val, static_cast<double>(band_permille_) / 10);
+      return bounded(rest_s);
+    }
     const double size = args.imgsz / kReferenceSize;
     const double gpu_images_per_s = type_->images_per_s / (size * size * model_factor(args.model));
     const double rest_s = epochs * (train + val) / (gpu_images_per_s * std::max(1, plan_.gpus));
     plan_.quote.basis =
         fmt::format("prior: {:.3g} images/s a GPU for {} at {} px; {} x ({:.0f} + {:.1f}) images",
                     gpu_images_per_s, args.model, args.imgsz, epochs, train, val);
-    // Far beyond every limit is far enough, and keeps the sums that follow small.
+    return bounded(rest_s);
+  }
+
+  // Far beyond every limit is far enough, and keeps the sums that follow small.
+  static std::int64_t bounded(double rest_s) {
     if (!(rest_s < static_cast<double>(kLongestLimit_s))) return kLongestLimit_s;
     return static_cast<std::int64_t>(std::ceil(rest_s));
+  }
+
+  std::optional<accounting::MeasuredRate> rate_of(const contract::TrainArgs& args) const {
+    if (!rates_ || !is_known_model(args.model)) return std::nullopt;
+    return rates_({args.model, args.imgsz, plan_.type, plan_.ranks});
   }
 
   void price() {
@@ -371,6 +404,8 @@ class Planner {
   const DataFacts& data_;
   const Progress& progress_;
   accounting::UtcSeconds now_;
+  const accounting::RateLookup& rates_;
+  std::int64_t band_permille_ = accounting::kPriorBand_permille;
   const InstanceType* type_ = nullptr;
   std::int64_t held_s_ = 0;
   Plan plan_;
@@ -381,8 +416,12 @@ class Planner {
 
 PlanOutcome make_plan(const TrainingRequest& request, const Site& site, const ClusterFacts& facts,
                       const DataFacts& data, const Progress& progress, const std::string& user,
-                      accounting::UtcSeconds now) {
-  return Planner(request, site, facts, data, progress, now).outcome(user);
+                      accounting::UtcSeconds now, const accounting::RateLookup& rates) {
+  return Planner(request, site, facts, data, progress, now, rates).outcome(user);
+}
+
+bool is_known_model(const std::string& model) {
+  return contract::published_gflops(model).has_value();
 }
 
 std::int64_t limit_that_fits_s(Amount available, int gpus, std::int64_t weight_milli,
@@ -413,12 +452,15 @@ void to_json(nlohmann::json& json, const Plan& plan) {
           {"memory_per_node_mb", plan.memory_per_node_mb},
           {"time_limit_s", plan.time_limit_s},
           {"is_timed", plan.is_timed},
+          {"image_tenths", plan.image_tenths},
           {"slurm", plan.slurm},
           {"quote",
            {{"weight_milli", plan.quote.weight_milli},
             {"expected_s", plan.quote.expected_s},
             {"expected_milli_gpu_s", plan.quote.expected.milli_gpu_s},
             {"hold_milli_gpu_s", plan.quote.hold.milli_gpu_s},
+            {"low_s", plan.quote.low_s},
+            {"high_s", plan.quote.high_s},
             {"basis", plan.quote.basis}}}};
 }
 
@@ -448,6 +490,10 @@ void from_json(const nlohmann::json& json, Plan& plan) {
   quote.at("expected_milli_gpu_s").get_to(result.quote.expected.milli_gpu_s);
   quote.at("hold_milli_gpu_s").get_to(result.quote.hold.milli_gpu_s);
   quote.at("basis").get_to(result.quote.basis);
+  // Plans of before runs were measured have none of these.
+  result.image_tenths = json.value("image_tenths", std::int64_t{0});
+  result.quote.low_s = quote.value("low_s", std::int64_t{0});
+  result.quote.high_s = quote.value("high_s", std::int64_t{0});
   plan = std::move(result);
 }
 

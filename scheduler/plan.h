@@ -12,6 +12,7 @@
 #include <variant>
 
 #include "accounting/amount.h"
+#include "accounting/measured.h"
 #include "scheduler/error.h"
 #include "scheduler/request.h"
 #include "scheduler/site.h"
@@ -44,6 +45,7 @@ struct Quote {
   accounting::Amount expected;    // gpus x expected_s x weight.
   accounting::Amount hold;        // gpus x (time limit + margin) x weight: it never costs more.
   std::string basis;              // "hours asked for", "prior: 11 images/s a GPU ...".
+  std::int64_t low_s = 0, high_s = 0;  // The error band of expected_s; both 0: exact, or no estimate.
 };
 
 struct Plan {
@@ -56,6 +58,7 @@ struct Plan {
   std::int64_t memory_per_node_mb = 0;  // 0: Slurm's default.
   std::int64_t time_limit_s = 0;        // Whole minutes.
   bool is_timed = false;
+  std::int64_t image_tenths = 0;        // Of an epochs run's rest: 10 a training image, 4 a validation one.
   std::map<std::string, std::string> slurm;
   Quote quote;
 };
@@ -66,14 +69,20 @@ using PlanOutcome = std::variant<Plan, Refusal>;
 //
 // A timed run: quote and hold are gpus x hours x weight exactly; the limit is the largest whole
 // minute that leaves the margin inside the hours, so Slurm itself ends the job before the hours are
-// over. An epochs run: the limit is --time-limit, or start-up + 1.5 x the estimate, rounded up.
+// over. An epochs run: the estimate is by `rates` of earlier runs, or by the site's prior; the limit
+// is --time-limit, or start-up + the estimate + its error band, rounded up.
 // Refused: an unknown type, more GPUs or nodes than type or site have, a batch that the ranks do
 // not divide, GPUs that the nodes do not divide, hours beyond the limits or shorter than margin +
 // start-up + one minute. All reasons at once.
 [[nodiscard]] PlanOutcome make_plan(const TrainingRequest& request, const Site& site,
                                     const ClusterFacts& facts, const DataFacts& data,
                                     const Progress& progress, const std::string& user,
-                                    accounting::UtcSeconds now);
+                                    accounting::UtcSeconds now,
+                                    const accounting::RateLookup& rates = {});
+
+// Is the speed of this model measured? Not that of a description of the user's own: it may be
+// another one tomorrow.
+[[nodiscard]] bool is_known_model(const std::string& model);
 
 // The longest time limit whose hold fits into `available`; 0: not even a minute.
 [[nodiscard]] std::int64_t limit_that_fits_s(accounting::Amount available, int gpus,

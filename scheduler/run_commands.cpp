@@ -99,6 +99,27 @@ void print_bill(const json& run) {
   }
 }
 
+// How long the newest segment was expected to take; while it runs also by its own first epochs, which
+// only the run's folder tells and which therefore moves no money.
+void print_estimate(const json& run, const RunProgress& progress) {
+  const json& segment = run.at("segments").back();
+  const Plan plan = segment.at("plan").get<Plan>();
+  if (plan.quote.basis.empty()) return;
+  fmt::print("estimate {}\n", estimate_text(plan.quote));
+  if (segment.contains("start") && !is_over(run.at("state"))) {
+    fmt::print("times    started at {}, expected to end at {}\n",
+               local_time(segment.at("start")),
+               local_time(segment.at("start").get<std::int64_t>() + plan.quote.expected_s));
+  }
+  if (is_over(run.at("state")) || !progress.last_epoch || progress.epochs_done < 1) return;
+  const double an_epoch = progress.last_epoch->train_seconds / progress.epochs_done;
+  const int left = std::max(0, progress.last_epoch->epochs - progress.epochs_done);
+  fmt::print("so far   {} of {} epochs at {:.1f} s each: about {} more, to {}\n",
+             progress.epochs_done, progress.last_epoch->epochs, an_epoch,
+             duration_text(static_cast<std::int64_t>(an_epoch * left)),
+             local_time(static_cast<std::int64_t>(progress.last_epoch->time + an_epoch * left)));
+}
+
 std::variant<json, ExitStatus> look_up(const Client& client, const std::string& run) {
   const auto id = resolve_run(client, run);
   if (const auto* status = std::get_if<ExitStatus>(&id)) return *status;
@@ -230,6 +251,9 @@ ExitStatus show_run(const Client& client, const std::string& run) {
   if (client.json) {
     result["epochs_done"] = progress.epochs_done;
     result["metrics"] = progress.last_epoch ? json(progress.last_epoch->values) : json(nullptr);
+    if (progress.last_epoch && progress.epochs_done > 0) {
+      result["seconds_an_epoch"] = progress.last_epoch->train_seconds / progress.epochs_done;
+    }
     fmt::print("{}\n", result.dump(2));
     return ExitStatus::kDone;
   }
@@ -253,8 +277,15 @@ ExitStatus show_run(const Client& client, const std::string& run) {
                segment.at("reason").is_null() ? "" : ", " + segment.at("reason").get<std::string>());
   }
   if (progress.last_epoch) fmt::print("metrics  {}\n", epoch_line(*progress.last_epoch));
+  print_estimate(result, progress);
   const std::int64_t held = result.at("held");
   if (held > 0) fmt::print("held     {} of fund {}\n", gpu_hours(held), result.at("fund").get<std::string>());
+  if (result.contains("available") && !is_over(state)) {
+    const Plan plan = result.at("segments").back().at("plan").get<Plan>();
+    fmt::print("fund     {} available; about {} after the run\n", gpu_hours(result.at("available")),
+               gpu_hours(result.at("available").get<std::int64_t>() + held -
+                         std::min(held, plan.quote.expected.milli_gpu_s)));
+  }
   print_bill(result);
   if (state == "failed") print_failure_log(result);
   const std::string trouble = result.value("trouble", "");

@@ -1,24 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 #include "scheduler/service.h"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <pwd.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <chrono>
-#include <cstring>
-#include <ctime>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "accounting/period.h"
 #include "accounting/statement.h"
+#include "accounting/till.h"
 #include "scheduler/answers.h"
 #include "scheduler/books_desk.h"
 
@@ -26,10 +16,6 @@ namespace scheduler {
 namespace {
 
 using nlohmann::json;
-
-constexpr std::size_t kRequestBytesMax = 1 << 20;
-constexpr std::size_t kClientsMax = 256;
-constexpr int kIdleSecondsMax = 15;
 
 json fund_to_json(const accounting::FundBalance& balance) {
   return {{"fund", balance.fund},
@@ -122,7 +108,15 @@ json answer_admit(Dispatcher& dispatcher, const Caller& caller, const json& requ
   return good({{"plan", admitted.plan}, {"hold_id", admitted.hold_id}, {"was_known", admitted.was_known}});
 }
 
-json answer_statement(Dispatcher& dispatcher, const Caller& caller, const json& request) {
+// The lines of the period alone; their running balances stay those of the whole fund.
+void keep_period(std::vector<accounting::StatementLine>& lines, const accounting::Period& period) {
+  std::erase_if(lines, [&period](const accounting::StatementLine& line) {
+    return line.when < period.from || (period.to != 0 && line.when >= period.to);
+  });
+}
+
+json answer_statement(Dispatcher& dispatcher, const Caller& caller, const json& request,
+                      UtcSeconds now) {
   std::string fund = request.value("fund", "");
   const std::string run = request.value("run", "");
   if (!run.empty()) {
@@ -139,8 +133,13 @@ json answer_statement(Dispatcher& dispatcher, const Caller& caller, const json& 
       return refused({fmt::format("fund {} is not yours to see", fund)});
     }
   }
-  const auto lines = dispatcher.ledger().lines(run.empty() ? fund : "", run);
+  auto lines = dispatcher.ledger().lines(run.empty() ? fund : "", run);
   if (!lines) return failed(lines.error().message);
+  if (const std::string text = request.value("period", ""); !text.empty()) {
+    const auto period = accounting::parse_period(text, now);
+    if (!period) return bad_request(no_period(text));
+    keep_period(*lines, *period);
+  }
   const std::string format = request.value("format", "text");
   std::string body;
   if (format == "json") {
@@ -168,10 +167,19 @@ json answer_funds(Dispatcher& dispatcher, const Caller& caller) {
 
 json answer_list(Dispatcher& dispatcher, const Caller& caller, const json& request) {
   const bool all = request.value("all", false);
-  if (all && !caller.is_admin) return refused({"only an admin sees everybody's runs"});
-  const auto views =
+  const bool is_leader = !caller.led_accounts.empty();
+  if (all && !caller.is_admin && !is_leader) {
+    return refused({"only an admin sees everybody's runs, and a coordinator those he leads"});
+  }
+  auto views =
       dispatcher.latest(all ? "" : caller.user, std::clamp(request.value("count", 20), 1, 10'000));
   if (!views) return failed(views.error().message);
+  if (all && !caller.is_admin) {
+    std::erase_if(*views, [&caller](const Dispatcher::RunView& view) {
+      const Plan& plan = view.run.last().plan;
+      return view.run.about.uid != caller.uid && !leads_run(caller, plan.account, plan.fund);
+    });
+  }
   json out = json::array();
   for (const auto& view : *views) out.push_back(run_to_json(view, false));
   return good({{"runs", std::move(out)}, {"trouble", dispatcher.trouble()}});
@@ -188,6 +196,11 @@ json answer_show(Dispatcher& dispatcher, const Caller& caller, const json& reque
   }
   json out = run_to_json(**view, true);
   out["trouble"] = dispatcher.trouble();
+  const auto balance = dispatcher.ledger().balance(run.last().plan.fund);
+  if (!balance) return failed(balance.error().message);
+  if (*balance && may_see_fund(caller, run.last().plan.fund)) {
+    out["available"] = (*balance)->available.milli_gpu_s;
+  }
   return good(std::move(out));
 }
 
@@ -253,6 +266,31 @@ json outcome_of(const Expected<void>& outcome) {
 
 }  // namespace
 
+namespace {
+
+// An admin's act that is no transfer and no entry of the till by itself.
+json logged(Dispatcher& dispatcher, const Caller& caller, const std::string& act,
+            const std::string& detail, UtcSeconds now, json answer) {
+  if (!answer.value("ok", false)) return answer;
+  auto till = accounting::Till::open(dispatcher.database(), dispatcher.ledger());
+  if (!till) return failed(till.error().message);
+  const auto kept = till->record({now, caller.user, act, detail});
+  return kept ? std::move(answer) : failed(kept.error().message);
+}
+
+json answer_end(Dispatcher& dispatcher, const Caller& caller, const json& request, UtcSeconds now) {
+  const std::string verb = request.at("verb"), id = request.at("run");
+  const auto view = dispatcher.find(id);
+  if (!view) return failed(view.error().message);
+  json answer = outcome_of(verb == "stop" ? dispatcher.request_stop(caller, id, now)
+                                          : dispatcher.request_cancel(caller, id, now));
+  if (!*view || (*view)->run.about.uid == caller.uid) return answer;
+  return logged(dispatcher, caller, verb, fmt::format("run {} of {}", id, (*view)->run.about.user),
+                now, std::move(answer));
+}
+
+}  // namespace
+
 json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& caller,
                     const json& request, UtcSeconds now) {
   try {
@@ -277,242 +315,26 @@ json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& call
       return outcome_of(dispatcher.submission_failed(caller, request.at("run"), request.at("segment"),
                                                      request.at("message"), now));
     }
-    if (verb == "stop") return outcome_of(dispatcher.request_stop(caller, request.at("run"), now));
-    if (verb == "cancel") return outcome_of(dispatcher.request_cancel(caller, request.at("run"), now));
+    if (verb == "stop" || verb == "cancel") return answer_end(dispatcher, caller, request, now);
     if (verb == "list") return answer_list(dispatcher, caller, request);
     if (verb == "show") return answer_show(dispatcher, caller, request);
     if (verb == "funds") return answer_funds(dispatcher, caller);
-    if (verb == "statement") return answer_statement(dispatcher, caller, request);
+    if (verb == "statement") return answer_statement(dispatcher, caller, request, now);
     if (verb == "grant") return answer_grant(dispatcher, caller, request, now);
     if (verb == "gate") return answer_gate(dispatcher, site, caller, request, now);
-    if (verb == "audit") return answer_audit(dispatcher, caller);
+    if (verb == "audit") {
+      return logged(dispatcher, caller, "audit", "", now, answer_audit(dispatcher, caller));
+    }
+    if (verb == "export") {
+      auto answer = answer_books(dispatcher, site, caller, request, now);
+      return logged(dispatcher, caller, "export", request.at("what"), now,
+                    std::move(answer.value()));
+    }
     if (auto answer = answer_books(dispatcher, site, caller, request, now)) return *answer;
     return bad_request("verb \"" + verb + "\" is not known");
   } catch (const std::exception& error) {
     return bad_request(error.what());
   }
-}
-
-// --- The socket ------------------------------------------------------------------------------
-
-namespace {
-
-struct Client {
-  int fd = -1;
-  Caller caller;
-  std::string in, out;
-  std::chrono::steady_clock::time_point last_active;
-  bool is_finished = false;  // Close once `out` is written.
-};
-
-Expected<Caller> caller_of(int fd, const Site& site) {
-  ucred peer{};
-  socklen_t size = sizeof peer;
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
-    return tl::unexpected(Error{fmt::format("SO_PEERCRED: {}", std::strerror(errno))});
-  }
-  return look_up_caller(peer.uid, site);
-}
-
-Expected<sockaddr_un> socket_address(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) {
-    return tl::unexpected(Error{fmt::format("socket path {} has {} bytes; at most {} are possible",
-                                            path, path.size(), sizeof address.sun_path - 1)});
-  }
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  return address;
-}
-
-}  // namespace
-
-struct Service::Impl {
-  int listener = -1;
-  std::string path;
-  std::vector<Client> clients;
-
-  ~Impl() {
-    for (const Client& client : clients) close(client.fd);
-    if (listener >= 0) {
-      close(listener);
-      unlink(path.c_str());
-    }
-  }
-
-  void accept_clients(const Site& site) {
-    while (clients.size() < kClientsMax) {
-      const int fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-      if (fd < 0) return;
-      Client client;
-      client.fd = fd;
-      client.last_active = std::chrono::steady_clock::now();
-      if (auto caller = caller_of(fd, site)) {
-        client.caller = std::move(*caller);
-      } else {
-        client.out = failed(caller.error().message).dump() + "\n";
-        client.is_finished = true;
-      }
-      clients.push_back(std::move(client));
-    }
-  }
-
-  static void read_from(Client& client, Dispatcher& dispatcher, const Site& site) {
-    char buffer[16384];
-    while (!client.is_finished) {
-      const ssize_t got = read(client.fd, buffer, sizeof buffer);
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
-      if (got <= 0) {
-        client.is_finished = true;
-        break;
-      }
-      client.in.append(buffer, static_cast<std::size_t>(got));
-      client.last_active = std::chrono::steady_clock::now();
-      if (client.in.size() > kRequestBytesMax) {
-        client.out += bad_request(fmt::format("a request is longer than {} bytes", kRequestBytesMax))
-                          .dump() + "\n";
-        client.is_finished = true;
-      }
-    }
-    std::size_t end = 0;
-    while ((end = client.in.find('\n')) != std::string::npos) {
-      const std::string line = client.in.substr(0, end);
-      client.in.erase(0, end + 1);
-      const json request = json::parse(line, nullptr, false);
-      const json reply = request.is_object()
-                             ? answer_request(dispatcher, site, client.caller, request, std::time(nullptr))
-                             : bad_request("the request is no JSON object");
-      client.out += reply.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
-    }
-  }
-
-  static void write_to(Client& client) {
-    while (!client.out.empty()) {
-      const ssize_t put = send(client.fd, client.out.data(), client.out.size(), MSG_NOSIGNAL);
-      if (put < 0 && errno == EINTR) continue;
-      if (put < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
-      if (put <= 0) {
-        client.out.clear();
-        client.is_finished = true;
-        return;
-      }
-      client.last_active = std::chrono::steady_clock::now();
-      client.out.erase(0, static_cast<std::size_t>(put));
-    }
-  }
-};
-
-Service::Service(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Service::Service(Service&& other) noexcept = default;
-Service::~Service() = default;
-
-Expected<Service> Service::listen(const Site& site) {
-  const auto address = socket_address(site.socket);
-  if (!address) return tl::unexpected(address.error());
-  const auto* name = reinterpret_cast<const sockaddr*>(&*address);
-  auto impl = std::make_unique<Impl>();
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (fd < 0) return tl::unexpected(Error{fmt::format("socket: {}", std::strerror(errno))});
-  // A file without a listener is what a killed service left behind.
-  const int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const bool is_live = probe >= 0 && connect(probe, name, sizeof *address) == 0;
-  if (probe >= 0) close(probe);
-  if (is_live) {
-    close(fd);
-    return tl::unexpected(Error{fmt::format("{}: another trainyardd listens there", site.socket)});
-  }
-  unlink(site.socket.c_str());
-  if (bind(fd, name, sizeof *address) != 0 || chmod(site.socket.c_str(), 0666) != 0 ||
-      ::listen(fd, 128) != 0) {
-    const int error = errno;
-    close(fd);
-    return tl::unexpected(Error{fmt::format("{}: {}", site.socket, std::strerror(error))});
-  }
-  impl->listener = fd;
-  impl->path = site.socket;
-  return Service(std::move(impl));
-}
-
-void Service::serve(Dispatcher& dispatcher, const Site& site, int timeout_ms) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
-  while (true) {
-    const auto now = std::chrono::steady_clock::now();
-    if (now >= end) return;
-    std::vector<pollfd> watched{{impl_->listener, POLLIN, 0}};
-    for (const Client& client : impl_->clients) {
-      watched.push_back({client.fd, static_cast<short>(client.out.empty() ? POLLIN : POLLOUT), 0});
-    }
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - now).count();
-    const int ready = poll(watched.data(), watched.size(), static_cast<int>(left) + 1);
-    if (ready < 0) return;  // A signal: the main looks why.
-    for (std::size_t i = 0; i < impl_->clients.size(); ++i) {
-      Client& client = impl_->clients[i];
-      if (watched[i + 1].revents == 0) continue;
-      if (client.out.empty()) Impl::read_from(client, dispatcher, site);
-      Impl::write_to(client);
-    }
-    if (watched[0].revents != 0) impl_->accept_clients(site);
-    const auto stale = std::chrono::steady_clock::now() - std::chrono::seconds(kIdleSecondsMax);
-    std::erase_if(impl_->clients, [&](const Client& client) {
-      const bool is_over = (client.is_finished && client.out.empty()) || client.last_active < stale;
-      if (is_over) close(client.fd);
-      return is_over;
-    });
-  }
-}
-
-Expected<json> ask_service(const Site& site, const json& request) {
-  const auto address = socket_address(site.socket);
-  if (!address) return tl::unexpected(address.error());
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return tl::unexpected(Error{fmt::format("socket: {}", std::strerror(errno))});
-  const auto fail = [&](const std::string& what) {
-    const int error = errno;
-    close(fd);
-    return tl::unexpected(Error{fmt::format("{}: {}: {}. Is trainyardd running?", site.socket, what,
-                                            std::strerror(error))});
-  };
-  if (connect(fd, reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0) {
-    return fail("connect");
-  }
-  ucred peer{};
-  socklen_t size = sizeof peer;
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return fail("SO_PEERCRED");
-  const passwd* entry = getpwnam(site.service_user.c_str());
-  if (peer.uid != 0 && peer.uid != getuid() && (entry == nullptr || entry->pw_uid != peer.uid)) {
-    close(fd);
-    return tl::unexpected(Error{fmt::format("{}: the service runs as uid {}, not as {} ({})",
-                                            site.socket, peer.uid, site.service_user, site.path)});
-  }
-  timeval patience{30, 0};
-  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-  const std::string line = request.dump() + "\n";
-  std::size_t sent = 0;
-  while (sent < line.size()) {
-    const ssize_t put = send(fd, line.data() + sent, line.size() - sent, MSG_NOSIGNAL);
-    if (put < 0 && errno == EINTR) continue;
-    if (put <= 0) return fail("sending");
-    sent += static_cast<std::size_t>(put);
-  }
-  std::string reply;
-  char buffer[16384];
-  while (reply.find('\n') == std::string::npos) {
-    const ssize_t got = read(fd, buffer, sizeof buffer);
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) {
-      if (got == 0) errno = ECONNRESET;
-      return fail("reading the answer");
-    }
-    reply.append(buffer, static_cast<std::size_t>(got));
-  }
-  close(fd);
-  json parsed = json::parse(reply, nullptr, false);
-  if (!parsed.is_object() || !parsed.contains("ok")) {
-    return tl::unexpected(Error{site.socket + ": the answer is no JSON object"});
-  }
-  return parsed;
 }
 
 }  // namespace scheduler

@@ -3,17 +3,12 @@
 
 #include <fmt/format.h>
 
-#include <toml++/toml.h>
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <map>
-#include <optional>
-#include <string_view>
 
 #include "scheduler/cluster.h"
-#include "scheduler/text_file.h"
-#include "trainer/contract/train_args.h"
+#include "scheduler/remote.h"
+#include "scheduler/table_reader.h"
 
 namespace scheduler {
 namespace {
@@ -21,229 +16,6 @@ namespace {
 constexpr std::int64_t kWeightMax_milli = 1'000'000;
 constexpr std::int64_t kHour_s = 3'600;
 constexpr std::int64_t kDay_s = 24 * kHour_s;
-
-std::string_view type_text(toml::node_type type) {
-  switch (type) {
-    case toml::node_type::table:
-      return "a table";
-    case toml::node_type::array:
-      return "an array";
-    case toml::node_type::string:
-      return "a string";
-    case toml::node_type::integer:
-      return "a whole number";
-    case toml::node_type::floating_point:
-      return "a float";
-    case toml::node_type::boolean:
-      return "true or false";
-    case toml::node_type::date:
-      return "a date";
-    case toml::node_type::time:
-      return "a time";
-    case toml::node_type::date_time:
-      return "a date and time";
-    case toml::node_type::none:
-      break;
-  }
-  return "nothing";
-}
-
-struct LineFault {
-  int line = 0;
-  std::string message;
-};
-
-// Reads one table of site.toml. Every call names a key that the table may have; finish() makes
-// faults of the others. A value that is wrong becomes a fault and leaves its field as it was.
-class TableReader {
- public:
-  TableReader(const toml::table& table, std::string prefix, std::vector<LineFault>& faults)
-      : table_(table), prefix_(std::move(prefix)), faults_(faults) {}
-
-  int line() const { return static_cast<int>(table_.source().begin.line); }
-
-  // The line of `key`, or of the table where the key is missing.
-  int line_of(std::string_view key) const {
-    const auto found = table_.find(key);
-    return found == table_.end() ? line() : static_cast<int>(found->first.source().begin.line);
-  }
-
-  void fault(std::string_view key, std::string message) {
-    fault_at(line_of(key), std::move(message));
-  }
-
-  void fault_at(int line, std::string message) { faults_.push_back({line, std::move(message)}); }
-
-  const toml::node* find(std::string_view key) {
-    known_.emplace_back(key);
-    return table_.get(key);
-  }
-
-  void require(std::string_view key) {
-    if (!table_.contains(key)) fault(key, fmt::format("{}{} is missing.", prefix_, key));
-  }
-
-  void wrong_type(std::string_view key, std::string_view expected, const toml::node& node) {
-    fault(key,
-          fmt::format("{}{} is {}. It takes {}.", prefix_, key, type_text(node.type()), expected));
-  }
-
-  void read(std::string_view key, std::string& out) {
-    const toml::node* node = find(key);
-    if (node == nullptr) return;
-    const toml::value<std::string>* text = node->as_string();
-    if (text == nullptr) {
-      wrong_type(key, "a string", *node);
-    } else if (has_control_character(text->get())) {
-      fault(key, fmt::format("{}{} has a control character in it.", prefix_, key));
-    } else {
-      out = text->get();
-    }
-  }
-
-  void read(std::string_view key, std::vector<std::string>& out) {
-    const toml::node* node = find(key);
-    if (node == nullptr) return;
-    const toml::array* array = node->as_array();
-    if (array == nullptr) {
-      wrong_type(key, "an array of strings", *node);
-      return;
-    }
-    std::vector<std::string> texts;
-    for (const toml::node& element : *array) {
-      const toml::value<std::string>* text = element.as_string();
-      if (text == nullptr) {
-        wrong_type(key, "an array of strings", element);
-        return;
-      }
-      texts.push_back(text->get());
-    }
-    out = std::move(texts);
-  }
-
-  // A sub-table of strings whose keys are the site's own.
-  void read(std::string_view key, std::map<std::string, std::string>& out) {
-    const toml::node* node = find(key);
-    if (node == nullptr) return;
-    const toml::table* table = node->as_table();
-    if (table == nullptr) {
-      wrong_type(key, "a table of strings", *node);
-      return;
-    }
-    for (const auto& [name, value] : *table) {
-      if (const toml::value<std::string>* text = value.as_string()) {
-        out[std::string(name.str())] = text->get();
-      } else {
-        wrong_type(key, "a table of strings", value);
-      }
-    }
-  }
-
-  template <typename Integer>
-  void read_integer(std::string_view key, Integer& out, std::int64_t low, std::int64_t high) {
-    const toml::node* node = find(key);
-    if (node == nullptr) return;
-    const toml::value<std::int64_t>* number = node->as_integer();
-    if (number == nullptr) {
-      wrong_type(key, "a whole number", *node);
-    } else if (is_within(key, number->get(), low, high)) {
-      out = static_cast<Integer>(number->get());
-    }
-  }
-
-  template <typename Integer>
-  void read_integer(std::string_view key, std::optional<Integer>& out, std::int64_t low,
-                    std::int64_t high) {
-    Integer number = 0;
-    const std::size_t faults_before = faults_.size();
-    read_integer(key, number, low, high);
-    if (table_.contains(key) && faults_.size() == faults_before) out = number;
-  }
-
-  void read_float(std::string_view key, double& out, double low, double high) {
-    const toml::node* node = find(key);
-    if (node == nullptr) return;
-    if (!node->is_number()) {
-      wrong_type(key, "a number", *node);
-      return;
-    }
-    const double number = node->value<double>().value_or(std::numeric_limits<double>::quiet_NaN());
-    if (!std::isfinite(number)) {
-      fault(key, fmt::format("{}{} = {} is not a number.", prefix_, key, number));
-    } else if (is_within(key, number, low, high)) {
-      out = number;
-    }
-  }
-
-  // A sub-table, read by `read_table(TableReader&)`; unknown keys in it are faults.
-  template <typename Read>
-  void read_table(std::string_view key, Read read_table) {
-    const toml::node* node = find(key);
-    if (node == nullptr) return;
-    if (const toml::table* table = node->as_table()) {
-      TableReader reader(*table, fmt::format("{}{}.", prefix_, key), faults_);
-      read_table(reader);
-      reader.finish();
-    } else {
-      wrong_type(key, "a table", *node);
-    }
-  }
-
-  // An array of tables, at least one.
-  template <typename Read>
-  void read_tables(std::string_view key, Read read_table) {
-    const toml::node* node = find(key);
-    const toml::array* array = node == nullptr ? nullptr : node->as_array();
-    if (node != nullptr && array == nullptr) {
-      wrong_type(key, "an array of tables", *node);
-      return;
-    }
-    if (array == nullptr || array->empty()) {
-      fault(key, fmt::format("{}{} is missing. Give at least one.", prefix_, key));
-      return;
-    }
-    for (const toml::node& element : *array) {
-      const toml::table* table = element.as_table();
-      if (table == nullptr) {
-        wrong_type(key, "an array of tables", element);
-        return;
-      }
-      TableReader reader(*table, fmt::format("{}{}.", prefix_, key), faults_);
-      read_table(reader);
-      reader.finish();
-    }
-  }
-
-  void finish() {
-    for (const auto& [key, node] : table_) {
-      if (std::find(known_.begin(), known_.end(), key.str()) != known_.end()) continue;
-      const auto nearest = contract::nearest_name(key.str(), known_);
-      fault_at(static_cast<int>(key.source().begin.line),
-               fmt::format("{}{} is not known.{}", prefix_, key.str(),
-                           nearest ? fmt::format(" Did you mean \"{}\"?", *nearest) : ""));
-    }
-  }
-
- private:
-  template <typename Number>
-  bool is_within(std::string_view key, Number number, Number low, Number high) {
-    if (number < low) {
-      fault(key, fmt::format("{}{} = {} is below the smallest allowed value {}.", prefix_, key,
-                             number, low));
-    } else if (number > high) {
-      fault(key, fmt::format("{}{} = {} is above the largest allowed value {}.", prefix_, key,
-                             number, high));
-    } else {
-      return true;
-    }
-    return false;
-  }
-
-  const toml::table& table_;
-  std::string prefix_;  // "limits."
-  std::vector<LineFault>& faults_;
-  std::vector<std::string> known_;
-};
 
 void check_absolute(TableReader& reader, std::string_view key, const std::string& path) {
   if (path.starts_with('/')) return;
@@ -344,8 +116,43 @@ void check_managed(TableReader& reader, const Site& site) {
 void read_books(TableReader& reader, Site& site) {
   reader.read_integer("quote_valid_s", site.quote_valid_s, 60, 30 * kDay_s);
   reader.read_integer("webhook_window_s", site.webhook_window_s, 10, kDay_s);
-  reader.read("message_command", site.message_command);
-  if (!site.message_command.empty()) check_absolute(reader, "message_command", site.message_command);
+  std::string command;
+  reader.read("message_command", command);
+  if (command.empty()) return;
+  check_absolute(reader, "message_command", command);
+  site.alerts.command = {command, "{text}"};
+}
+
+void read_rights(TableReader& reader, Rights& rights) {
+  reader.read("slurm_operators", rights.slurm_operators);
+  reader.read("slurm_coordinators", rights.slurm_coordinators);
+  reader.read_integer("refresh_s", rights.refresh_s, 10, kDay_s);
+}
+
+void read_remote(TableReader& reader, Remote& remote) {
+  for (const auto& [key, value] : {std::pair{"listen", &remote.listen},
+                                   std::pair{"address", &remote.address}}) {
+    reader.read(key, *value);
+    if (value->empty() || parse_host_port(*value)) continue;
+    reader.fault(key, fmt::format("remote.{} = \"{}\" is no HOST:PORT, such as \"ctl1:6838\" or "
+                                  "\"[::]:6838\".", key, *value));
+  }
+  reader.read("munge_socket", remote.munge_socket);
+  if (!remote.munge_socket.empty()) check_absolute(reader, "munge_socket", remote.munge_socket);
+}
+
+void read_alerts(TableReader& reader, AlertWays& alerts) {
+  reader.read("command", alerts.command);
+  reader.read("webhook", alerts.webhook);
+  reader.read_integer("timeout_s", alerts.timeout_s, 1, 600);
+  if (!alerts.command.empty() && alerts.command.front().empty()) {
+    reader.fault("command", "alerts.command begins with an empty text; write the program first.");
+  }
+  const std::string& url = alerts.webhook;
+  if (!url.empty() && !url.starts_with("https://") && !url.starts_with("http://")) {
+    reader.fault("webhook", fmt::format("alerts.webhook = \"{}\" begins with neither \"https://\" nor "
+                                        "\"http://\".", url));
+  }
 }
 
 Tier read_tier(TableReader& reader) {
@@ -361,17 +168,11 @@ Tier read_tier(TableReader& reader) {
   reader.read_float("max_hours", hours, 0.1, 366 * 24);
   if (hours > 0) tier.max_time_s = std::llround(std::floor(hours * 60 + 1e-6)) * 60;
   reader.read("types", tier.types);
-  std::string grant;
-  reader.read("monthly_grant", grant);
-  if (!grant.empty()) {
-    const auto amount = accounting::parse_gpu_hours(grant);
-    if (amount) tier.monthly_grant = *amount;
-    if (!amount) {
-      reader.fault("monthly_grant",
-                   fmt::format("monthly_grant = \"{}\" is no amount of GPU-hours. Examples: \"10h\", "
-                               "\"90m\".",
-                               grant));
-    }
+  reader.read_hours("monthly_grant", tier.monthly_grant);
+  reader.read("self_service", tier.is_self_service);
+  reader.read_hours("price", tier.price);
+  if (tier.price > accounting::Amount{0} && !tier.is_self_service) {
+    reader.fault("price", "tier.price is for users who take the tier themselves: self_service = true.");
   }
   return tier;
 }
@@ -556,6 +357,9 @@ std::vector<LineFault> read_all(const toml::table& table, Site& site) {
   reader.read_table("limits", [&site](TableReader& each) { read_limits(each, site.limits); });
   reader.read_table("defaults", [&site](TableReader& each) { read_defaults(each, site); });
   reader.read_table("books", [&site](TableReader& each) { read_books(each, site); });
+  reader.read_table("alerts", [&site](TableReader& each) { read_alerts(each, site.alerts); });
+  reader.read_table("rights", [&site](TableReader& each) { read_rights(each, site.rights); });
+  reader.read_table("remote", [&site](TableReader& each) { read_remote(each, site.remote); });
   reader.read_table("managed", [&site](TableReader& each) { read_managed(each, site.managed); });
   reader.read_table("refunds", [&site](TableReader& each) { read_refunds(each, site.refunds); });
   read_types(reader, site);

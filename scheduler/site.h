@@ -52,6 +52,27 @@ struct RefundPolicy {
   accounting::Amount cap{6 * accounting::kGpuHour.milli_gpu_s};  // Of one attempt.
 };
 
+// How people are told of funds that are nearly spent (docs/formats/alert.md).
+struct AlertWays {
+  std::vector<std::string> command;  // Program and arguments; empty: none.
+  std::string webhook;               // "https://..."; empty: none.
+  std::int64_t timeout_s = 30;
+};
+
+// Whether Slurm's own trust in people counts here too (scheduler/slurm_rights.h).
+struct Rights {
+  bool slurm_operators = false;      // AdminLevel Operator or above: admins.
+  bool slurm_coordinators = false;   // Coordinators lead the funds of their accounts.
+  std::int64_t refresh_s = 300;      // Learnt this often.
+};
+
+// Other nodes than the service's, over TCP with MUNGE.
+struct Remote {
+  std::string listen;         // "HOST:PORT" on which the service listens; empty: it does not.
+  std::string address;        // "HOST:PORT" that a client asks where it has no local socket.
+  std::string munge_socket;   // Empty: MUNGE's usual one.
+};
+
 struct Site {
   std::string path;
   std::string cluster;            // Slurm's ClusterName; empty: whatever Slurm says.
@@ -69,7 +90,9 @@ struct Site {
   std::vector<Tier> tiers;
   std::int64_t quote_valid_s = 86'400;   // [books]: a quote is kept this long.
   std::int64_t webhook_window_s = 300;   // A payment message may be this old.
-  std::string message_command;           // Gets the warnings of funds; empty: the log alone.
+  AlertWays alerts;
+  Rights rights;
+  Remote remote;
   Managed managed;
   RefundPolicy refunds;
   std::string default_type, default_account, default_qos;

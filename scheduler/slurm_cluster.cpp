@@ -20,6 +20,7 @@
 
 #include "scheduler/cluster.h"
 #include "scheduler/request.h"
+#include "scheduler/slurm_rights.h"
 
 // Exported by libslurm 22.05 but declared in none of its installed headers.
 extern "C" {
@@ -460,6 +461,32 @@ class SlurmCluster final : public Cluster {
     // The job is over already: what was asked for holds.
     if (error == ESLURM_ALREADY_DONE || error == ESLURM_INVALID_JOB_ID) return {};
     return tl::unexpected(slurm_error(what, error));
+  }
+
+  Expected<SlurmRights> load_rights() override {
+    DatabaseConnection connection;
+    if (connection.get() == nullptr) return tl::unexpected(slurm_error("slurmdbd", errno));
+    slurmdb_user_cond_t condition{};
+    condition.with_coords = 1;
+    errno = 0;
+    List answer = slurmdb_users_get(connection.get(), &condition);
+    if (answer == nullptr) return tl::unexpected(slurm_error("asking slurmdbd for its users", errno));
+    SlurmRights rights;
+    ListIterator rows = slurm_list_iterator_create(answer);
+    while (void* row = slurm_list_next(rows)) {
+      const auto& user = *static_cast<slurmdb_user_rec_t*>(row);
+      if (user.admin_level >= SLURMDB_ADMIN_OPERATOR) rights.operators.insert(copy(user.name));
+      if (user.coord_accts == nullptr) continue;
+      ListIterator accounts = slurm_list_iterator_create(user.coord_accts);
+      while (void* account = slurm_list_next(accounts)) {
+        const auto& led = *static_cast<slurmdb_coord_rec_t*>(account);
+        rights.coordinators[copy(led.name)].insert(copy(user.name));
+      }
+      slurm_list_iterator_destroy(accounts);
+    }
+    slurm_list_iterator_destroy(rows);
+    slurm_list_destroy(answer);
+    return rights;
   }
 
   // The number under which slurmdbd counts GPUs: the first site-defined TRES on most sites, but a

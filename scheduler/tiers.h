@@ -25,6 +25,8 @@ struct Tier {
   std::optional<std::int64_t> max_time_s;          // Of one run's allocation.
   std::vector<std::string> types;                  // Instance types; empty: all.
   accounting::Amount monthly_grant;                // To the user's wallet; expires with the month.
+  bool is_self_service = false;                    // A user may take it himself ...
+  accounting::Amount price = {};                   // ... for so many hours of his wallet, once.
   int line = 0;                                    // In site.toml.
 };
 

@@ -11,6 +11,7 @@
 #include "accounting/webhook.h"
 #include "scheduler/answers.h"
 #include "scheduler/books_desk.h"
+#include "scheduler/estimate.h"
 #include "scheduler/secret_key.h"
 
 namespace scheduler {
@@ -170,6 +171,56 @@ accounting::Expected<void> keep_for_quote(Dispatcher& dispatcher, const Till& ti
   return {};
 }
 
+// Money that went back: its hours go back, those kept for a quote that was paid by it first.
+json answer_reversal(Dispatcher& dispatcher, Till& till, const std::string& provider,
+                     const accounting::PaymentEvent& event, UtcSeconds now) {
+  const accounting::Reversal reversal{
+      .provider = provider,
+      .reversal = event.reversal,
+      .kind = event.type == "payment.refunded" ? "refund" : "chargeback",
+      .reference = event.payment,
+      .currency = event.currency,
+      .minor = event.minor,
+      .actor = provider};
+  accounting::ReverseOutcome outcome;
+  const auto done = dispatcher.database().transact([&]() -> accounting::Expected<void> {
+    const auto receipt = till.receipt_of_payment(provider, event.payment);
+    if (!receipt) return tl::unexpected(receipt.error());
+    const bool has_quote = *receipt && !(*receipt)->payment.quote.empty();
+    if (has_quote && (*receipt)->payment.currency == event.currency) {
+      const auto released = dispatcher.ledger().release(
+          quote_hold_id((*receipt)->payment.quote), "its payment went back", now);
+      if (!released) return tl::unexpected(released.error());
+    }
+    auto reversed = till.reverse(reversal, now);
+    if (!reversed) return tl::unexpected(reversed.error());
+    outcome = *reversed;
+    return {};
+  });
+  if (!done) return failed(done.error().message);
+  using accounting::ReverseStatus;
+  switch (outcome.status) {
+    case ReverseStatus::kReversed:
+      return good({{"reversal", event.reversal}, {"was_known", false},
+                   {"fund", outcome.receipt.payment.fund}, {"minor", outcome.minor},
+                   {"beyond_minor", outcome.beyond_minor},
+                   {"amount", outcome.amount.milli_gpu_s}, {"due", outcome.due.milli_gpu_s}});
+    case ReverseStatus::kAlreadyReversed:
+      return good({{"reversal", event.reversal}, {"was_known", true}});
+    case ReverseStatus::kWaits:
+      return good({{"reversal", event.reversal}, {"was_known", false}, {"waits_for", event.payment}});
+    case ReverseStatus::kExistsWithDifferentContent:
+      return refused({fmt::format("{} {} was told before with other content", reversal.kind,
+                                  event.reversal)});
+    case ReverseStatus::kOtherCurrency:
+      return refused({fmt::format("payment {} was in {}, not in {}", event.payment,
+                                  outcome.receipt.payment.currency, event.currency)});
+    case ReverseStatus::kInvalid:
+      break;
+  }
+  return refused({fmt::format("{} {} is none that the till takes", reversal.kind, event.reversal)});
+}
+
 json answer_webhook(Dispatcher& dispatcher, Till& till, const Site& site, const json& request,
                     UtcSeconds now) {
   const auto key = secret_key(site.database + ".webhook_key");
@@ -182,6 +233,9 @@ json answer_webhook(Dispatcher& dispatcher, Till& till, const Site& site, const 
   }
   const auto& event = std::get<accounting::PaymentEvent>(read);
   if (event.payment.empty()) return good({{"event", event.id}, {"ignored", event.type}});
+  if (!event.reversal.empty()) {
+    return answer_reversal(dispatcher, till, provider.name(), event, now);
+  }
   accounting::PayOutcome outcome;
   const auto done = dispatcher.database().transact([&]() -> accounting::Expected<void> {
     auto paid = till.pay({.provider = provider.name(),
@@ -228,7 +282,12 @@ json answer_receipts(const Till& till, const Caller& caller, const json& request
   const auto receipts = till.receipts(fund);
   if (!receipts) return failed(receipts.error().message);
   json out = json::array();
-  for (const accounting::Receipt& receipt : *receipts) out.push_back(receipt_to_json(receipt));
+  for (const accounting::Receipt& receipt : *receipts) {
+    const auto reversed = till.reversed_minor(receipt);
+    if (!reversed) return failed(reversed.error().message);
+    out.push_back(receipt_to_json(receipt));
+    out.back()["reversed_minor"] = *reversed;
+  }
   return good({{"receipts", std::move(out)}});
 }
 
@@ -272,7 +331,8 @@ json answer_quote(Dispatcher& dispatcher, Till& till, const Site& site, const Ca
   auto asked = dispatcher.with_default_fund(caller, request.at("request").get<TrainingRequest>());
   if (!asked) return failed(asked.error().message);
   const PlanOutcome outcome =
-      make_plan(*asked, site, *dispatcher.facts(), data, Progress{}, caller.user, now);
+      make_plan(*asked, site, *dispatcher.facts(), data, Progress{}, caller.user, now,
+                rates_of(dispatcher.database()));
   if (const auto* refusal = std::get_if<Refusal>(&outcome)) return refused(refusal->reasons);
   const Plan& plan = std::get<Plan>(outcome);
   if (!may_spend(caller, plan.fund)) return refused({"fund " + plan.fund + " is not yours to spend"});
@@ -292,7 +352,12 @@ json answer_quote(Dispatcher& dispatcher, Till& till, const Site& site, const Ca
                                 .expires = now + site.quote_valid_s,
                                 .run = ""};
   if (const auto kept = till.keep_quote(quote); !kept) return failed(kept.error().message);
-  return good(quote_to_json(quote));
+  json out = quote_to_json(quote);
+  out["plan"] = plan;
+  const auto balance = dispatcher.ledger().balance(plan.fund);
+  if (!balance) return failed(balance.error().message);
+  out["available"] = *balance ? json((*balance)->available.milli_gpu_s) : json(nullptr);
+  return good(std::move(out));
 }
 
 }  // namespace

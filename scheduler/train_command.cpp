@@ -14,6 +14,7 @@
 #include "scheduler/client.h"
 #include "scheduler/cluster.h"
 #include "scheduler/console.h"
+#include "scheduler/estimate.h"
 #include "scheduler/job_script.h"
 #include "scheduler/plan.h"
 #include "scheduler/run_folder.h"
@@ -103,7 +104,22 @@ void print_plan(const Plan& plan, const DataCheck& data, const TrainingRequest& 
   fmt::print("quote    about {} ({} GPU x {} s x {:.3f}), never more than {}, from fund {}\n",
              gpu_hours(plan.quote.expected.milli_gpu_s), plan.gpus, plan.quote.expected_s, weight,
              gpu_hours(plan.quote.hold.milli_gpu_s), plan.fund);
-  fmt::print("         {}\n", plan.quote.basis);
+  fmt::print("estimate {}\n", estimate_text(plan.quote));
+}
+
+// When it starts and ends, as far as Slurm and the estimate know.
+void print_times(const Expected<StartEstimate>& start, const Plan& plan) {
+  if (!start || start->start <= 0) return;
+  fmt::print("times    expected to start at {}{}, to end at {}\n", local_time(start->start),
+             start->nodes.empty() ? "" : " on " + start->nodes,
+             local_time(start->start + plan.quote.expected_s));
+}
+
+// The rates that the service knows; where it does not answer, plans are made by the site's prior.
+accounting::RateLookup rates_of_service(const Site& site) {
+  const auto answer = ask_service(site, {{"verb", "estimates"}});
+  if (!answer || !answer->value("ok", false)) return {};
+  return rates_from_json(answer->at("result").at("rates"));
 }
 
 Expected<ClusterFacts> facts_of(const Site& site, Cluster& cluster) {
@@ -133,8 +149,10 @@ json plan_to_answer(const Launch& launch, const Plan& plan, const DataCheck& dat
           {"request", launch.request}};
 }
 
-ExitStatus show_dry_run(const Client& client, const Launch& launch, const Plan& plan,
-                        const DataCheck& data) {
+ExitStatus show_dry_run(const Client& client, Cluster& cluster, const Launch& launch,
+                        const Plan& plan, const DataCheck& data) {
+  const auto start = cluster.estimate_start(
+      make_job_spec(plan, launch.name, launch.run_dir, client.site, job_environment()));
   const std::string script = render_job_script(plan, launch.name, launch.run_dir, client.site);
   std::optional<std::int64_t> available;
   const auto funds = ask_service(client.site, {{"verb", "funds"}});
@@ -148,15 +166,21 @@ ExitStatus show_dry_run(const Client& client, const Launch& launch, const Plan& 
     out["dry_run"] = true;
     out["script"] = script;
     out["available"] = available ? json(*available) : json(nullptr);
+    out["balance_after"] =
+        available ? json(*available - plan.quote.expected.milli_gpu_s) : json(nullptr);
+    out["expected_start"] = start ? json(start->start) : json(nullptr);
+    out["expected_end"] = start ? json(start->start + plan.quote.expected_s) : json(nullptr);
     fmt::print("{}\n", out.dump(2));
     return ExitStatus::kDone;
   }
   print_plan(plan, data, launch.request);
+  print_times(start, plan);
   if (available) {
     const std::int64_t after = *available - plan.quote.hold.milli_gpu_s;
     if (after >= 0) {
-      fmt::print("fund     {} has {} available; {} would be left beside the hold\n", plan.fund,
-                 gpu_hours(*available), gpu_hours(after));
+      fmt::print("fund     {} has {} available; {} would be left beside the hold, about {} after the "
+                 "run\n", plan.fund, gpu_hours(*available), gpu_hours(after),
+                 gpu_hours(*available - plan.quote.expected.milli_gpu_s));
     } else {
       fmt::print("fund     {} has {} available: this run would be refused\n", plan.fund,
                  gpu_hours(*available));
@@ -227,15 +251,14 @@ ExitStatus submit(const Client& client, Cluster& cluster, const Launch& launch, 
     json out = plan_to_answer(launch, plan, data);
     out["job"] = submitted->id;
     out["expected_start"] = estimate ? json(estimate->start) : json(nullptr);
+    out["expected_end"] =
+        estimate ? json(estimate->start + plan.quote.expected_s) : json(nullptr);
     fmt::print("{}\n", out.dump(2));
   } else {
     fmt::print("run      {} in {}\n", launch.name.run_id, launch.run_dir);
     print_plan(plan, data, launch.request);
-    fmt::print("job      {}{}\n", submitted->id,
-               estimate ? fmt::format(", expected to start at {}{}",
-                                      local_time(estimate->start),
-                                      estimate->nodes.empty() ? "" : " on " + estimate->nodes)
-                        : "");
+    fmt::print("job      {}\n", submitted->id);
+    print_times(estimate, plan);
     if (!submitted->message.empty()) fmt::print("         {}\n", submitted->message);
     if (!options.follow) {
       fmt::print("next     trainyard watch {0} | logs -f {0} | stop {0}\n", launch.name.run_id);
@@ -245,14 +268,19 @@ ExitStatus submit(const Client& client, Cluster& cluster, const Launch& launch, 
   return options.follow ? watch_run(client, launch.name.run_id) : ExitStatus::kDone;
 }
 
-ExitStatus ask_for_quote(const Client& client, const Launch& launch, const DataCheck& data) {
+ExitStatus ask_for_quote(const Client& client, Cluster& cluster, const Launch& launch,
+                         const Plan& plan, const DataCheck& data) {
   const auto answer = ask(client, {{"verb", "quote"},
                                    {"id", random_id(10)},
                                    {"request", launch.request},
                                    {"train_images", data.facts.train_images},
                                    {"val_images", data.facts.val_images}});
   if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
-  return print_quote(client, std::get<json>(answer));
+  json quote = std::get<json>(answer);
+  const auto start = cluster.estimate_start(
+      make_job_spec(plan, launch.name, launch.run_dir, client.site, job_environment()));
+  quote["expected_start"] = start ? json(start->start) : json(nullptr);
+  return print_quote(client, quote);
 }
 
 ExitStatus plan_and_launch(const Client& client, const Launch& launch, const DataCheck& data,
@@ -261,14 +289,15 @@ ExitStatus plan_and_launch(const Client& client, const Launch& launch, const Dat
   if (!cluster) return complain(client, ExitStatus::kEnvironment, {cluster.error().message});
   const auto facts = facts_of(client.site, **cluster);
   if (!facts) return complain(client, ExitStatus::kEnvironment, {facts.error().message});
-  const PlanOutcome outcome = make_plan(launch.request, client.site, *facts, data.facts,
-                                        launch.progress, client.user, std::time(nullptr));
+  const PlanOutcome outcome =
+      make_plan(launch.request, client.site, *facts, data.facts, launch.progress, client.user,
+                std::time(nullptr), rates_of_service(client.site));
   if (const auto* refusal = std::get_if<Refusal>(&outcome)) {
     return complain(client, ExitStatus::kRefused, refusal->reasons);
   }
   const Plan& plan = std::get<Plan>(outcome);
-  if (options.quote_only) return ask_for_quote(client, launch, data);
-  if (options.dry_run) return show_dry_run(client, launch, plan, data);
+  if (options.quote_only) return ask_for_quote(client, **cluster, launch, plan, data);
+  if (options.dry_run) return show_dry_run(client, **cluster, launch, plan, data);
   const auto written =
       write_run_folder(launch.run_dir, launch.name, launch.request,
                        render_job_script(plan, launch.name, launch.run_dir, client.site));

@@ -14,6 +14,7 @@
 #include "scheduler/books_commands.h"
 #include "scheduler/client.h"
 #include "scheduler/console.h"
+#include "scheduler/people_commands.h"
 #include "trainer/contract/train_args.h"
 
 namespace {
@@ -135,7 +136,7 @@ int run(int argc, char** argv) {
   bool everybody = false;
   int count = 20;
   CLI::App* ls = app.add_subcommand("ls", "your runs, newest first");
-  ls->add_flag("--all,-a", everybody, "everybody's (admins)");
+  ls->add_flag("--all,-a", everybody, "everybody's (admins), or those you lead (coordinators)");
   ls->add_option("--count,-n", count, "at most so many")->capture_default_str();
 
   bool wait = false, follow = false;
@@ -161,6 +162,7 @@ int run(int argc, char** argv) {
   statement->add_option("run", statement_options.run, "of one run only");
   statement->add_option("--fund", statement_options.fund, "user:NAME or group:NAME; default: you");
   statement->add_flag("--csv", csv, "as CSV");
+  statement->add_option("--period", statement_options.period, scheduler::kPeriodHelp);
   CLI::App* funds = app.add_subcommand("funds", "what you may spend");
 
   CLI::App* admin = app.add_subcommand("admin", "for admins: grant, funds, runs, audit");
@@ -183,6 +185,7 @@ int run(int argc, char** argv) {
   gate->add_option("job", gate_job, "Slurm's job id")->required();
 
   const scheduler::BooksCommands books(app, *admin);
+  const scheduler::PeopleCommands people(app);
 
   try {
     app.parse(argc, argv);
@@ -213,6 +216,7 @@ int run(int argc, char** argv) {
   }
 
   if (const auto status = books.run(client)) return done(*status);
+  if (const auto status = people.run(client)) return done(*status);
   if (*quote) {
     quote_options.quote_only = true;
     for (const std::string& word : words) {

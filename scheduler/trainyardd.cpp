@@ -2,11 +2,10 @@
 //
 // trainyardd: the service. One process, one loop; here alone is its clock read.
 #include <fcntl.h>
-#include <spawn.h>
 #include <sys/file.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -17,16 +16,20 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
+#include "scheduler/alert_sender.h"
 #include "scheduler/books_desk.h"
 #include "scheduler/dispatcher.h"
 #include "scheduler/restore.h"
 #include "scheduler/service.h"
+#include "scheduler/slurm_rights.h"
 
 namespace {
 
 constexpr int kEnvironmentFailure = 3;
 constexpr std::time_t kTurnInterval_s = 60;
+constexpr int kPumpInterval_ms = 200;
 
 volatile std::sig_atomic_t g_stop = 0;
 void ask_to_end(int) { g_stop = 1; }
@@ -40,22 +43,6 @@ int fail(const std::string& message) {
   return kEnvironmentFailure;
 }
 
-// The site's own program gets the message as its only argument; what it makes of it (mail, a chat)
-// is not waited for.
-void send_message(const std::string& command, const std::string& message) {
-  if (command.empty()) return;
-  std::string program = command, text = message;
-  char* arguments[] = {program.data(), text.data(), nullptr};
-  pid_t child = 0;
-  const int fault = posix_spawn(&child, command.c_str(), nullptr, nullptr, arguments, environ);
-  if (fault != 0) log(fmt::format("message_command {}: {}", command, std::strerror(fault)));
-}
-
-void reap_children() {
-  while (waitpid(-1, nullptr, WNOHANG) > 0) {
-  }
-}
-
 // The database has one writer: a second service on the same file is refused.
 int lock_database(const std::string& path) {
   const int fd = open((path + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -66,15 +53,11 @@ int lock_database(const std::string& path) {
   return fd;
 }
 
-// What the books do as time goes on, and what is to be told of them.
+// What the books do as time goes on. What is to be told of them is sent by the AlertSender.
 void turn(scheduler::Dispatcher& dispatcher, const scheduler::Site& site, std::time_t now) {
   const auto messages = scheduler::turn_books(dispatcher, site, now);
   if (!messages) log(messages.error().message);
-  for (const std::string& message : messages.value_or(std::vector<std::string>{})) {
-    log(message);
-    send_message(site.message_command, message);
-  }
-  reap_children();
+  for (const std::string& message : messages.value_or(std::vector<std::string>{})) log(message);
 }
 
 int restore(const scheduler::Site& site, const std::string& copy) {
@@ -86,6 +69,31 @@ int restore(const scheduler::Site& site, const std::string& copy) {
   if (!done) return fail(done.error().message);
   log(*done);
   return 0;
+}
+
+// What RightsCache runs aside: slurmdbd may take its time.
+int print_rights() {
+  auto cluster = scheduler::open_slurm_cluster();
+  if (!cluster) return fail(cluster.error().message);
+  const auto rights = (*cluster)->load_rights();
+  if (!rights) return fail(rights.error().message);
+  fmt::print("{}\n", nlohmann::json(*rights).dump());
+  return 0;
+}
+
+std::string own_program() {
+  char path[4096];
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof path);
+  return length > 0 ? std::string(path, static_cast<std::size_t>(length)) : "trainyardd";
+}
+
+// What goes on beside the look at Slurm and the answers. Whether something is under way that is to be
+// looked at again soon.
+bool pump(scheduler::AlertSender& alerts, scheduler::RightsCache& rights) {
+  const auto steady = std::chrono::steady_clock::now();
+  if (const std::string line = rights.pump(steady); !line.empty()) log(line);
+  for (const std::string& line : alerts.pump(std::time(nullptr), steady)) log(line);
+  return alerts.is_busy() || rights.is_busy();
 }
 
 int serve(const scheduler::Site& site) {
@@ -106,11 +114,24 @@ int serve(const scheduler::Site& site) {
     for (const std::string& fault : *faults) log("the books are wrong: " + fault);
     return fail("it does not run on books that do not add up; restore a backup or ask for help");
   }
-  auto service = scheduler::Service::listen(site);
+  scheduler::RightsCache rights(site, {own_program(), "--site", site.path, "--rights"});
+  auto service = scheduler::Service::listen(
+      site, [&rights](std::uint32_t uid, const scheduler::Site& of) {
+        auto caller = scheduler::look_up_caller(uid, of);
+        if (caller) scheduler::give_rights(*caller, of, rights.rights());
+        return caller;
+      });
   if (!service) return fail(service.error().message);
+  const auto munge = scheduler::open_munge(site.remote.munge_socket);
+  if (!site.remote.listen.empty()) {
+    const auto port = service->listen_remote(site.remote.listen, *munge);
+    if (!port) return fail(port.error().message);
+    log(fmt::format("questions from other nodes at {}", site.remote.listen));
+  }
   log(fmt::format("trainyardd {} serves {} with the books {}", TRAINYARD_VERSION, site.socket,
                   site.database));
 
+  scheduler::AlertSender alerts(site, *database);
   std::string last_trouble;
   std::time_t last_turn = 0;
   const int interval_ms = static_cast<int>(site.poll_interval_s * 1000);
@@ -125,7 +146,15 @@ int serve(const scheduler::Site& site) {
       last_turn = std::time(nullptr);
       turn(*dispatcher, site, last_turn);
     }
-    service->serve(*dispatcher, site, interval_ms);
+    const auto next_look =
+        std::chrono::steady_clock::now() + std::chrono::milliseconds(interval_ms);
+    for (int left_ms = interval_ms; left_ms > 0 && g_stop == 0;) {
+      const bool is_busy = pump(alerts, rights);
+      service->serve(*dispatcher, site, is_busy ? std::min(left_ms, kPumpInterval_ms) : left_ms);
+      left_ms = static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(
+                                     next_look - std::chrono::steady_clock::now())
+                                     .count());
+    }
   }
   log("ended by a signal");
   return 0;
@@ -140,6 +169,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   std::string copy;
   app.add_option("--restore", copy, "put this copy in the place of the books, and end");
+  bool is_for_rights = false;
+  app.add_flag("--rights", is_for_rights, "print Slurm's operators and coordinators, and end");
   app.set_version_flag("--version", TRAINYARD_VERSION);
   CLI11_PARSE(app, argc, argv);
   if (geteuid() == 0) {
@@ -151,6 +182,7 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "{}", scheduler::to_text(outcome.faults));
     return 2;
   }
+  if (is_for_rights) return print_rights();
   if (!copy.empty()) return restore(outcome.site, copy);
   struct sigaction action{};
   action.sa_handler = ask_to_end;

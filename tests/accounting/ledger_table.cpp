@@ -93,6 +93,10 @@ std::string name_of(HoldStatus status) {
       return "exceeds_gpus";
     case HoldStatus::kExceedsRuns:
       return "exceeds_runs";
+    case HoldStatus::kExceedsMemberGpus:
+      return "exceeds_member_gpus";
+    case HoldStatus::kExceedsMemberRuns:
+      return "exceeds_member_runs";
   }
   return "?";
 }

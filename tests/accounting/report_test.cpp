@@ -111,29 +111,6 @@ TEST(BurnDown, SaysHowManyDaysAreLeftAtTheRateOfTheLastDays) {
   EXPECT_EQ(burns[1].used, hours(3));  // The refund counts.
 }
 
-TEST(Warnings, AreGivenOncePerLevelUntilTheFundGetsMore) {
-  Books books;
-  must(books.ledger.grant(grant_of("g1", "user:ada", hours(100)), kNow));
-  const auto due = [&books] {
-    std::string text;
-    for (const Warning& w : must(warnings_due(books.db, books.ledger, kNow))) {
-      text += w.fund + ":" + std::to_string(w.level) + " ";
-    }
-    return text;
-  };
-
-  EXPECT_EQ(due(), "");
-  must(books.ledger.hold(hold_of("r1/0", "user:ada", hours(79)), kNow));
-  EXPECT_EQ(due(), "");
-  must(books.ledger.hold(hold_of("r2/0", "user:ada", hours(1)), kNow));
-  EXPECT_EQ(due(), "user:ada:80 ");
-  EXPECT_EQ(due(), "");
-  must(books.ledger.hold(hold_of("r3/0", "user:ada", hours(20)), kNow));
-  EXPECT_EQ(due(), "user:ada:100 ");
-  must(books.ledger.grant(grant_of("g2", "user:ada", hours(1)), kNow));
-  EXPECT_EQ(due(), "user:ada:95 ");
-}
-
 TEST(OnDemand, HasALineForEachWalletAndEachMemberOfAGroup) {
   Used used;
 

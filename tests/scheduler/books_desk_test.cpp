@@ -254,10 +254,26 @@ TEST_F(BooksDesk, ARunIsHeldByItsQuoteWhateverTheSiteSaysMeanwhile) {
   EXPECT_EQ(refusal(kAda, admit("runfour", "", "nosuch")), "quote nosuch is not known");
   done(kAda, quote("quotetwo"));
   json larger = admit("runfive", "", "quotetwo");
-  larger["request"]["resources"]["time_limit_s"] = 1200;
-  EXPECT_NE(refusal(kAda, larger), "it was done");
+  larger["request"]["resources"]["time_limit"] = "1200s";
+  EXPECT_NE(refusal(kAda, larger).find("is for at most"), std::string::npos);
   cluster.now += site.quote_valid_s + 1;
   EXPECT_NE(refusal(kAda, admit("runsix", "", "quotetwo")).find("expired"), std::string::npos);
+  expect_books_are_right();
+}
+
+TEST_F(BooksDesk, AQuoteIsKeptAlsoWhereRunsWereMeasuredToTakeLongerSince) {
+  grant("user:ada", 100);
+  json asked = quote("quoteone");
+  asked["request"]["resources"].erase("time_limit");
+  const json quoted = done(kAda, asked);
+  site.types[0].images_per_s /= 4;
+
+  json run = admit("runone", "", "quoteone");
+  run["request"]["resources"].erase("time_limit");
+  const json plan = done(kAda, run).at("plan");
+  EXPECT_LE(plan.at("quote").at("hold_milli_gpu_s"), quoted.at("hold"));
+  EXPECT_GT(plan.at("time_limit_s"), 0);
+  EXPECT_EQ(done(kAda, {{"verb", "fund"}}).at("held"), plan.at("quote").at("hold_milli_gpu_s"));
   expect_books_are_right();
 }
 
@@ -282,6 +298,34 @@ TEST_F(BooksDesk, PayNowKeepsExactlyTheQuotedHoursForItsRun) {
   cluster.now += site.quote_valid_s + 1;
   ASSERT_TRUE(turn_books(*dispatcher, site, cluster.now));
   EXPECT_EQ(done(kAda, {{"verb", "fund"}}).at("available"), second.at("hold"));
+  expect_books_are_right();
+}
+
+TEST_F(BooksDesk, AChargebackOfAPayNowGivesItsHoursBackAndLeavesWhatWasUsedDue) {
+  done(kAdmin, {{"verb", "price_set"}, {"currency", "EUR"}, {"minor", 3600}});
+  const json quoted = done(kAda, quote("quoteone"));
+  done(kAda, webhook("pay_1", quoted.at("cost_minor"), "quoteone"));
+  const auto told = [&](const std::string& type, const std::string& reversal, std::int64_t minor) {
+    const json body = {{"id", "evt"}, {"type", type},
+                       {"data", {{"payment", "pay_1"}, {"reversal", reversal}, {"currency", "EUR"},
+                                 {"amount_minor", minor}}}};
+    const std::string key = *secret_key(site.database + ".webhook_key");
+    return json{{"verb", "webhook"}, {"body", body.dump()},
+                {"signature", accounting::sign_webhook(key, body.dump(), cluster.now)}};
+  };
+
+  const std::int64_t cost = quoted.at("cost_minor");
+  const json refund = done(kBob, told("payment.refunded", "re_1", 180));
+  EXPECT_EQ(refund.at("amount"), 180 * 1000);
+  EXPECT_EQ(refund.at("due"), 0);
+  EXPECT_TRUE(done(kBob, told("payment.refunded", "re_1", 180)).at("was_known"));
+  const json chargeback = done(kBob, told("payment.charged_back", "dp_1", cost));
+  EXPECT_EQ(chargeback.at("beyond_minor"), 180);
+  const json fund = done(kAda, {{"verb", "fund"}});
+  EXPECT_EQ(fund.at("available"), 0);
+  EXPECT_EQ(fund.at("held"), 0);
+  EXPECT_EQ(fund.at("owed"), 0);
+  EXPECT_EQ(done(kAda, {{"verb", "receipts"}}).at("receipts").at(0).at("reversed_minor"), cost);
   expect_books_are_right();
 }
 

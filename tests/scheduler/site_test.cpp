@@ -72,7 +72,7 @@ TEST(Site, TheExampleOfItsPageIsReadInFull) {
   EXPECT_EQ(site.default_account, "trainyard");
   EXPECT_EQ(site.default_qos, "");
   EXPECT_EQ(site.quote_valid_s, 86'400);
-  EXPECT_EQ(site.message_command, "/usr/local/bin/tell-by-mail");
+  EXPECT_EQ(site.alerts.command, (std::vector<std::string>{"mail", "-s", "{text}", "hpc@example.org"}));
   ASSERT_EQ(site.tiers.size(), 2u);
   EXPECT_TRUE(site.tiers[0].is_default);
   EXPECT_FALSE(site.tiers[1].is_default);

@@ -1,0 +1,108 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# What needs a real MUNGE, slurmdbd or sbatch: questions from other nodes, coordinators, --fund.
+
+load cluster
+
+member=tydora
+leader=tyedgar
+
+setup_file() {
+  cluster_once
+  cluster user add "$member"
+  cluster user add "$leader"
+  getent group tydesk >/dev/null || groupadd tydesk
+  usermod -aG tydesk "$member"
+  as trainyard trainyard admin grant group:tydesk 5h --id people-grant-0001
+  as trainyard trainyard admin grant "user:$member" 5h --id people-grant-0002
+}
+
+teardown_file() {
+  [[ $EUID == 0 ]] || return 0
+  groupdel tydesk 2>/dev/null || true
+}
+
+# The same site, as another node sees it: without the local socket.
+away_site() {
+  sed 's|^socket = .*|socket = "/nonexistent/trainyard"|' "$tytest_state/etc/site.toml" \
+    >"$tytest_state/etc/away.toml"
+  chmod 644 "$tytest_state/etc/away.toml"
+  echo "$tytest_state/etc/away.toml"
+}
+field() { cluster run -- scontrol show job "$1" | sed -nE "s/.*[[:space:]]$2=([^ ]*).*/\1/p" | head -n1; }
+fund_of_run() { as trainyard trainyard show "$1" --json | jq -r .fund; }
+is_held_by() { [[ $(fund_of_run "$1") == "$2" ]]; }
+
+@test "another node asks over TCP, and MUNGE says who asks" {
+  local site
+  site=$(away_site)
+  run as "$member" trainyard --site "$site" --json funds
+  echo "$output"
+  [ "$status" -eq 0 ]
+  [[ $(jq -r '.funds[].fund' <<<"$output" | sort | tr '\n' ' ') == "group:tydesk user:$member " ]]
+  # Who is an admin here is one there, and nobody else.
+  run as trainyard trainyard --site "$site" admin funds
+  [ "$status" -eq 0 ]
+  run as "$member" trainyard --site "$site" admin grant "user:$member" 1h
+  [ "$status" -eq 1 ]
+  [[ $output == *"not an admin"* ]]
+}
+
+@test "a question that is sent again, or by nobody, is not answered" {
+  local address port credential question line digest
+  address=$(sed -nE 's/^address = "(.*):[0-9]+"/\1/p' "$tytest_state/etc/site.toml")
+  port=$(sed -nE 's/^address = ".*:([0-9]+)"/\1/p' "$tytest_state/etc/site.toml")
+  question='{"verb":"funds"}'
+  digest=$(printf %s "$question" | sha256sum | cut -d' ' -f1)
+  credential=$(as "$member" munge --socket="$tytest_state/run/munge/socket" \
+    --string="trainyard question"$'\n'"$digest")
+  line=$(jq -cn --arg credential "$credential" --arg question "$question" '$ARGS.named')
+  send() {
+    cluster run -- timeout 60 bash -c 'exec 3<>"/dev/tcp/$0/$1"; printf "%s\n" "$2" >&3; head -n1 <&3' \
+      "$address" "$port" "$1"
+  }
+  run send "$line"
+  echo "$output"
+  [[ $(jq -r .answer <<<"$output" | jq -r .ok) == true ]]
+  run send "$line"
+  [[ $output == *eplay* ]]
+  run send "$question"
+  [[ $(jq -r .ok <<<"$output") == false ]]
+}
+
+@test "sbatch, srun and salloc know --fund, and that fund pays" {
+  local job_id
+  run as "$member" sbatch --help
+  [[ $output == *"--fund"* ]]
+  job_id=$(as "$member" sbatch --parsable --partition=metered --time=2 --gpus=1 --output=/dev/null \
+    --fund=group:tydesk --wrap "sleep 1")
+  echo "admin comment $(field "$job_id" AdminComment)"
+  [[ $(field "$job_id" AdminComment) == trainyard-job:*:group:tydesk ]]
+  eventually 60 is_held_by "$(field "$job_id" AdminComment | cut -d: -f2)" group:tydesk
+  run as "$member" srun --fund=group:tydesk --partition=metered --time=2 --gpus=1 --mpi=none \
+    printenv CUDA_VISIBLE_DEVICES
+  echo "$output"
+  [ "$status" -eq 0 ]
+  run as "$member" salloc --fund=group:tydesk --partition=metered --time=2 --gpus=1 true
+  echo "$output"
+  [ "$status" -eq 0 ]
+  # Without it the user pays himself.
+  job_id=$(as "$member" sbatch --parsable --partition=metered --time=2 --gpus=1 --output=/dev/null \
+    --wrap "sleep 1")
+  eventually 60 is_held_by "$(field "$job_id" AdminComment | cut -d: -f2)" "user:$member"
+  run as "$member" sbatch --fund=vision --partition=metered --gpus=1 --wrap true
+  [ "$status" -ne 0 ]
+  [[ $output == *"neither user:NAME nor group:NAME"* ]]
+}
+
+@test "a coordinator of the Slurm account sees its fund; nobody else does" {
+  as root sacctmgr --immediate add account tyledacct description=x organization=x
+  as root sacctmgr --immediate add user "$leader" account=tyledacct
+  as root sacctmgr --immediate add coordinator account=tyledacct names="$leader"
+  run cluster run --as trainyard -- trainyardd --site "$tytest_state/etc/site.toml" --rights
+  echo "$output"
+  [ "$status" -eq 0 ]
+  [[ $(jq -r '.coordinators.tyledacct[]' <<<"$output") == "$leader" ]]
+  [[ $(jq -r '.operators | index("trainyard") != null' <<<"$output") == true ]]
+}
