@@ -248,7 +248,34 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
   return {};
 }
 
+void Dispatcher::ask_by_name(UtcSeconds now, std::map<std::string, View>& views) {
+  for (const auto& [id, run] : open_) {
+    const Segment& segment = run.last();
+    View& view = views[id];
+    if (run.about.is_plain || segment.job || view.job != nullptr) continue;
+    const bool is_over = segment.submission_failed || segment.stop_requested ||
+                         segment.cancel_requested ||
+                         now - segment.opened > site_->unclaimed_hold_s;
+    if (!is_over || now - last_asked_["failed"] < kDatabaseRetryS) continue;
+    const auto records = cluster_->find_records(job_name(segment.plan, {id, segment.index}),
+                                                segment.opened - kClockSlackS);
+    if (!records) {
+      last_asked_["failed"] = now;
+      trouble_ = records.error().message;
+      return;
+    }
+    view.records_known = true;
+    for (const AllocationRecord& record : *records) {
+      // An earlier segment's job bore the same name.
+      const bool is_earlier = std::any_of(run.segments.begin(), run.segments.end() - 1,
+                                          [&](const Segment& s) { return s.job == record.id; });
+      if (record.uid == run.about.uid && !is_earlier) view.records.push_back(record);
+    }
+  }
+}
+
 void Dispatcher::ask_for_records(UtcSeconds now, std::map<std::string, View>& views) {
+  ask_by_name(now, views);
   std::vector<JobId> to_ask;
   std::int64_t since = now;
   for (const auto& [id, run] : open_) {

@@ -124,6 +124,7 @@ class Dispatcher {
   [[nodiscard]] Expected<void> close_segment(Run& run, const CloseSegment& action, UtcSeconds now);
   [[nodiscard]] Expected<void> load_views(UtcSeconds now, std::map<std::string, View>& views);
   [[nodiscard]] Expected<void> match_job(const JobSnapshot& job, UtcSeconds now);
+  void ask_by_name(UtcSeconds now, std::map<std::string, View>& views);
   void ask_for_records(UtcSeconds now, std::map<std::string, View>& views);
   // Two runs may have had a job of one number: whose allocation is it?
   [[nodiscard]] Expected<bool> is_of_another(const std::string& run_id,
@@ -143,6 +144,7 @@ class Dispatcher {
                                                              std::vector<WantedTask>& wanted,
                                                              UtcSeconds now);
   [[nodiscard]] Expected<std::optional<Refusal>> hold_tasks(const Caller& owner,
+                                                            const JobSnapshot& job,
                                                             const Plan& plan,
                                                             std::vector<WantedTask>& wanted,
                                                             UtcSeconds now);

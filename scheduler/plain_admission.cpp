@@ -120,10 +120,11 @@ Expected<std::optional<Refusal>> Dispatcher::admit_plain(const JobSnapshot& job,
         fmt::format("fund {} is not {}'s to spend: it takes the user himself or a member of the "
                     "Unix group", fund, owner->user))};
   }
-  return hold_tasks(*owner, std::get<Plan>(planned), wanted, now);
+  return hold_tasks(*owner, job, std::get<Plan>(planned), wanted, now);
 }
 
-Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner, const Plan& plan,
+Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner,
+                                                        const JobSnapshot& job, const Plan& plan,
                                                         std::vector<WantedTask>& wanted,
                                                         UtcSeconds now) {
   std::optional<Refusal> refusal;
@@ -153,6 +154,9 @@ Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner, con
       }
       const auto opened = store_.append(run, {now, SegmentOpened{segment, plan, hold_id, ""}});
       if (!opened) return tl::unexpected(to_books(opened.error()));
+      // Of a task of an array: the array's number, until it has its own.
+      const auto told = store_.append(run, {now, JobSubmitted{segment, job.id, job.submit}});
+      if (!told) return tl::unexpected(to_books(told.error()));
     }
     return {};
   });
@@ -200,7 +204,8 @@ Expected<std::optional<Refusal>> Dispatcher::may_start(JobId id, UtcSeconds now)
     const Run* run = name ? open_run(name->run_id) : nullptr;
     if (run == nullptr && stamp) run = open_run(plain_run_id(*stamp, job.array_task));
     if (run == nullptr) return std::optional{refuse(fmt::format("job {} has no hold", id))};
-    const bool is_its = run->about.uid == job.uid && (!run->last().job || *run->last().job == id);
+    const bool is_its = run->about.uid == job.uid && (run->about.is_plain || !run->last().job ||
+                                                      *run->last().job == id);
     View view;
     view.jobs_known = true;
     view.job = &job;

@@ -186,7 +186,8 @@ struct Run {
 struct View {
   bool jobs_known = false;              // The controller answered.
   const JobSnapshot* job = nullptr;     // The segment's job, where the controller has it.
-  bool records_known = false;           // slurmdbd was asked about this job and answered.
+  // slurmdbd was asked about this job, or where none is known for the job's name, and answered.
+  bool records_known = false;
   std::vector<AllocationRecord> records;  // Of the segment's job, by submit time.
   UtcSeconds last_seen = 0;             // When the job was last seen running.
 };

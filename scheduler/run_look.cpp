@@ -80,8 +80,13 @@ std::vector<JobId> jobs_of(const Segment& segment) {
 bool is_record_of(const Run& run, const Segment& segment, const AllocationRecord& record,
                   const Patience& patience) {
   const std::vector<JobId> jobs = jobs_of(segment);
-  if (std::find(jobs.begin(), jobs.end(), record.id) == jobs.end()) return false;
+  const auto is_among = [&jobs](JobId id) {
+    return std::find(jobs.begin(), jobs.end(), id) != jobs.end();
+  };
+  // Of a task that was never seen by itself the array's number is known.
+  if (!is_among(record.id) && !(record.array_job != 0 && is_among(record.array_job))) return false;
   if (record.uid != run.about.uid) return false;
+  if (segment.is_plain && record.array_task != array_task_of(run.id)) return false;
   if (is_known_submit(run, record.id, record.submit)) return true;
   // A plain job may wait for days before its first hold.
   if (segment.is_plain) return record.submit >= run.segments.front().job_submit;
@@ -90,7 +95,9 @@ bool is_record_of(const Run& run, const Segment& segment, const AllocationRecord
 }
 
 bool needs_records(const Run& run, const View& view, UtcSeconds now, const Patience& patience) {
-  if (run.segments.empty() || run.last().closed || !run.last().job || !view.jobs_known) return false;
+  if (run.segments.empty() || run.last().closed || !view.jobs_known) return false;
+  if (!run.last().job) return false;
+  if (view.job != nullptr && !view.job->array_tasks.empty()) return false;
   if (run.last().ended || view.job == nullptr || is_ended(view.job->state)) return true;
   return !earlier_attempts_are_charged(run, view, now, patience);
 }
@@ -135,7 +142,15 @@ std::vector<EventBody> observe(const Run& run, const View& view, UtcSeconds now,
     }
     return events;
   }
-  if (!segment.job || !view.records_known) return events;
+  if (!segment.job) {
+    // Its client told nothing, and it is gone from the controller already.
+    if (!view.records.empty()) {
+      const AllocationRecord& first = view.records.front();
+      events.push_back(JobSubmitted{segment.index, first.id, first.submit});
+    }
+    return events;
+  }
+  if (!view.records_known) return events;
   if (!view.records.empty()) {
     const AllocationRecord& last = view.records.back();
     if (last.end != 0 && last.state != JobState::kRequeued) {
@@ -286,7 +301,11 @@ std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds no
     return actions;
   }
   if (!segment.job) {
-    // No job carries the run's id. One may still be on its way from the client.
+    // No job carries the run's id. One may still be on its way from the client, or may have come
+    // and gone: slurmdbd is asked for its name.
+    if (!view.records.empty()) return actions;
+    const UtcSeconds since = segment.opened + patience.unclaimed_hold_s;
+    if (!view.records_known && now - since <= patience.record_wait_s) return actions;
     if (segment.submission_failed) {
       actions.push_back(CloseSegment{Outcome::kFailed, *segment.submission_failed});
     } else if (segment.cancel_requested) {
