@@ -228,6 +228,8 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
   for (const auto& [id, run] : open_) {
     View& view = views[id];
     view.jobs_known = true;
+    const auto before = last_seen_.find(id);
+    if (before != last_seen_.end()) view.last_seen = before->second;
     const auto snapshot = snapshots_.find(id);
     if (snapshot != snapshots_.end()) {
       view.job = &snapshot->second;
@@ -241,8 +243,6 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
         }
       }
     }
-    const auto seen = last_seen_.find(id);
-    if (seen != last_seen_.end()) view.last_seen = seen->second;
   }
   ask_for_records(now, views);
   return {};

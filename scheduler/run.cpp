@@ -252,7 +252,9 @@ Run apply(Run run, const RunEvent& event) {
                  [&](const JobSubmitted& e) {
                    if (segment == nullptr) return;
                    segment->job = e.job;
-                   if (e.submit != 0) segment->job_submit = e.submit;
+                   // Of a job that is met after a requeue the first time counts.
+                   UtcSeconds& first = segment->job_submit;
+                   if (e.submit != 0 && (first == 0 || e.submit < first)) first = e.submit;
                  },
                  [&](const SubmissionFailed& e) {
                    if (segment != nullptr) segment->submission_failed = e.message;

@@ -189,7 +189,7 @@ struct View {
   // slurmdbd was asked about this job, or where none is known for the job's name, and answered.
   bool records_known = false;
   std::vector<AllocationRecord> records;  // Of the segment's job, by submit time.
-  UtcSeconds last_seen = 0;             // When the job was last seen running.
+  UtcSeconds last_seen = 0;             // When the job was seen running, before this look.
 };
 
 struct Patience {

@@ -306,18 +306,23 @@ std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds no
     if (!view.records.empty()) return actions;
     const UtcSeconds since = segment.opened + patience.unclaimed_hold_s;
     if (!view.records_known && now - since <= patience.record_wait_s) return actions;
+    const std::string unsure =
+        view.records_known ? ""
+                           : fmt::format("no job of run {} was seen, and slurmdbd was silent when its "
+                                         "hold was released", run.id);
+    const auto close = [&](Outcome outcome, std::string reason) {
+      actions.push_back(CloseSegment{outcome, std::move(reason), unsure});
+    };
     if (segment.submission_failed) {
-      actions.push_back(CloseSegment{Outcome::kFailed, *segment.submission_failed});
+      close(Outcome::kFailed, *segment.submission_failed);
     } else if (segment.cancel_requested) {
-      actions.push_back(CloseSegment{Outcome::kCancelled, "cancelled by " + segment.stopped_by});
+      close(Outcome::kCancelled, "cancelled by " + segment.stopped_by);
     } else if (segment.stop_requested) {
-      actions.push_back(CloseSegment{Outcome::kStopped, "stopped by " + segment.stopped_by +
-                                                            " before it was submitted"});
+      close(Outcome::kStopped, "stopped by " + segment.stopped_by + " before it was submitted");
     } else if (now - segment.opened > patience.unclaimed_hold_s) {
-      actions.push_back(CloseSegment{
-          Outcome::kFailed, fmt::format("no job appeared in Slurm within {} s: the client died or "
-                                        "could not reach it. The hold is released",
-                                        patience.unclaimed_hold_s)});
+      close(Outcome::kFailed,
+            fmt::format("no job appeared in Slurm within {} s: the client died or could not reach "
+                        "it. The hold is released", patience.unclaimed_hold_s));
     }
     return actions;
   }

@@ -105,8 +105,7 @@ class SimCluster final : public Cluster {
     std::vector<JobSnapshot> out;
     for (const auto& [id, job] : state_.jobs) {
       out.push_back(job.shown);
-      if (job.shown.state == JobState::kPending) continue;
-      if (TrueAllocation* each = allocation(id, job.shown.start)) each->was_visible = true;
+      if (job.shown.state != JobState::kPending) shown_.push_back({id, job.shown.start});
     }
     return out;
   }
@@ -123,7 +122,7 @@ class SimCluster final : public Cluster {
       if (!is_asked) continue;
       if (record.submit < since) continue;
       out.push_back(record);
-      if (TrueAllocation* each = allocation(record.id, record.start)) each->was_visible = true;
+      shown_.push_back({record.id, record.start});
     }
     return out;
   }
@@ -276,6 +275,14 @@ class SimCluster final : public Cluster {
       case 0: record.end = record.start; break;
       case 1: record.end += dice_.between(1, 500); break;
       default: records.erase(place); break;
+    }
+  }
+
+  // What was shown to a service that then died is as if nobody had seen it.
+  void begin_look() { shown_.clear(); }
+  void end_look() {
+    for (const auto& [id, start] : shown_) {
+      if (TrueAllocation* each = allocation(id, start)) each->was_visible = true;
     }
   }
 
@@ -468,6 +475,7 @@ class SimCluster final : public Cluster {
   Dice& dice_;
   Controller state_, saved_;
   std::deque<Message> queue_;   // On its way to slurmdbd, in order.
+  std::vector<std::pair<JobId, UtcSeconds>> shown_;
   int stamps_ = 0;
 };
 
