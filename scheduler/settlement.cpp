@@ -66,7 +66,20 @@ std::optional<UtcSeconds> seen_end(const Segment& segment, std::size_t place, co
   return last_look(view.last_seen);
 }
 
-AttemptCharged from_record(const Run& run, const AllocationRecord& record) {
+// An allocation is over when its job is submitted anew, whatever a changed record says.
+UtcSeconds believable_end(const Run& run, const View& view, const AllocationRecord& record) {
+  UtcSeconds end = std::max(record.end, record.start);  // A clock that stepped back counts as none.
+  const auto limit = [&](JobId job, UtcSeconds submit) {
+    if (job == record.id && submit > record.submit && submit > record.start) end = std::min(end, submit);
+  };
+  for (const AllocationRecord& other : view.records) limit(other.id, other.submit);
+  for (const Segment& segment : run.segments) {
+    for (const AttemptStarted& seen : segment.seen) limit(seen.job, seen.submit);
+  }
+  return end;
+}
+
+AttemptCharged from_record(const Run& run, const View& view, const AllocationRecord& record) {
   AttemptCharged charge;
   charge.segment = run.last().index;
   charge.job = record.id;
@@ -74,7 +87,7 @@ AttemptCharged from_record(const Run& run, const AllocationRecord& record) {
   charge.state = record.state;
   charge.submit = record.submit;
   charge.start = record.start;
-  charge.end = std::max(record.end, record.start);  // A clock that stepped back counts as none.
+  charge.end = believable_end(run, view, record);
   charge.gpus = record.gpus;
   charge.killed_by_uid = record.killed_by_uid;
   return charge;
@@ -89,13 +102,21 @@ bool has_closed_record(const View& view, JobId job, UtcSeconds start) {
 }
 
 // The record of an allocation of which a part is in the books already.
-void compare_with_books(const Run& run, const AllocationRecord& record, UtcSeconds until,
-                        std::vector<Action>& actions) {
+void compare_with_books(const Run& run, const View& view, const AllocationRecord& record,
+                        UtcSeconds until, std::vector<Action>& actions) {
   const UtcSeconds end = std::max(record.end, record.start);
   const std::string& type = run.last().plan.type;
-  if (until < end) {
+  bool is_over_for_good = false;
+  each_charge(run, [&](const AttemptCharged& charge) {
+    is_over_for_good |= is_part_of(charge, record.id, record.start, end) &&
+                        is_ended(charge.state) && charge.state != JobState::kRequeued;
+  });
+  // Where its owner requeues a job that has ended, slurmctld 22.05 closes the record once more, with
+  // the time of the requeue.
+  if (record.state == JobState::kRequeued && is_over_for_good) return;
+  if (until < believable_end(run, view, record)) {
     // Closed a second time, later, or charged before the record came.
-    AttemptCharged rest = from_record(run, record);
+    AttemptCharged rest = from_record(run, view, record);
     rest.start = until;
     actions.push_back(PostCharge{rest, fmt::format("{} {}, more of an allocation that was charged",
                                                    type, to_name(record.state)), ""});
@@ -151,11 +172,12 @@ void add_charges(const Run& run, const View& view, UtcSeconds now, const Patienc
   const Segment& segment = run.last();
   for (const AllocationRecord& record : view.records) {
     if (!is_closed(record)) continue;
-    const auto until = charged_until(run, record.id, record.start, record.end);
+    const auto until =
+        charged_until(run, record.id, record.start, believable_end(run, view, record));
     if (until) {
-      compare_with_books(run, record, *until, actions);
+      compare_with_books(run, view, record, *until, actions);
     } else {
-      actions.push_back(PostCharge{from_record(run, record),
+      actions.push_back(PostCharge{from_record(run, view, record),
                                    fmt::format("{} {}", segment.plan.type, to_name(record.state)),
                                    ""});
     }

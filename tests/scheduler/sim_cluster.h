@@ -122,7 +122,7 @@ class SimCluster final : public Cluster {
       if (!is_asked) continue;
       if (record.submit < since) continue;
       out.push_back(record);
-      shown_.push_back({record.id, record.start});
+      if (record.end != 0) shown_.push_back({record.id, record.start});
     }
     return out;
   }
