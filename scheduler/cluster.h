@@ -74,6 +74,8 @@ struct AllocationRecord {
   int gpus = 0;
   int exit_code = 0, exit_signal = 0;
   std::uint32_t killed_by_uid = 0; // Of a cancelled job.
+  JobId array_job = 0;             // 0: of no array.
+  int array_task = -1;
 };
 
 struct StartEstimate {
@@ -96,9 +98,13 @@ class Cluster {
   [[nodiscard]] virtual bool is_reachable() = 0;
   // The whole table; the caller computes differences.
   [[nodiscard]] virtual Expected<std::vector<JobSnapshot>> load_jobs() = 0;
-  // All attempts of the given jobs submitted at or after `since`, ordered by (id, submit).
+  // All attempts of the given jobs submitted at or after `since`, ordered by (id, submit); of an
+  // array's number those of all its tasks.
   [[nodiscard]] virtual Expected<std::vector<AllocationRecord>> load_records(
       std::span<const JobId> jobs, std::int64_t since) = 0;
+  // The same of the jobs of this name.
+  [[nodiscard]] virtual Expected<std::vector<AllocationRecord>> find_records(
+      const std::string& name, std::int64_t since) = 0;
   // As the invoking user. An Error leaves no job behind that could start, as far as Slurm told.
   [[nodiscard]] virtual Expected<Submitted> submit(const JobSpec& spec) = 0;
   [[nodiscard]] virtual Expected<StartEstimate> estimate_start(const JobSpec& spec) = 0;

@@ -3,13 +3,13 @@
 
 #include <algorithm>
 #include <limits>
-#include <set>
 
 #include <fmt/format.h>
 
 #include "scheduler/estimate.h"
 #include "scheduler/job_script.h"
 #include "scheduler/plain_job.h"
+#include "scheduler/settlement.h"
 
 namespace scheduler {
 namespace {
@@ -157,13 +157,36 @@ Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
     // nothing to pay it. A job that only bears a strange comment is not that run's.
     const auto owner = owner_of_run(name->run_id);
     if (!owner) return tl::unexpected(owner.error());
-    if (*owner == job.uid) {
-      if (is_live) (void)cluster_->cancel(job.id);
-      return {};
-    }
+    if (*owner == job.uid) return end_unfunded(job, name->run_id, now);
   }
   if (const auto stamp = parse_stamp(job.admin_comment)) return match_plain_job(job, *stamp, now);
   return {};
+}
+
+Expected<void> Dispatcher::end_unfunded(const JobSnapshot& job, const std::string& run_id,
+                                        UtcSeconds now) {
+  const bool is_live = !is_ended(job.state);
+  const bool has_allocation = job.start > 0 && !job.nodes.empty() && job.gpus > 0 &&
+                              job.state != JobState::kPending;
+  const auto settled = settled_.find(job.id);
+  const bool is_known = settled != settled_.end() && settled->second == job.start;
+  if (has_allocation && (is_live || !is_known)) {
+    const auto stored = store_.load(run_id);
+    if (!stored) return tl::unexpected(stored.error());
+    const UtcSeconds end = is_live ? now : job.end;
+    const auto until = *stored ? charged_until(**stored, job.id, job.start, end) : std::nullopt;
+    if (!until || (is_live || *until < end)) {
+      // What the whole of it comes to is in slurmdbd's record; the audit compares that.
+      const auto noted = ledger_.record_finding(
+          {now, "run " + run_id,
+           fmt::format("job {} of run {} had {} GPUs from {} on and no hold: its segment is closed. "
+                       "Nobody pays for it", job.id, run_id, job.gpus,
+                       accounting::format_utc(job.start))});
+      if (!noted) return tl::unexpected(of(noted.error()));
+    }
+    if (!is_live) settled_[job.id] = job.start;
+  }
+  return is_live ? cluster_->cancel(job.id) : Expected<void>{};
 }
 
 Expected<std::optional<std::uint32_t>> Dispatcher::owner_of_run(const std::string& run_id) {
@@ -179,11 +202,27 @@ Expected<std::optional<std::uint32_t>> Dispatcher::owner_of_run(const std::strin
 Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View>& views) {
   auto jobs = cluster_->load_jobs();
   if (!jobs) return tl::unexpected(jobs.error());
+  const auto head = ledger_.head();
+  if (!head) return tl::unexpected(of(head.error()));
+  books_head_ = head->seq;
   snapshots_.clear();
   run_of_job_.clear();
+  submits_.clear();
   for (const auto& [id, run] : open_) {
-    if (run.last().job) run_of_job_[*run.last().job] = id;
+    const Segment& segment = run.last();
+    if (segment.job) {
+      run_of_job_[*segment.job] = id;
+      if (segment.job_submit > 0) submits_[{*segment.job, segment.job_submit}].insert(id);
+    }
+    for (const AttemptStarted& seen : segment.seen) {
+      if (seen.submit > 0) submits_[{seen.job, seen.submit}].insert(id);
+    }
   }
+  std::set<JobId> present;
+  for (const JobSnapshot& job : *jobs) present.insert(job.id);
+  const auto is_gone = [&present](const auto& each) { return present.count(each.first) == 0; };
+  std::erase_if(refused_, is_gone);
+  std::erase_if(settled_, is_gone);
   for (JobSnapshot& job : *jobs) {
     job.gpus = gpus_of_job(job, *site_);
     if (const auto matched = match_job(job, now); !matched) return matched;
@@ -191,31 +230,59 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
   for (const auto& [id, run] : open_) {
     View& view = views[id];
     view.jobs_known = true;
+    const auto before = last_seen_.find(id);
+    if (before != last_seen_.end()) view.last_seen = before->second;
     const auto snapshot = snapshots_.find(id);
     if (snapshot != snapshots_.end()) {
       view.job = &snapshot->second;
       if (view.job->state == JobState::kRunning || view.job->state == JobState::kSuspended) {
-        UtcSeconds& seen = last_seen_[id];
-        if (now - seen >= kSightingS) {
-          seen = now;
+        last_seen_[id] = now;
+        UtcSeconds& kept_at = last_kept_[id];
+        if (now - kept_at >= kSightingS) {
+          kept_at = now;
           const auto kept = store_.observe(id, {view.job->id, view.job->attempt, now});
           if (!kept) return tl::unexpected(kept.error());
         }
       }
     }
-    const auto seen = last_seen_.find(id);
-    if (seen != last_seen_.end()) view.last_seen = seen->second;
   }
   ask_for_records(now, views);
   return {};
 }
 
+void Dispatcher::ask_by_name(UtcSeconds now, std::map<std::string, View>& views) {
+  for (const auto& [id, run] : open_) {
+    const Segment& segment = run.last();
+    View& view = views[id];
+    if (run.about.is_plain || segment.job || view.job != nullptr) continue;
+    const bool is_over = segment.submission_failed || segment.stop_requested ||
+                         segment.cancel_requested ||
+                         now - segment.opened > site_->unclaimed_hold_s;
+    if (!is_over || now - last_asked_["failed"] < kDatabaseRetryS) continue;
+    const auto records = cluster_->find_records(job_name(segment.plan, {id, segment.index}),
+                                                segment.opened - kClockSlackS);
+    if (!records) {
+      last_asked_["failed"] = now;
+      trouble_ = records.error().message;
+      return;
+    }
+    view.records_known = true;
+    for (const AllocationRecord& record : *records) {
+      // An earlier segment's job bore the same name.
+      const bool is_earlier = std::any_of(run.segments.begin(), run.segments.end() - 1,
+                                          [&](const Segment& s) { return s.job == record.id; });
+      if (record.uid == run.about.uid && !is_earlier) view.records.push_back(record);
+    }
+  }
+}
+
 void Dispatcher::ask_for_records(UtcSeconds now, std::map<std::string, View>& views) {
+  ask_by_name(now, views);
   std::vector<JobId> to_ask;
   std::int64_t since = now;
   for (const auto& [id, run] : open_) {
-    if (!needs_records(run, views[id])) continue;
-    to_ask.push_back(*run.last().job);
+    if (!needs_records(run, views[id], now, patience())) continue;
+    for (const JobId job : jobs_of(run.last())) to_ask.push_back(job);
     const UtcSeconds first = run.about.is_plain ? run.segments.front().job_submit
                                                 : run.last().opened - kClockSlackS;
     since = std::min(since, first);
@@ -232,17 +299,39 @@ void Dispatcher::ask_for_records(UtcSeconds now, std::map<std::string, View>& vi
   }
   for (const auto& [id, run] : open_) {
     View& view = views[id];
-    if (!needs_records(run, view)) continue;
+    if (!needs_records(run, view, now, patience())) continue;
     view.records_known = true;
     for (const AllocationRecord& record : *records) {
-      if (is_record_of(run, run.last(), record, patience())) view.records.push_back(record);
+      if (!is_record_of(run, run.last(), record, patience())) continue;
+      const auto is_foreign = is_of_another(id, record);
+      if (!is_foreign) {
+        trouble_ = is_foreign.error().message;
+        return;
+      }
+      if (!*is_foreign) view.records.push_back(record);
     }
-    // A plain job's first record bears the time that the controller told. Others are of a job that
-    // got its number after a crash of the controller.
-    const bool is_another = run.about.is_plain && !view.records.empty() &&
-                            view.records.front().submit != run.segments.front().job_submit;
-    if (is_another) view.records.clear();
+    // A plain job's first record bears the time that the controller told. Where that is missing, only
+    // those that a look has shown are surely its own.
+    const bool is_first_missing =
+        run.about.is_plain && !view.records.empty() &&
+        view.records.front().submit != run.segments.front().job_submit;
+    if (is_first_missing) {
+      std::erase_if(view.records, [&run](const AllocationRecord& record) {
+        return !is_known_submit(run, record.id, record.submit);
+      });
+    }
   }
+}
+
+Expected<bool> Dispatcher::is_of_another(const std::string& run_id,
+                                         const AllocationRecord& record) const {
+  if (record.start > 0) {
+    const auto payer = store_.payer(record.id, record.start);
+    if (!payer) return tl::unexpected(payer.error());
+    if (*payer) return **payer != run_id;
+  }
+  const auto claims = submits_.find({record.id, record.submit});
+  return claims != submits_.end() && claims->second.count(run_id) == 0;
 }
 
 Expected<void> Dispatcher::tick(UtcSeconds now) {
@@ -271,6 +360,7 @@ Expected<void> Dispatcher::tick(UtcSeconds now) {
     if (is_terminal(it->second.state)) {
       snapshots_.erase(it->first);
       last_seen_.erase(it->first);
+      last_kept_.erase(it->first);
       last_signal_.erase(it->first);
       if (it->second.last().job) last_update_.erase(*it->second.last().job);
       it = open_.erase(it);
@@ -341,6 +431,11 @@ Expected<void> Dispatcher::perform(Run& run, const Action& action, UtcSeconds no
           },
           [&](const ExtendHold& a) { return extend_hold(run, a, now); },
           [&](const PostCharge& a) { return post_charge(run, a, now); },
+          [&](const NoteFinding& a) -> Expected<void> {
+            const auto noted = ledger_.record_finding({now, "run " + run.id, a.text});
+            if (!noted) return tl::unexpected(of(noted.error()));
+            return {};
+          },
           [&](const CloseSegment& a) { return close_segment(run, a, now); }},
       action);
 }
@@ -401,6 +496,10 @@ Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSe
     const auto refunded = refund_by_policy(charge.id, charged, now);
     if (!refunded) return tl::unexpected(refunded.error());
     charged.refunded = *refunded;
+    if (!action.finding.empty()) {
+      const auto noted = ledger_.record_finding({now, "run " + run.id, action.finding});
+      if (!noted) return tl::unexpected(noted.error());
+    }
     if (const auto added = store_.append(run, {now, charged}); !added) {
       return tl::unexpected(to_books(added.error()));
     }
@@ -473,6 +572,10 @@ Expected<void> Dispatcher::close_segment(Run& run, const CloseSegment& action, U
     if (const auto measured = measure(run, *site_, now);
         measured && action.outcome == Outcome::kFinished) {
       if (const auto kept = accounting::keep_measured(*db_, *measured); !kept) return kept;
+    }
+    if (!action.finding.empty()) {
+      const auto noted = ledger_.record_finding({now, "run " + run.id, action.finding});
+      if (!noted) return tl::unexpected(noted.error());
     }
     const SegmentClosed closed{run.last().index, action.outcome, action.reason};
     if (const auto added = store_.append(run, {now, closed}); !added) {

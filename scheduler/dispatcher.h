@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -125,7 +126,14 @@ class Dispatcher {
   [[nodiscard]] Expected<void> close_segment(Run& run, const CloseSegment& action, UtcSeconds now);
   [[nodiscard]] Expected<void> load_views(UtcSeconds now, std::map<std::string, View>& views);
   [[nodiscard]] Expected<void> match_job(const JobSnapshot& job, UtcSeconds now);
+  void ask_by_name(UtcSeconds now, std::map<std::string, View>& views);
   void ask_for_records(UtcSeconds now, std::map<std::string, View>& views);
+  // Two runs may have had a job of one number: whose allocation is it?
+  [[nodiscard]] Expected<bool> is_of_another(const std::string& run_id,
+                                             const AllocationRecord& record) const;
+  // Ends a job whose run's hold is closed, and notes what it used.
+  [[nodiscard]] Expected<void> end_unfunded(const JobSnapshot& job, const std::string& run_id,
+                                            UtcSeconds now);
   [[nodiscard]] bool is_update_due(JobId job, UtcSeconds now);
   [[nodiscard]] Expected<void> release_job(const Run& run, JobId job, UtcSeconds now);
 
@@ -138,6 +146,7 @@ class Dispatcher {
                                                              std::vector<WantedTask>& wanted,
                                                              UtcSeconds now);
   [[nodiscard]] Expected<std::optional<Refusal>> hold_tasks(const Caller& owner,
+                                                            const JobSnapshot& job,
                                                             const Plan& plan,
                                                             std::vector<WantedTask>& wanted,
                                                             UtcSeconds now);
@@ -161,10 +170,21 @@ class Dispatcher {
   std::map<std::string, Run> open_;                // By run id.
   std::map<std::string, JobSnapshot> snapshots_;   // Of open runs, at the last look.
   std::map<std::string, UtcSeconds> last_seen_;    // When an open run's job was last seen running.
+  std::map<std::string, UtcSeconds> last_kept_;    // When that was last written down.
+  // Jobs with their submit times that open runs are known to have had.
+  std::map<std::pair<JobId, UtcSeconds>, std::set<std::string>> submits_;
   std::map<std::string, UtcSeconds> last_asked_;   // When its records were last asked for.
   std::map<std::string, UtcSeconds> last_signal_;  // When its job was last asked to stop.
   std::map<JobId, std::string> run_of_job_;        // Of open runs, at the last look.
   std::map<JobId, UtcSeconds> last_update_;        // When a job was last held or released.
+  std::map<JobId, UtcSeconds> settled_;            // Start of an ended job's allocation, looked after.
+  struct Asked {
+    std::string what;       // The job and the books as they were.
+    UtcSeconds when = 0;
+    Refusal answer;
+  };
+  std::int64_t books_head_ = 0;                    // The newest transfer at the last look.
+  std::map<JobId, Asked> refused_;                 // Waiting jobs that the books cannot pay.
   std::map<std::string, std::uint32_t> owners_;    // Of runs, open or not.
   CallerLookup look_up_;
   UtcSeconds last_poll_ = 0;

@@ -9,7 +9,9 @@
 
 #include "scheduler/allowance.h"
 #include "scheduler/dispatcher.h"
+#include "scheduler/hold_refusal.h"
 #include "scheduler/job_script.h"
+#include "scheduler/settlement.h"
 
 namespace scheduler {
 namespace {
@@ -23,32 +25,12 @@ constexpr std::size_t kArrayTasksMax = 2'000;
 // The numbers of a job that waits for its hours are written anew this often.
 constexpr std::int64_t kTellAgainS = 20;
 
+// A job that waits for its hours asks for them again after this, though nothing changed.
+constexpr std::int64_t kAskAgainS = 60;
+
 Refusal refuse(std::string reason) { return Refusal{{std::move(reason)}}; }
 
 bool has_run(const JobSnapshot& job) { return job.start > 0 && !job.nodes.empty(); }
-
-// Why the ledger does not hold, where it is not for want of hours.
-std::optional<std::string> rule_of_fund(accounting::HoldStatus status, const Plan& plan,
-                                        const std::string& user) {
-  using accounting::HoldStatus;
-  switch (status) {
-    case HoldStatus::kFundClosed: return "fund " + plan.fund + " is closed";
-    case HoldStatus::kInDebt: return "fund " + plan.fund + " is in debt: its next grant pays it first";
-    case HoldStatus::kExceedsMemberCap:
-      return fmt::format("{}'s share of fund {} is used up", user, plan.fund);
-    case HoldStatus::kExceedsGpus:
-      return fmt::format("fund {} may not use {} GPUs more at once; it waits", plan.fund, plan.gpus);
-    case HoldStatus::kExceedsRuns:
-      return fmt::format("fund {} has as many runs at once as it may; it waits", plan.fund);
-    case HoldStatus::kExceedsMemberGpus:
-      return fmt::format("{} may not use {} GPUs of fund {} more at once; it waits", user, plan.gpus,
-                         plan.fund);
-    case HoldStatus::kExceedsMemberRuns:
-      return fmt::format("{} has as many runs of fund {} at once as one member may; it waits", user,
-                         plan.fund);
-    default: return std::nullopt;
-  }
-}
 
 std::string beyond_fund(const Plan& plan, std::size_t tasks, std::int64_t margin_s,
                         const std::optional<accounting::FundBalance>& balance) {
@@ -81,13 +63,14 @@ Expected<void> Dispatcher::match_plain_job(const JobSnapshot& job, const JobStam
       continue;
     }
     if (!is_live && !has_run(job)) continue;
-    if (!is_live) {
-      const auto owner = owner_of_run(id);
-      if (!owner) return tl::unexpected(owner.error());
-      if (*owner) continue;  // Over and settled.
-    }
+    const auto settled = settled_.find(job.id);
+    if (!is_live && settled != settled_.end() && settled->second == job.start) continue;
     auto stored = store_.load(id);
     if (!stored) return tl::unexpected(stored.error());
+    if (!is_live && *stored && charged_until(**stored, job.id, job.start, job.end)) {
+      settled_[job.id] = job.start;  // Over and paid.
+      continue;
+    }
     WantedTask each;
     each.run.id = id;
     if (*stored) each.run = std::move(**stored);
@@ -100,9 +83,22 @@ Expected<void> Dispatcher::match_plain_job(const JobSnapshot& job, const JobStam
     return cluster_->release(job.id, without_reason(job.comment));
   }
   if (job.gpus == 0) return {};
+  // A job that waits for its hours asks again where it or the books changed, or once a minute, for
+  // weights and tiers change by themselves.
+  const std::string what = fmt::format(
+      "{} {} {} {} {} {} {} {}", job.gpus, job.time_limit_s, job.partition, job.account, job.gpu_type,
+      without_reason(job.comment), wanted.size(), books_head_);
+  const auto asked = refused_.find(job.id);
+  const bool is_unchanged = job.state == JobState::kPending && asked != refused_.end() &&
+                            asked->second.what == what && now - asked->second.when < kAskAgainS;
+  if (is_unchanged) return turn_away(job, asked->second.answer, now);
   const auto refusal = admit_plain(job, stamp, wanted, now);
   if (!refusal) return tl::unexpected(refusal.error());
-  if (*refusal) return turn_away(job, **refusal, now);
+  if (*refusal) {
+    refused_[job.id] = {what, now, **refusal};
+    return turn_away(job, **refusal, now);
+  }
+  refused_.erase(job.id);
   for (const WantedTask& each : wanted) snapshots_.emplace(each.run.id, job);
   return {};
 }
@@ -137,10 +133,11 @@ Expected<std::optional<Refusal>> Dispatcher::admit_plain(const JobSnapshot& job,
   }
   if (!beyond) return tl::unexpected(beyond.error());
   if (!beyond->empty()) return std::optional{Refusal{*beyond}};
-  return hold_tasks(*owner, std::get<Plan>(planned), wanted, now);
+  return hold_tasks(*owner, job, std::get<Plan>(planned), wanted, now);
 }
 
-Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner, const Plan& plan,
+Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner,
+                                                        const JobSnapshot& job, const Plan& plan,
                                                         std::vector<WantedTask>& wanted,
                                                         UtcSeconds now) {
   std::optional<Refusal> refusal;
@@ -156,9 +153,11 @@ Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner, con
       if (*held != accounting::HoldStatus::kHeld) {
         const auto balance = ledger_.balance(plan.fund);
         if (!balance) return tl::unexpected(balance.error());
-        const auto rule = rule_of_fund(*held, plan, owner.user);
-        refusal = refuse(
-            rule ? *rule : beyond_fund(plan, wanted.size(), facts_->margin_s(), *balance));
+        const auto rule = rule_refusal(ledger_, *held,
+                                       {plan.fund, owner.user, plan.quote.hold, plan.gpus});
+        if (!rule) return tl::unexpected(to_books(rule.error()));
+        refusal = *rule ? **rule
+                        : refuse(beyond_fund(plan, wanted.size(), facts_->margin_s(), *balance));
         return tl::unexpected(accounting::Error{"refused"});  // Rolls all tasks back.
       }
       if (segment == 0) {
@@ -168,6 +167,9 @@ Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner, con
       }
       const auto opened = store_.append(run, {now, SegmentOpened{segment, plan, hold_id, ""}});
       if (!opened) return tl::unexpected(to_books(opened.error()));
+      // Of a task of an array: the array's number, until it has its own.
+      const auto told = store_.append(run, {now, JobSubmitted{segment, job.id, job.submit}});
+      if (!told) return tl::unexpected(to_books(told.error()));
     }
     return {};
   });
@@ -215,8 +217,14 @@ Expected<std::optional<Refusal>> Dispatcher::may_start(JobId id, UtcSeconds now)
     const Run* run = name ? open_run(name->run_id) : nullptr;
     if (run == nullptr && stamp) run = open_run(plain_run_id(*stamp, job.array_task));
     if (run == nullptr) return std::optional{refuse(fmt::format("job {} has no hold", id))};
-    const bool is_its = run->about.uid == job.uid && (!run->last().job || *run->last().job == id);
-    if (is_its && is_covered(run->last(), job, patience())) return std::optional<Refusal>{};
+    const bool is_its = run->about.uid == job.uid && (run->about.is_plain || !run->last().job ||
+                                                      *run->last().job == id);
+    View view;
+    view.jobs_known = true;
+    view.job = &job;
+    const auto seen = last_seen_.find(run->id);
+    if (seen != last_seen_.end()) view.last_seen = seen->second;
+    if (is_its && is_covered(*run, view, now, patience())) return std::optional<Refusal>{};
     return std::optional{refuse(fmt::format("job {} is not covered by the hold of run {}", id, run->id))};
   }
   return std::optional{refuse(fmt::format("Slurm has no job {}", id))};

@@ -2,6 +2,7 @@
 #include "scheduler/plain_job.h"
 
 #include <algorithm>
+#include <charconv>
 #include <string_view>
 #include <vector>
 
@@ -47,6 +48,15 @@ std::optional<JobStamp> parse_stamp(const std::string& admin_comment) {
 
 std::string plain_run_id(const JobStamp& stamp, int array_task) {
   return array_task < 0 ? stamp.id : fmt::format("{}t{}", stamp.id, array_task);
+}
+
+int array_task_of(const std::string& run_id) {
+  const std::size_t place = run_id.find('t');
+  if (place == std::string::npos) return -1;
+  int task = -1;
+  const char* const end = run_id.data() + run_id.size();
+  const auto read = std::from_chars(run_id.data() + place + 1, end, task);
+  return read.ec == std::errc{} && read.ptr == end ? task : -1;
 }
 
 bool is_our_hold(const JobSnapshot& job) {

@@ -24,6 +24,9 @@ struct JobStamp {
 // The run that stands for the job, or for one task of an array (-1: of none).
 [[nodiscard]] std::string plain_run_id(const JobStamp& stamp, int array_task);
 
+// The task that such an id is of; -1: of none.
+[[nodiscard]] int array_task_of(const std::string& run_id);
+
 // Is it the plug-in or the service that keeps the job from starting, and not its user or an admin?
 [[nodiscard]] bool is_our_hold(const JobSnapshot& job);
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <set>
 #include <span>
 
 #include <fmt/format.h>
@@ -19,11 +20,6 @@ Error of(const accounting::Error& error) { return {"the books: " + error.message
 constexpr std::int64_t kClockSlackS = 300;
 constexpr int kAuditedRunsMax = 1'000'000;
 constexpr std::size_t kJobsPerQuestion = 500;
-
-struct SettledSegment {
-  const Run* run;
-  const Segment* segment;
-};
 
 // No allocation is paid twice, whatever runs it was taken for.
 void note_double_charges(const std::vector<Run>& runs, Dispatcher::AuditReport& report) {
@@ -42,54 +38,93 @@ void note_double_charges(const std::vector<Run>& runs, Dispatcher::AuditReport& 
   }
 }
 
-// What was charged for a segment against what slurmdbd has of its job.
-void compare_charges(const SettledSegment& settled, const std::vector<AllocationRecord>& records,
-                     Dispatcher::AuditReport& report) {
-  const Run& run = *settled.run;
-  const Segment& segment = *settled.segment;
-  const std::string subject =
-      fmt::format("run {} segment {} (job {})", run.id, segment.index, *segment.job);
-  // A plain job that its user requeued after its end goes on under the next segment.
-  const bool has_later = &segment != &run.segments.back();
-  const UtcSeconds until =
-      segment.ended ? segment.ended_noticed + kClockSlackS : std::numeric_limits<UtcSeconds>::max();
-  std::vector<AllocationRecord> own;
+// Up to when a record may be of the run's job; later ones are of another that got its number.
+UtcSeconds latest_submit(const Run& run) {
+  const Segment& last = run.last();
+  if (!last.closed || !last.ended) return std::numeric_limits<UtcSeconds>::max();
+  return last.ended_noticed + kClockSlackS;
+}
+
+bool is_own_record(const Run& run, const AllocationRecord& record) {
+  if (record.submit > latest_submit(run)) return false;
+  return std::any_of(run.segments.begin(), run.segments.end(), [&](const Segment& segment) {
+    return segment.closed && is_record_of(run, segment, record, Patience{});
+  });
+}
+
+struct Compared {
+  const Run& run;
+  bool has_finding;  // A difference was noticed before and stands in the findings.
+  Dispatcher::AuditReport& report;
+
+  void differ(const std::string& text) const {
+    (has_finding ? report.notes : report.faults).push_back(text);
+  }
+};
+
+// One allocation of slurmdbd's against the charges that are parts of it.
+void compare_record(const Compared& compared, const AllocationRecord& record) {
+  const Run& run = compared.run;
+  const UtcSeconds end = std::max(record.end, record.start);
+  const std::string subject = fmt::format("run {} (job {})", run.id, record.id);
+  std::int64_t charged_gpu_s = 0, charged_s = 0;
+  int gpus = 0;
+  const AttemptCharged* charge = nullptr;
+  for (const Segment& segment : run.segments) {
+    for (const AttemptCharged& each : segment.charges) {
+      const bool is_part = each.job == record.id &&
+                           (each.start == record.start ||
+                            (each.start < end && each.end > record.start));
+      if (!is_part) continue;
+      charge = &each;
+      charged_s += each.end - each.start;
+      charged_gpu_s += each.gpus * (each.end - each.start);
+      gpus = each.gpus;
+    }
+  }
+  const std::int64_t recorded_s = end - record.start;
+  if (charge == nullptr) {
+    if (recorded_s > 0 && run.last().closed) {
+      compared.differ(fmt::format("{}: slurmdbd has {} GPU x {} s from {} on, which nobody is charged",
+                                  subject, record.gpus, recorded_s,
+                                  accounting::format_utc(record.start)));
+    }
+    return;
+  }
+  ++compared.report.charges_compared;
+  // Where its owner requeues a job that has ended, slurmctld 22.05 closes the old record once more,
+  // with the time of the requeue: it grows by seconds in which nothing was allocated.
+  const bool has_grown = record.state == JobState::kRequeued && is_ended(charge->state) &&
+                         record.gpus == gpus && recorded_s > charged_s;
+  if (has_grown) {
+    compared.report.unallocated_gpu_s += record.gpus * (recorded_s - charged_s);
+    compared.report.notes.push_back(fmt::format(
+        "{}: attempt {} ended after {} s and is charged with them; slurmdbd's record grew to {} s "
+        "when the ended job was requeued", subject, charge->attempt, charged_s, recorded_s));
+  } else if (record.gpus * recorded_s != charged_gpu_s) {
+    compared.differ(fmt::format("{}: attempt {} is charged with {} GPU x {} s, slurmdbd has {} GPU x "
+                                "{} s", subject, charge->attempt, gpus, charged_s, record.gpus,
+                                recorded_s));
+  }
+}
+
+void compare_run(const Compared& compared, const std::vector<AllocationRecord>& records) {
   for (const AllocationRecord& record : records) {
-    const bool is_own = is_record_of(run, segment, record, Patience{}) &&
-                        record.submit <= until;
-    if (is_own) own.push_back(record);
+    if (record.start > 0 && record.end != 0) compare_record(compared, record);
   }
-  for (const AttemptCharged& charge : segment.charges) {
-    const auto place = static_cast<std::size_t>(charge.attempt);
-    if (place >= own.size()) {
-      report.notes.push_back(
-          fmt::format("{}: slurmdbd has no record of attempt {}", subject, charge.attempt));
-      continue;
+  for (const Segment& segment : compared.run.segments) {
+    for (const AttemptCharged& charge : segment.charges) {
+      const bool is_recorded =
+          std::any_of(records.begin(), records.end(), [&](const AllocationRecord& record) {
+            const UtcSeconds end = std::max(record.end, record.start);
+            return record.id == charge.job &&
+                   (charge.start == record.start ||
+                    (charge.start < end && charge.end > record.start));
+          });
+      if (is_recorded || charge.end == charge.start) continue;
+      compared.report.notes.push_back(fmt::format("run {} (job {}): slurmdbd has no record of attempt {}",
+                                                  compared.run.id, charge.job, charge.attempt));
     }
-    ++report.charges_compared;
-    const AllocationRecord& record = own[place];
-    const std::int64_t recorded_s =
-        record.start > 0 ? std::max<std::int64_t>(record.end - record.start, 0) : 0;
-    const std::int64_t charged_s = charge.end - charge.start;
-    // Where its owner requeues a job that has ended, slurmctld 22.05 closes the old record once more,
-    // with the time of the requeue: it grows by seconds in which nothing was allocated.
-    const bool has_grown = record.state == JobState::kRequeued && is_ended(charge.state) &&
-                           record.gpus == charge.gpus && recorded_s > charged_s;
-    if (has_grown) {
-      report.unallocated_gpu_s += record.gpus * (recorded_s - charged_s);
-      report.notes.push_back(fmt::format(
-          "{}: attempt {} ended after {} s and is charged with them; slurmdbd's record grew to {} s "
-          "when the ended job was requeued", subject, charge.attempt, charged_s, recorded_s));
-    } else if (record.gpus * recorded_s != charge.gpus * charged_s) {
-      report.faults.push_back(
-          fmt::format("{}: attempt {} is charged with {} GPU x {} s, slurmdbd has {} GPU x {} s",
-                      subject, charge.attempt, charge.gpus, charged_s, record.gpus, recorded_s));
-    }
-  }
-  const std::size_t charged = static_cast<std::size_t>(segment.first_attempt) + segment.charges.size();
-  if (own.size() > charged && !(segment.is_plain && has_later)) {
-    report.faults.push_back(fmt::format("{}: slurmdbd has {} attempts, {} are charged", subject,
-                                        own.size(), charged));
   }
 }
 
@@ -102,33 +137,48 @@ Expected<Dispatcher::AuditReport> Dispatcher::audit() {
   report.faults = *faults;
   const auto findings = ledger_.findings();
   if (!findings) return tl::unexpected(of(findings.error()));
+  std::set<std::string> with_finding;
   for (const accounting::Finding& finding : *findings) {
+    with_finding.insert(finding.subject);
     report.notes.push_back(fmt::format("{} {}: {}", accounting::format_utc(finding.when),
                                        finding.subject, finding.text));
   }
   const auto runs = store_.load_latest("", kAuditedRunsMax);
   if (!runs) return tl::unexpected(runs.error());
   note_double_charges(*runs, report);
-  std::vector<SettledSegment> settled;
+  std::vector<const Run*> settled;
   for (const Run& run : *runs) {
-    for (const Segment& segment : run.segments) {
-      if (segment.job && segment.closed) settled.push_back({&run, &segment});
-    }
+    const bool has_settled = std::any_of(run.segments.begin(), run.segments.end(), [](const Segment& s) {
+      return s.job && s.closed;
+    });
+    if (has_settled) settled.push_back(&run);
   }
   for (std::size_t first = 0; first < settled.size(); first += kJobsPerQuestion) {
     const auto part = std::span(settled).subspan(
         first, std::min(kJobsPerQuestion, settled.size() - first));
-    std::vector<JobId> jobs;
+    std::set<JobId> asked;
     std::int64_t since = INT64_MAX;
-    for (const SettledSegment& each : part) {
-      jobs.push_back(*each.segment->job);
-      const UtcSeconds submit = each.run->about.is_plain ? each.run->segments.front().job_submit
-                                                        : each.segment->opened - kClockSlackS;
+    for (const Run* run : part) {
+      for (const Segment& segment : run->segments) {
+        for (const JobId job : jobs_of(segment)) asked.insert(job);
+      }
+      const UtcSeconds submit = run->about.is_plain ? run->segments.front().job_submit
+                                                    : run->segments.front().opened - kClockSlackS;
       since = std::min(since, submit);
     }
+    const std::vector<JobId> jobs(asked.begin(), asked.end());
     const auto records = cluster_->load_records(jobs, since);
     if (!records) return tl::unexpected(records.error());
-    for (const SettledSegment& each : part) compare_charges(each, *records, report);
+    for (const Run* run : part) {
+      std::vector<AllocationRecord> own;
+      for (const AllocationRecord& record : *records) {
+        if (!is_own_record(*run, record)) continue;
+        const auto is_foreign = is_of_another(run->id, record);
+        if (!is_foreign) return tl::unexpected(is_foreign.error());
+        if (!*is_foreign) own.push_back(record);
+      }
+      compare_run({*run, with_finding.count("run " + run->id) > 0, report}, own);
+    }
   }
   return report;
 }

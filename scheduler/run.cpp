@@ -22,16 +22,6 @@ Segment* open_segment(Run& run) {
   return run.segments.empty() || run.segments.back().closed ? nullptr : &run.segments.back();
 }
 
-int attempts_charged(const Run& run) {
-  int attempts = 0;
-  for (const Segment& segment : run.segments) {
-    for (const AttemptCharged& charge : segment.charges) {
-      attempts = std::max(attempts, charge.attempt + 1);
-    }
-  }
-  return attempts;
-}
-
 RunState state_of(const Run& run) {
   if (run.segments.empty()) return RunState::kHeld;
   const Segment& segment = run.last();
@@ -48,7 +38,9 @@ RunState state_of(const Run& run) {
   // A requeued job waits again: its latest attempt is charged already.
   const bool is_running = segment.running && std::none_of(
       segment.charges.begin(), segment.charges.end(),
-      [&](const AttemptCharged& charge) { return charge.attempt == segment.running->attempt; });
+      [&](const AttemptCharged& charge) {
+        return charge.job == segment.running->job && charge.start == segment.running->start;
+      });
   if (is_running) return RunState::kRunning;
   return segment.job ? RunState::kQueued : RunState::kHeld;
 }
@@ -115,7 +107,8 @@ json event_to_json(const EventBody& body) {
           },
           [](const AttemptStarted& e) -> json {
             return {{"segment", e.segment}, {"job", e.job}, {"attempt", e.attempt},
-                    {"start", e.start}, {"gpus", e.gpus}, {"nodes", e.nodes}};
+                    {"start", e.start}, {"gpus", e.gpus}, {"nodes", e.nodes},
+                    {"submit", e.submit}, {"before", e.before}};
           },
           [](const StopRequested& e) -> json { return {{"by", e.by}}; },
           [](const CancelRequested& e) -> json { return {{"by", e.by}}; },
@@ -129,14 +122,14 @@ json event_to_json(const EventBody& body) {
             return {{"segment", e.segment}, {"job", e.job}, {"attempt", e.attempt},
                     {"state", to_name(e.state)}, {"exit_code", e.exit_code},
                     {"exit_signal", e.exit_signal}, {"start", e.start}, {"end", e.end},
-                    {"gpus", e.gpus}};
+                    {"gpus", e.gpus}, {"submit", e.submit}};
           },
           [](const AttemptCharged& e) -> json {
             return {{"segment", e.segment}, {"job", e.job}, {"attempt", e.attempt},
                     {"state", to_name(e.state)}, {"start", e.start}, {"end", e.end},
                     {"gpus", e.gpus}, {"charged", e.charged.milli_gpu_s},
                     {"excess", e.excess.milli_gpu_s}, {"killed_by_uid", e.killed_by_uid},
-                    {"refunded", e.refunded.milli_gpu_s}};
+                    {"refunded", e.refunded.milli_gpu_s}, {"submit", e.submit}};
           },
           [](const HoldExtended& e) -> json {
             return {{"segment", e.segment}, {"amount", e.amount.milli_gpu_s}, {"limit_s", e.limit_s}};
@@ -165,8 +158,9 @@ EventBody event_from_json(const std::string& kind, const json& j) {
   }
   if (kind == "SubmissionFailed") return SubmissionFailed{j.at("segment"), j.at("message")};
   if (kind == "AttemptStarted") {
-    return AttemptStarted{j.at("segment"), j.at("job"),  j.at("attempt"),
-                          j.at("start"),   j.at("gpus"), j.at("nodes")};
+    return AttemptStarted{j.at("segment"), j.at("job"),   j.at("attempt"),
+                          j.at("start"),   j.at("gpus"),  j.at("nodes"),
+                          j.value("submit", UtcSeconds{0}), j.value("before", UtcSeconds{0})};
   }
   if (kind == "StopRequested") return StopRequested{j.at("by")};
   if (kind == "CancelRequested") return CancelRequested{j.at("by")};
@@ -181,7 +175,7 @@ EventBody event_from_json(const std::string& kind, const json& j) {
     return JobEnded{j.at("segment"),     j.at("job"),   j.at("attempt"),
                     job_state_from_name(j.at("state")), j.at("exit_code"),
                     j.at("exit_signal"), j.at("start"), j.at("end"),
-                    j.at("gpus")};
+                    j.at("gpus"),        j.value("submit", UtcSeconds{0})};
   }
   if (kind == "AttemptCharged") {
     return AttemptCharged{j.at("segment"),
@@ -194,7 +188,8 @@ EventBody event_from_json(const std::string& kind, const json& j) {
                           Amount{j.at("charged").get<std::int64_t>()},
                           Amount{j.at("excess").get<std::int64_t>()},
                           j.at("killed_by_uid"),
-                          Amount{j.value("refunded", std::int64_t{0})}};
+                          Amount{j.value("refunded", std::int64_t{0})},
+                          j.value("submit", UtcSeconds{0})};
   }
   if (kind == "SegmentClosed") {
     const std::string name = j.at("outcome");
@@ -252,18 +247,25 @@ Run apply(Run run, const RunEvent& event) {
                    opened.content_hash = e.content_hash;
                    opened.opened = event.time;
                    opened.is_plain = run.about.is_plain;
-                   opened.first_attempt = opened.is_plain ? attempts_charged(run) : 0;
                    run.segments.push_back(std::move(opened));
                  },
                  [&](const JobSubmitted& e) {
                    if (segment == nullptr) return;
                    segment->job = e.job;
-                   segment->job_submit = e.submit;
+                   // Of a job that is met after a requeue the first time counts.
+                   UtcSeconds& first = segment->job_submit;
+                   if (e.submit != 0 && (first == 0 || e.submit < first)) first = e.submit;
                  },
                  [&](const SubmissionFailed& e) {
                    if (segment != nullptr) segment->submission_failed = e.message;
                  },
-                 [&](const AttemptStarted& e) { if (segment != nullptr) segment->running = e; },
+                 [&](const AttemptStarted& e) {
+                   if (segment == nullptr) return;
+                   segment->running = e;
+                   segment->seen.push_back(e);
+                   // It goes on after all: requeued, or started again after a crash.
+                   if (segment->ended && segment->ended->start != e.start) segment->ended.reset();
+                 },
                  [&](const StopRequested& e) {
                    if (segment == nullptr || segment->stop_requested) return;
                    segment->stop_requested = event.time;

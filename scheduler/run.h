@@ -53,6 +53,8 @@ struct AttemptStarted {    // Seen running.
   UtcSeconds start = 0;
   int gpus = 0;
   std::string nodes;
+  UtcSeconds submit = 0;   // Slurm's, of this attempt; 0: an event of an older version.
+  UtcSeconds before = 0;   // When the run's job was last seen running before this attempt; 0: never.
 };
 struct StopRequested { std::string by; };
 struct CancelRequested { std::string by; };
@@ -84,18 +86,20 @@ struct JobEnded {          // As the controller showed it, or slurmdbd where the
   JobState state = JobState::kUnknown;
   int exit_code = 0, exit_signal = 0;
   UtcSeconds start = 0, end = 0;
-  int gpus = 0;
+  int gpus = 0;            // 0: it had no allocation.
+  UtcSeconds submit = 0;
 };
 struct AttemptCharged {    // The transfer is in the books, in the same database transaction.
   int segment = 0;
   JobId job = 0;
-  int attempt = 0;
+  int attempt = 0;         // Counts the run's charges.
   JobState state = JobState::kUnknown;
   UtcSeconds start = 0, end = 0;
   int gpus = 0;
   Amount charged, excess;
   std::uint32_t killed_by_uid = 0;
   Amount refunded;         // By the site's policy for this end.
+  UtcSeconds submit = 0;
 };
 enum class Outcome { kFinished, kStopped, kCancelled, kFailed };
 struct SegmentClosed {     // The rest of the hold is back in the fund.
@@ -135,14 +139,13 @@ enum class RunState {
 struct Segment {
   int index = 0;
   bool is_plain = false;
-  // Of a plain job that goes on with a new hold: attempts that earlier segments have charged.
-  int first_attempt = 0;
   UtcSeconds job_submit = 0;
   Plan plan;
   std::string hold_id, content_hash;
   UtcSeconds opened = 0;
   std::optional<JobId> job;
   std::optional<AttemptStarted> running;   // The latest attempt seen running.
+  std::vector<AttemptStarted> seen;        // All of them.
   std::optional<JobEnded> ended;
   std::vector<AttemptCharged> charges;
   std::optional<std::string> submission_failed;
@@ -183,9 +186,10 @@ struct Run {
 struct View {
   bool jobs_known = false;              // The controller answered.
   const JobSnapshot* job = nullptr;     // The segment's job, where the controller has it.
-  bool records_known = false;           // slurmdbd was asked about this job and answered.
+  // slurmdbd was asked about this job, or where none is known for the job's name, and answered.
+  bool records_known = false;
   std::vector<AllocationRecord> records;  // Of the segment's job, by submit time.
-  UtcSeconds last_seen = 0;             // When the job was last seen running (observed_attempt).
+  UtcSeconds last_seen = 0;             // When the job was seen running, before this look.
 };
 
 struct Patience {
@@ -207,22 +211,30 @@ struct CancelJob { JobId job; std::string why; };
 struct CutLimit { JobId job; std::int64_t to_s; };
 struct RaiseLimit { JobId job; std::int64_t to_s; };
 // Actions on the books.
-struct PostCharge { AttemptCharged charge; std::string note; };
+// `finding`: what the audit is to know of it; may be empty.
+struct PostCharge { AttemptCharged charge; std::string note, finding; };
+struct NoteFinding { std::string text; };
 // More for an epochs run that comes near its limit: `stretch_s` more, or what the fund can pay.
 struct ExtendHold { JobId job; std::int64_t limit_s, stretch_s; };
-struct CloseSegment { Outcome outcome; std::string reason; };
+struct CloseSegment { Outcome outcome; std::string reason; std::string finding = {}; };
 using Action = std::variant<ReleaseJob, HoldJob, AskToStop, CancelJob, CutLimit, RaiseLimit,
-                            PostCharge, ExtendHold, CloseSegment>;
+                            PostCharge, NoteFinding, ExtendHold, CloseSegment>;
 
-// Is this an allocation of the segment's job? Owner and time tell it from an older job that had the
-// same number.
+// Is this an allocation of the segment's job? Owner, time and name tell it from another job that had
+// the same number.
 [[nodiscard]] bool is_record_of(const Run& run, const Segment& segment,
                                 const AllocationRecord& record, const Patience& patience);
-// What is held for the segment pays for this job, as it is asked for or allocated now.
-[[nodiscard]] bool is_covered(const Segment& segment, const JobSnapshot& job,
+// Did a look or a client name this submit time of this job as the run's?
+[[nodiscard]] bool is_known_submit(const Run& run, JobId job, UtcSeconds submit);
+// What is held for the open segment pays for the view's job, as it is asked for or allocated now.
+[[nodiscard]] bool is_covered(const Run& run, const View& view, UtcSeconds now,
                               const Patience& patience);
-// Is slurmdbd to be asked about this segment's job now?
-[[nodiscard]] bool needs_records(const Run& run, const View& view);
+// Is slurmdbd to be asked about this segment's jobs now?
+[[nodiscard]] bool needs_records(const Run& run, const View& view, UtcSeconds now,
+                                 const Patience& patience);
+// The jobs of the open segment: one, but where a controller that crashed gave a task of an array
+// another number.
+[[nodiscard]] std::vector<JobId> jobs_of(const Segment& segment);
 // The events that the view adds to the open segment.
 [[nodiscard]] std::vector<EventBody> observe(const Run& run, const View& view, UtcSeconds now,
                                              const Patience& patience);

@@ -7,67 +7,99 @@
 
 #include "scheduler/plain_job.h"
 #include "scheduler/run.h"
+#include "scheduler/settlement.h"
 
 namespace scheduler {
 
 namespace {
 
-bool is_charged(const Segment& segment, int attempt) {
-  if (attempt < segment.first_attempt) return true;
-  return std::any_of(segment.charges.begin(), segment.charges.end(),
-                     [&](const AttemptCharged& charge) { return charge.attempt == attempt; });
-}
-
-// Attempts that Slurm has closed for good: all but the last of a job that still waits or runs.
-// `attempt` is the place among the records, which slurmdbd keeps one an attempt.
-bool is_closed_record(const AllocationRecord& record, bool is_last, bool job_is_over) {
-  if (record.end == 0) return false;
-  if (!is_last) return true;
-  return job_is_over && is_ended(record.state) && record.state != JobState::kRequeued;
-}
-
-bool earlier_attempts_are_charged(const Segment& segment, const JobSnapshot& job) {
-  for (int attempt = 0; attempt < job.attempt; ++attempt) {
-    if (!is_charged(segment, attempt)) return false;
-  }
-  return true;
-}
-
-AttemptCharged to_charge(const Segment& segment, const AllocationRecord& record, int attempt) {
-  AttemptCharged charge;
-  charge.segment = segment.index;
-  charge.job = record.id;
-  charge.attempt = attempt;
-  charge.state = record.state;
-  // An attempt that never started has no allocation; a clock that stepped back counts as none.
-  charge.start = record.start > 0 ? record.start : record.end;
-  charge.end = std::max(record.end, charge.start);
-  charge.gpus = record.gpus;
-  charge.killed_by_uid = record.killed_by_uid;
-  return charge;
-}
-
 JobEnded to_ended(const Segment& segment, const AllocationRecord& record, int attempt) {
-  return {segment.index,   record.id,     attempt, record.state, record.exit_code,
-          record.exit_signal, record.start, record.end, record.gpus};
+  const bool ran = record.start > 0;
+  return {segment.index,      record.id,
+          attempt,            record.state,
+          record.exit_code,   record.exit_signal,
+          ran ? record.start : record.end, std::max(record.start, record.end),
+          ran ? record.gpus : 0, record.submit};
+}
+
+// The job is gone from the controller: purged after its end, or lost.
+JobEnded without_job(const Run& run, const View& view, UtcSeconds now) {
+  const Segment& segment = run.last();
+  JobEnded lost;
+  lost.segment = segment.index;
+  lost.job = *segment.job;
+  lost.start = lost.end = now;
+  if (!view.records.empty()) {
+    const AllocationRecord& last = view.records.back();
+    lost.job = last.id;
+    lost.attempt = static_cast<int>(view.records.size()) - 1;
+    lost.submit = last.submit;
+    if (last.start > 0 && last.end == 0) {
+      // slurmdbd shows it running for ever: it ended when it was last seen.
+      lost.start = last.start;
+      lost.end = std::max(view.last_seen, last.start);
+      lost.gpus = last.gpus;
+    }
+  }
+  if (lost.gpus == 0 && segment.running) {
+    const AttemptStarted& seen = *segment.running;
+    const UtcSeconds end = std::max(view.last_seen, seen.start);
+    if (!charged_until(run, seen.job, seen.start, end)) {
+      lost.job = seen.job;
+      lost.attempt = std::max(lost.attempt, seen.attempt);
+      lost.start = seen.start;
+      lost.end = end;
+      lost.gpus = seen.gpus;
+      lost.submit = seen.submit;
+    }
+  }
+  return lost;
 }
 
 }  // namespace
 
-bool is_record_of(const Run& run, const Segment& segment, const AllocationRecord& record,
-                  const Patience& patience) {
-  if (!segment.job || record.id != *segment.job || record.uid != run.about.uid) return false;
-  // A plain job may wait for days before its first hold, and its attempts are counted from the first.
-  if (segment.is_plain) return record.submit >= run.segments.front().job_submit;
-  return record.submit + patience.clock_slack_s >= segment.opened;
+bool is_known_submit(const Run& run, JobId job, UtcSeconds submit) {
+  for (const Segment& segment : run.segments) {
+    if (segment.job == job && segment.job_submit == submit) return true;
+    for (const AttemptStarted& seen : segment.seen) {
+      if (seen.job == job && seen.submit == submit) return true;
+    }
+  }
+  return false;
 }
 
-bool needs_records(const Run& run, const View& view) {
-  if (run.segments.empty() || run.last().closed || !run.last().job || !view.jobs_known) return false;
-  const Segment& segment = run.last();
-  if (segment.ended || view.job == nullptr || is_ended(view.job->state)) return true;
-  // An attempt before the present one is not in the books yet.
-  return view.job->attempt > 0 && !is_charged(segment, view.job->attempt - 1);
+std::vector<JobId> jobs_of(const Segment& segment) {
+  std::vector<JobId> jobs;
+  if (segment.job) jobs.push_back(*segment.job);
+  for (const AttemptStarted& seen : segment.seen) {
+    if (std::find(jobs.begin(), jobs.end(), seen.job) == jobs.end()) jobs.push_back(seen.job);
+  }
+  return jobs;
+}
+
+bool is_record_of(const Run& run, const Segment& segment, const AllocationRecord& record,
+                  const Patience& patience) {
+  const std::vector<JobId> jobs = jobs_of(segment);
+  const auto is_among = [&jobs](JobId id) {
+    return std::find(jobs.begin(), jobs.end(), id) != jobs.end();
+  };
+  // Of a task that was never seen by itself the array's number is known.
+  if (!is_among(record.id) && !(record.array_job != 0 && is_among(record.array_job))) return false;
+  if (record.uid != run.about.uid) return false;
+  if (segment.is_plain && record.array_task != array_task_of(run.id)) return false;
+  if (is_known_submit(run, record.id, record.submit)) return true;
+  // A plain job may wait for days before its first hold.
+  if (segment.is_plain) return record.submit >= run.segments.front().job_submit;
+  if (record.submit + patience.clock_slack_s < segment.opened) return false;
+  return record.name.empty() || record.name.ends_with("." + run.id);
+}
+
+bool needs_records(const Run& run, const View& view, UtcSeconds now, const Patience& patience) {
+  if (run.segments.empty() || run.last().closed || !view.jobs_known) return false;
+  if (!run.last().job) return false;
+  if (view.job != nullptr && !view.job->array_tasks.empty()) return false;
+  if (run.last().ended || view.job == nullptr || is_ended(view.job->state)) return true;
+  return !earlier_attempts_are_charged(run, view, now, patience);
 }
 
 std::vector<EventBody> observe(const Run& run, const View& view, UtcSeconds now,
@@ -82,62 +114,62 @@ std::vector<EventBody> observe(const Run& run, const View& view, UtcSeconds now,
 
   // Waiting tasks of an array share one job; each gets its own when it starts.
   if (job != nullptr && !job->array_tasks.empty()) return events;
-  if (job != nullptr && !segment.job) {
-    events.push_back(JobSubmitted{segment.index, job->id, job->submit});
-  }
-  if (segment.ended) return events;
-
+  // Until it is settled an ended job may go on: requeued, or started again after a crash.
+  const bool is_live_again = job != nullptr && !is_ended(job->state) && job->start > 0;
+  if (segment.ended && !is_live_again) return events;
   if (job != nullptr) {
+    const bool is_told = segment.job && *segment.job == job->id &&
+                         (segment.job_submit != 0 || job->attempt > 0 || job->submit == 0);
+    if (!is_told) events.push_back(JobSubmitted{segment.index, job->id, job->submit});
     const bool has_allocation = job->state == JobState::kRunning ||
                                 job->state == JobState::kSuspended ||
                                 (is_ended(job->state) && job->start > 0 && !job->nodes.empty());
-    const bool is_known = segment.running && segment.running->attempt == job->attempt &&
-                          segment.running->job == job->id;
+    const bool is_known = std::any_of(
+        segment.seen.begin(), segment.seen.end(), [&](const AttemptStarted& seen) {
+          return seen.job == job->id && seen.start == job->start;
+        });
     if (has_allocation && !is_known) {
       events.push_back(AttemptStarted{segment.index, job->id, job->attempt, job->start, job->gpus,
-                                      job->nodes});
+                                      job->nodes, job->submit, view.last_seen});
     }
     if (is_ended(job->state)) {
       // A job that was cancelled while it waited never had an allocation.
       const bool ran = has_allocation || is_known;
       events.push_back(JobEnded{segment.index, job->id, job->attempt, job->state, job->exit_code,
-                                job->exit_signal, ran ? job->start : job->end, job->end,
-                                ran ? job->gpus : 0});
+                                job->exit_signal, ran ? job->start : job->end,
+                                std::max(job->end, ran ? job->start : job->end),
+                                ran ? job->gpus : 0, job->submit});
     }
     return events;
   }
-
-  // The controller does not have the job: purged after its end, or lost.
-  if (segment.job && view.records_known) {
+  if (!segment.job) {
+    // Its client told nothing, and it is gone from the controller already.
     if (!view.records.empty()) {
-      const AllocationRecord& last = view.records.back();
-      const bool is_final = last.end != 0 && last.state != JobState::kRequeued;
-      if (is_final) {
-        events.push_back(to_ended(segment, last, static_cast<int>(view.records.size()) - 1));
-      } else if (now - std::max(view.last_seen, segment.opened) > patience.record_wait_s) {
-        // slurmdbd shows it running for ever: it ended when we last saw it.
-        const UtcSeconds end = std::max(view.last_seen, last.start);
-        events.push_back(JobEnded{segment.index, *segment.job,
-                                  static_cast<int>(view.records.size()) - 1, JobState::kUnknown, 0,
-                                  0, last.start > 0 ? last.start : end, end, last.gpus});
-      }
-    } else if (now - std::max(view.last_seen, segment.opened) > patience.record_wait_s) {
-      JobEnded lost{segment.index, *segment.job, 0, JobState::kUnknown, 0, 0, now, now, 0};
-      if (segment.running) {
-        lost.attempt = segment.running->attempt;
-        lost.start = segment.running->start;
-        lost.end = std::max(view.last_seen, lost.start);
-        lost.gpus = segment.running->gpus;
-      }
-      events.push_back(lost);
+      const AllocationRecord& first = view.records.front();
+      events.push_back(JobSubmitted{segment.index, first.id, first.submit});
     }
+    return events;
+  }
+  if (!view.records_known) return events;
+  if (!view.records.empty()) {
+    const AllocationRecord& last = view.records.back();
+    if (last.end != 0 && last.state != JobState::kRequeued) {
+      events.push_back(to_ended(segment, last, static_cast<int>(view.records.size()) - 1));
+      return events;
+    }
+  }
+  if (now - std::max(view.last_seen, segment.opened) > patience.record_wait_s) {
+    events.push_back(without_job(run, view, now));
   }
   return events;
 }
 
-bool is_covered(const Segment& segment, const JobSnapshot& job, const Patience& patience) {
+bool is_covered(const Run& run, const View& view, UtcSeconds now, const Patience& patience) {
+  const Segment& segment = run.last();
   const Plan& plan = segment.plan;
-  if (segment.rejected || segment.closed || !earlier_attempts_are_charged(segment, job)) return false;
+  if (segment.rejected || segment.closed || view.job == nullptr) return false;
+  if (!earlier_attempts_are_charged(run, view, now, patience)) return false;
+  const JobSnapshot& job = *view.job;
   if (!job.partition.empty() && job.partition != plan.partition) return false;
   if (!segment.is_plain && job.gpus > plan.gpus) return false;
   const auto needed = accounting::usage_amount(std::max(job.gpus, plan.gpus),
@@ -148,12 +180,14 @@ bool is_covered(const Segment& segment, const JobSnapshot& job, const Patience& 
 
 namespace {
 
-void add_coverage(const Segment& segment, const JobSnapshot& job, const Patience& patience,
+void add_coverage(const Run& run, const View& view, UtcSeconds now, const Patience& patience,
                   std::vector<Action>& actions) {
+  const Segment& segment = run.last();
+  const JobSnapshot& job = *view.job;
   const Plan& plan = segment.plan;
   const bool is_waiting = job.state == JobState::kPending;
   // Until the attempts before this one are charged, what is left of the hold is not known.
-  if (!earlier_attempts_are_charged(segment, job)) {
+  if (!earlier_attempts_are_charged(run, view, now, patience)) {
     const bool can_start = is_waiting && parse_stamp(job.admin_comment) && !job.is_held;
     if (can_start) actions.push_back(HoldJob{job.id, "an earlier attempt is not charged yet"});
     return;
@@ -162,7 +196,7 @@ void add_coverage(const Segment& segment, const JobSnapshot& job, const Patience
     actions.push_back(CancelJob{job.id, *segment.rejected});
     return;
   }
-  if (is_covered(segment, job, patience)) {
+  if (is_covered(run, view, now, patience)) {
     if (is_waiting && is_our_hold(job)) actions.push_back(ReleaseJob{job.id});
     return;
   }
@@ -170,7 +204,8 @@ void add_coverage(const Segment& segment, const JobSnapshot& job, const Patience
     // Somebody changed it, or it was requeued: it waits until a new hold covers it.
     // Only what Slurm shows as held gives its hours back.
     if (job.is_held) {
-      actions.push_back(CloseSegment{Outcome::kStopped, "changed or requeued; quoted anew"});
+      actions.push_back(CloseSegment{Outcome::kStopped, "changed or requeued; quoted anew",
+                                     unseen_attempts(run, job.attempt)});
     } else {
       actions.push_back(HoldJob{job.id, "its hours are set aside anew"});
     }
@@ -206,8 +241,10 @@ std::int64_t stretch_s(const Plan& plan, const JobSnapshot& job, const Patience&
 
 // An epochs run has an estimated end. Where the real one lies later its hold grows ahead of need,
 // and then its limit; where the fund cannot pay it saves and leaves in time.
-void add_extension(const Segment& segment, const JobSnapshot& job, UtcSeconds now,
-                   const Patience& patience, std::vector<Action>& actions) {
+void add_extension(const Run& run, const View& view, UtcSeconds now, const Patience& patience,
+                   std::vector<Action>& actions) {
+  const Segment& segment = run.last();
+  const JobSnapshot& job = *view.job;
   constexpr std::int64_t kLeaveLead_s = 40;  // To save and to leave.
   if (segment.is_plain || segment.plan.is_timed || job.state != JobState::kRunning) return;
   if (segment.stop_requested || segment.cancel_requested || segment.rejected) return;
@@ -223,43 +260,17 @@ void add_extension(const Segment& segment, const JobSnapshot& job, UtcSeconds no
     return;
   }
   const std::int64_t lead_s = std::min(patience.extend_lead_s, job.time_limit_s / 2);
-  if (left_s > lead_s || !is_covered(segment, job, patience)) return;
+  if (left_s > lead_s || !is_covered(run, view, now, patience)) return;
   const std::int64_t stretch = stretch_s(segment.plan, job, patience);
   if (stretch >= 60) actions.push_back(ExtendHold{job.id, job.time_limit_s, stretch});
 }
 
-void add_charges(const Segment& segment, const View& view, UtcSeconds now, const Patience& patience,
-                 std::vector<Action>& actions) {
-  const bool job_is_over = segment.ended.has_value();
-  const int records = static_cast<int>(view.records.size());
-  for (int attempt = 0; attempt < records; ++attempt) {
-    const AllocationRecord& record = view.records[static_cast<std::size_t>(attempt)];
-    if (is_charged(segment, attempt)) continue;
-    if (!is_closed_record(record, attempt == records - 1, job_is_over)) continue;
-    actions.push_back(PostCharge{to_charge(segment, record, attempt),
-                                 fmt::format("{} {}", segment.plan.type, to_name(record.state))});
+// Why the job was ended, where somebody ended it.
+std::uint32_t killed_by(const Segment& segment, const View& view) {
+  if (!view.records.empty() && view.records.back().killed_by_uid != 0) {
+    return view.records.back().killed_by_uid;
   }
-  if (!job_is_over) return;
-  const JobEnded& ended = *segment.ended;
-  const bool has_final_record =
-      records > ended.attempt &&
-      is_closed_record(view.records.back(), true, true);
-  if (has_final_record || is_charged(segment, ended.attempt)) return;
-  const bool waited_long = now - segment.ended_noticed > patience.record_wait_s;
-  const bool never_ran = ended.gpus == 0 && view.records_known && view.records.empty();
-  if (waited_long || (never_ran && now - segment.ended_noticed > 5)) {
-    AttemptCharged charge;
-    charge.segment = segment.index;
-    charge.job = ended.job;
-    charge.attempt = ended.attempt;
-    charge.state = ended.state;
-    charge.start = ended.start;
-    charge.end = std::max(ended.end, ended.start);
-    charge.gpus = ended.gpus;
-    actions.push_back(PostCharge{charge, fmt::format("{} {}, slurmdbd has no record: as seen from "
-                                                     "the controller",
-                                                     segment.plan.type, to_name(ended.state))});
-  }
+  return segment.charges.empty() ? 0 : segment.charges.back().killed_by_uid;
 }
 
 }  // namespace
@@ -271,38 +282,52 @@ std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds no
   const Segment& segment = run.last();
 
   if (segment.ended) {
-    add_charges(segment, view, now, patience, actions);
-    if (actions.empty() && is_charged(segment, segment.ended->attempt)) {
+    add_charges(run, view, now, patience, actions);
+    const bool is_charging = std::any_of(actions.begin(), actions.end(), [](const Action& action) {
+      return std::holds_alternative<PostCharge>(action);
+    });
+    if (!is_charging && is_settled(run, view, now, patience)) {
       const SegmentClosed closed =
-          explain_end(segment, *segment.ended, segment.charges.back().killed_by_uid);
-      actions.push_back(CloseSegment{closed.outcome, closed.reason});
+          explain_end(segment, *segment.ended, killed_by(segment, view));
+      const int attempts = segment.ended->attempt + (segment.ended->gpus > 0 ? 1 : 0);
+      actions.push_back(
+          CloseSegment{closed.outcome, closed.reason, unseen_attempts(run, attempts)});
     }
     return actions;
   }
 
   if (view.job != nullptr && !view.job->array_tasks.empty()) {
-    add_coverage(segment, *view.job, patience, actions);
+    add_coverage(run, view, now, patience, actions);
     return actions;
   }
   if (!segment.job) {
-    // No job carries the run's id. One may still be on its way from the client.
+    // No job carries the run's id. One may still be on its way from the client, or may have come
+    // and gone: slurmdbd is asked for its name.
+    if (!view.records.empty()) return actions;
+    const UtcSeconds since = segment.opened + patience.unclaimed_hold_s;
+    if (!view.records_known && now - since <= patience.record_wait_s) return actions;
+    const std::string unsure =
+        view.records_known ? ""
+                           : fmt::format("no job of run {} was seen, and slurmdbd was silent when its "
+                                         "hold was released", run.id);
+    const auto close = [&](Outcome outcome, std::string reason) {
+      actions.push_back(CloseSegment{outcome, std::move(reason), unsure});
+    };
     if (segment.submission_failed) {
-      actions.push_back(CloseSegment{Outcome::kFailed, *segment.submission_failed});
+      close(Outcome::kFailed, *segment.submission_failed);
     } else if (segment.cancel_requested) {
-      actions.push_back(CloseSegment{Outcome::kCancelled, "cancelled by " + segment.stopped_by});
+      close(Outcome::kCancelled, "cancelled by " + segment.stopped_by);
     } else if (segment.stop_requested) {
-      actions.push_back(CloseSegment{Outcome::kStopped, "stopped by " + segment.stopped_by +
-                                                            " before it was submitted"});
+      close(Outcome::kStopped, "stopped by " + segment.stopped_by + " before it was submitted");
     } else if (now - segment.opened > patience.unclaimed_hold_s) {
-      actions.push_back(CloseSegment{
-          Outcome::kFailed, fmt::format("no job appeared in Slurm within {} s: the client died or "
-                                        "could not reach it. The hold is released",
-                                        patience.unclaimed_hold_s)});
+      close(Outcome::kFailed,
+            fmt::format("no job appeared in Slurm within {} s: the client died or could not reach "
+                        "it. The hold is released", patience.unclaimed_hold_s));
     }
     return actions;
   }
 
-  add_charges(segment, view, now, patience, actions);
+  add_charges(run, view, now, patience, actions);
   if (view.job == nullptr || is_ended(view.job->state)) return actions;
   const JobSnapshot& job = *view.job;
   if (segment.cancel_requested) {
@@ -315,8 +340,8 @@ std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds no
       actions.push_back(AskToStop{job.id});
     }
   }
-  add_coverage(segment, job, patience, actions);
-  add_extension(segment, job, now, patience, actions);
+  add_coverage(run, view, now, patience, actions);
+  add_extension(run, view, now, patience, actions);
   return actions;
 }
 

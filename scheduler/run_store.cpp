@@ -40,6 +40,20 @@ CREATE TABLE IF NOT EXISTS run_observation (
   attempt INTEGER NOT NULL,
   last_seen INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS run_allocation (  -- What is charged, once.
+  job INTEGER NOT NULL,
+  start INTEGER NOT NULL,
+  run TEXT NOT NULL REFERENCES run(id),
+  PRIMARY KEY (job, start)
+) STRICT, WITHOUT ROWID;
+)sql";
+
+// Books of an older version: what their events have charged.
+constexpr const char* kFillAllocations = R"sql(
+INSERT OR IGNORE INTO run_allocation(job, start, run)
+SELECT json_extract(body, '$.job'), json_extract(body, '$.start'), run FROM run_event
+WHERE kind = 'AttemptCharged' AND json_extract(body, '$.end') > json_extract(body, '$.start')
+  AND NOT EXISTS (SELECT 1 FROM run_allocation)
 )sql";
 
 Error of(const accounting::Error& error) { return {"the books: " + error.message}; }
@@ -48,6 +62,9 @@ Error of(const accounting::Error& error) { return {"the books: " + error.message
 
 Expected<RunStore> RunStore::open(accounting::Database& db) {
   if (const auto made = db.execute_script(kSchema); !made) return tl::unexpected(of(made.error()));
+  if (const auto filled = db.run(kFillAllocations, {}); !filled) {
+    return tl::unexpected(of(filled.error()));
+  }
   return RunStore(db);
 }
 
@@ -64,6 +81,11 @@ Expected<void> RunStore::append(Run& run, const RunEvent& event) {
         db_->run("INSERT INTO run_event(run, time, kind, body) VALUES(?1, ?2, ?3, ?4)",
                  {next.id, event.time, event_kind(event.body), event_to_json(event.body).dump()});
     if (!added) return tl::unexpected(added.error());
+    const auto* charged = std::get_if<AttemptCharged>(&event.body);
+    if (charged == nullptr || charged->end <= charged->start) return {};
+    const auto paid = db_->run("INSERT INTO run_allocation(job, start, run) VALUES(?1, ?2, ?3)",
+                               {std::int64_t{charged->job}, charged->start, next.id});
+    if (!paid) return tl::unexpected(paid.error());
     return {};
   });
   if (!done) return tl::unexpected(of(done.error()));
@@ -129,6 +151,15 @@ Expected<int> RunStore::open_runs_of(const std::string& user) const {
                                [&](const Row& row) { count = static_cast<int>(row.integer(0)); });
   if (!read) return tl::unexpected(of(read.error()));
   return count;
+}
+
+Expected<std::optional<std::string>> RunStore::payer(JobId job, UtcSeconds start) const {
+  std::optional<std::string> run;
+  const auto read =
+      db_->query("SELECT run FROM run_allocation WHERE job = ?1 AND start = ?2",
+                 {std::int64_t{job}, start}, [&](const Row& row) { run = row.text(0); });
+  if (!read) return tl::unexpected(of(read.error()));
+  return run;
 }
 
 Expected<void> RunStore::observe(const std::string& run_id, const Observation& observation) {

@@ -36,6 +36,9 @@ class RunStore {
   [[nodiscard]] Expected<std::vector<Run>> load_latest(const std::string& user, int count) const;
   [[nodiscard]] Expected<std::vector<RunEvent>> events(const std::string& run_id) const;
   [[nodiscard]] Expected<int> open_runs_of(const std::string& user) const;
+  // The run to which the allocation of this job that began then is charged. Kept unique by the
+  // database itself: `append` of a second charge of it is an Error.
+  [[nodiscard]] Expected<std::optional<std::string>> payer(JobId job, UtcSeconds start) const;
 
   [[nodiscard]] Expected<void> observe(const std::string& run_id, const Observation& observation);
   [[nodiscard]] Expected<std::optional<Observation>> observation(const std::string& run_id) const;

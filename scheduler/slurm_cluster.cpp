@@ -325,6 +325,38 @@ class SlurmCluster final : public Cluster {
                                                        std::int64_t since) override {
     std::vector<AllocationRecord> records;
     if (jobs.empty()) return records;
+    std::vector<slurm_selected_step_t> steps(jobs.size());
+    slurmdb_job_cond_t condition{};
+    condition.step_list = slurm_list_create(nullptr);
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+      steps[i].array_task_id = NO_VAL;
+      steps[i].het_job_offset = NO_VAL;
+      steps[i].step_id.job_id = jobs[i];
+      steps[i].step_id.step_het_comp = NO_VAL;
+      steps[i].step_id.step_id = NO_VAL;
+      slurm_list_append(condition.step_list, &steps[i]);
+    }
+    auto answer = records_where(condition, since);
+    slurm_list_destroy(condition.step_list);
+    return answer;
+  }
+
+  Expected<std::vector<AllocationRecord>> find_records(const std::string& name,
+                                                       std::int64_t since) override {
+    std::string text = name;
+    slurmdb_job_cond_t condition{};
+    condition.usage_start = since;
+    condition.jobname_list = slurm_list_create(nullptr);
+    slurm_list_append(condition.jobname_list, text.data());
+    auto answer = records_where(condition, since);
+    slurm_list_destroy(condition.jobname_list);
+    return answer;
+  }
+
+  // Asks slurmdbd about `condition`, whose lists stay the caller's.
+  Expected<std::vector<AllocationRecord>> records_where(slurmdb_job_cond_t& condition,
+                                                        std::int64_t since) {
+    std::vector<AllocationRecord> records;
     if (cluster_name_.empty()) {
       if (const auto known = facts(); !known) return tl::unexpected(known.error());
     }
@@ -335,27 +367,15 @@ class SlurmCluster final : public Cluster {
       if (const auto found = find_gpu_tres(connection); !found) return tl::unexpected(found.error());
     }
 
-    std::vector<slurm_selected_step_t> steps(jobs.size());
-    slurmdb_job_cond_t condition{};
     // All attempts of a requeued job, with their true times.
     condition.flags = JOBCOND_FLAG_DUP | JOBCOND_FLAG_NO_TRUNC | JOBCOND_FLAG_NO_STEP |
                       JOBCOND_FLAG_NO_DEFAULT_USAGE;
     condition.db_flags = SLURMDB_JOB_FLAG_NOTSET;
-    condition.step_list = slurm_list_create(nullptr);
     condition.cluster_list = slurm_list_create(nullptr);
     slurm_list_append(condition.cluster_list, cluster_name_.data());
-    for (std::size_t i = 0; i < jobs.size(); ++i) {
-      steps[i].array_task_id = NO_VAL;
-      steps[i].het_job_offset = NO_VAL;
-      steps[i].step_id.job_id = jobs[i];
-      steps[i].step_id.step_het_comp = NO_VAL;
-      steps[i].step_id.step_id = NO_VAL;
-      slurm_list_append(condition.step_list, &steps[i]);
-    }
     errno = 0;
     List answer = slurmdb_jobs_get(connection, &condition);
     const int error = errno;
-    slurm_list_destroy(condition.step_list);
     slurm_list_destroy(condition.cluster_list);
     if (answer == nullptr) {
       return tl::unexpected(slurm_error("asking slurmdbd for job records", error));
@@ -527,6 +547,10 @@ class SlurmCluster final : public Cluster {
     if (WIFSIGNALED(status)) out.exit_signal = WTERMSIG(status);
     if (WIFEXITED(status)) out.exit_code = WEXITSTATUS(status);
     out.killed_by_uid = job.requid;
+    if (job.array_task_id != NO_VAL) {
+      out.array_job = job.array_job_id;
+      out.array_task = static_cast<int>(job.array_task_id);
+    }
     return out;
   }
 

@@ -55,6 +55,18 @@ class FakeCluster final : public Cluster {
     return out;
   }
 
+  Expected<std::vector<AllocationRecord>> find_records(const std::string& name,
+                                                       std::int64_t since) override {
+    if (!database_is_up) return tl::unexpected(Error{"slurmdbd is down"});
+    std::vector<AllocationRecord> out;
+    for (const auto& [id, attempts] : records) {
+      for (const AllocationRecord& record : attempts) {
+        if (record.name == name && record.submit >= since) out.push_back(record);
+      }
+    }
+    return out;
+  }
+
   Expected<Submitted> submit(const JobSpec& spec) override {
     JobSnapshot job;
     job.id = next_id_++;
@@ -102,6 +114,7 @@ class FakeCluster final : public Cluster {
     JobSnapshot task = meta;
     task.id = next_id_++;
     task.array_task = meta.array_tasks.front();
+    task.array_job = array;
     task.array_tasks.clear();
     meta.array_tasks.erase(meta.array_tasks.begin());
     if (meta.array_tasks.empty()) jobs.erase(array);
@@ -189,6 +202,8 @@ class FakeCluster final : public Cluster {
     record.state = JobState::kPending;
     record.name = job.name;
     record.submit = job.submit;
+    record.array_job = job.array_job;
+    record.array_task = job.array_task;
     records[job.id].push_back(record);
   }
   void close_record(JobId id, JobState state, int exit_code) {

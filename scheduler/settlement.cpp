@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "scheduler/settlement.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "accounting/tariff.h"
+
+namespace scheduler {
+namespace {
+
+// A charge that is, or is a part of, the allocation from `start` to `end`.
+bool is_part_of(const AttemptCharged& charge, JobId job, UtcSeconds start, UtcSeconds end) {
+  if (charge.job != job) return false;
+  return charge.start == start || (charge.start < end && charge.end > start);
+}
+
+template <typename Visit>
+void each_charge(const Run& run, Visit visit) {
+  for (const Segment& segment : run.segments) {
+    for (const AttemptCharged& charge : segment.charges) visit(charge);
+  }
+}
+
+// Allocations in the books. What was added to one later is not another one.
+int allocations_charged(const Run& run) {
+  int count = 0;
+  each_charge(run, [&](const AttemptCharged& charge) {
+    bool is_addition = false;
+    each_charge(run, [&](const AttemptCharged& other) {
+      is_addition |= other.job == charge.job && other.submit == charge.submit &&
+                     other.end == charge.start && other.start < charge.start;
+    });
+    if (!is_addition) ++count;
+  });
+  return count;
+}
+
+bool is_on_gpus(const JobSnapshot& job) {
+  return job.state == JobState::kRunning || job.state == JobState::kSuspended;
+}
+
+// When an allocation that was seen running was over, as far as looks at the controller tell; nothing
+// while it lasts.
+std::optional<UtcSeconds> seen_end(const Segment& segment, std::size_t place, const View& view) {
+  const AttemptStarted& seen = segment.seen[place];
+  const auto last_look = [&](UtcSeconds looked) { return std::max(looked, seen.start); };
+  if (place + 1 < segment.seen.size()) {
+    // A requeued job gets its new submit time when its allocation is over.
+    const AttemptStarted& next = segment.seen[place + 1];
+    if (next.attempt > seen.attempt && next.submit > seen.start) return next.submit;
+    return std::min(last_look(next.before), std::max(next.start, seen.start));
+  }
+  if (segment.ended) {
+    const JobEnded& ended = *segment.ended;
+    if (ended.job == seen.job && ended.start == seen.start && ended.gpus > 0) return ended.end;
+    if (ended.attempt > seen.attempt && ended.submit > seen.start) return ended.submit;
+    return last_look(view.last_seen);
+  }
+  if (view.job == nullptr) return std::nullopt;  // observe() says what became of it.
+  const JobSnapshot& job = *view.job;
+  const bool is_same = job.id == seen.job && job.start == seen.start;
+  if (is_same && (is_on_gpus(job) || is_ended(job.state))) return std::nullopt;
+  if (job.attempt > seen.attempt && job.submit > seen.start) return job.submit;
+  return last_look(view.last_seen);
+}
+
+// An allocation is over when its job is submitted anew, whatever a changed record says.
+UtcSeconds believable_end(const Run& run, const View& view, const AllocationRecord& record) {
+  UtcSeconds end = std::max(record.end, record.start);  // A clock that stepped back counts as none.
+  const auto limit = [&](JobId job, UtcSeconds submit) {
+    if (job == record.id && submit > record.submit && submit > record.start) end = std::min(end, submit);
+  };
+  for (const AllocationRecord& other : view.records) limit(other.id, other.submit);
+  for (const Segment& segment : run.segments) {
+    for (const AttemptStarted& seen : segment.seen) limit(seen.job, seen.submit);
+  }
+  return end;
+}
+
+AttemptCharged from_record(const Run& run, const View& view, const AllocationRecord& record) {
+  AttemptCharged charge;
+  charge.segment = run.last().index;
+  charge.job = record.id;
+  charge.attempt = next_attempt(run);
+  charge.state = record.state;
+  charge.submit = record.submit;
+  charge.start = record.start;
+  charge.end = believable_end(run, view, record);
+  charge.gpus = record.gpus;
+  charge.killed_by_uid = record.killed_by_uid;
+  return charge;
+}
+
+bool is_closed(const AllocationRecord& record) { return record.end != 0 && record.start > 0; }
+
+bool has_closed_record(const View& view, JobId job, UtcSeconds start) {
+  return std::any_of(view.records.begin(), view.records.end(), [&](const AllocationRecord& record) {
+    return is_closed(record) && record.id == job && record.start == start;
+  });
+}
+
+// The record of an allocation of which a part is in the books already.
+void compare_with_books(const Run& run, const View& view, const AllocationRecord& record,
+                        UtcSeconds until, std::vector<Action>& actions) {
+  const UtcSeconds end = std::max(record.end, record.start);
+  const std::string& type = run.last().plan.type;
+  bool is_over_for_good = false;
+  each_charge(run, [&](const AttemptCharged& charge) {
+    is_over_for_good |= is_part_of(charge, record.id, record.start, end) &&
+                        is_ended(charge.state) && charge.state != JobState::kRequeued;
+  });
+  // Where its owner requeues a job that has ended, slurmctld 22.05 closes the record once more, with
+  // the time of the requeue.
+  if (record.state == JobState::kRequeued && is_over_for_good) return;
+  if (until < believable_end(run, view, record)) {
+    // Closed a second time, later, or charged before the record came.
+    AttemptCharged rest = from_record(run, view, record);
+    rest.start = until;
+    actions.push_back(PostCharge{rest, fmt::format("{} {}, more of an allocation that was charged",
+                                                   type, to_name(record.state)), ""});
+    return;
+  }
+  std::int64_t charged = 0;
+  each_charge(run, [&](const AttemptCharged& charge) {
+    if (is_part_of(charge, record.id, record.start, end)) {
+      charged += charge.gpus * (charge.end - charge.start);
+    }
+  });
+  const std::int64_t recorded = record.gpus * (end - record.start);
+  if (charged == recorded) return;
+  actions.push_back(NoteFinding{fmt::format(
+      "job {} from {} on: {} GPU-s are charged, slurmdbd has {} GPU-s. Nothing is given back for a "
+      "record that changed", record.id, accounting::format_utc(record.start), charged, recorded)});
+}
+
+void add_as_seen(const Run& run, const View& view, AttemptCharged charge,
+                 std::vector<Action>& actions) {
+  charge.segment = run.last().index;
+  charge.attempt = next_attempt(run);
+  charge.end = std::max(charge.end, charge.start);
+  const char* const why = view.records_known ? "slurmdbd has no record of it" : "slurmdbd is silent";
+  actions.push_back(PostCharge{
+      charge,
+      fmt::format("{} {}, {}: as seen from the controller", run.last().plan.type,
+                  to_name(charge.state), why),
+      fmt::format("job {}: {} GPUs from {} to {} are charged as seen from the controller; {}",
+                  charge.job, charge.gpus, accounting::format_utc(charge.start),
+                  accounting::format_utc(charge.end), why)});
+}
+
+}  // namespace
+
+int next_attempt(const Run& run) {
+  int next = 0;
+  each_charge(run, [&](const AttemptCharged& charge) { next = std::max(next, charge.attempt + 1); });
+  return next;
+}
+
+std::optional<UtcSeconds> charged_until(const Run& run, JobId job, UtcSeconds start, UtcSeconds end) {
+  std::optional<UtcSeconds> until;
+  each_charge(run, [&](const AttemptCharged& charge) {
+    if (!is_part_of(charge, job, start, end)) return;
+    until = std::max(until.value_or(charge.end), charge.end);
+  });
+  return until;
+}
+
+void add_charges(const Run& run, const View& view, UtcSeconds now, const Patience& patience,
+                 std::vector<Action>& actions) {
+  const Segment& segment = run.last();
+  for (const AllocationRecord& record : view.records) {
+    if (!is_closed(record)) continue;
+    const auto until =
+        charged_until(run, record.id, record.start, believable_end(run, view, record));
+    if (until) {
+      compare_with_books(run, view, record, *until, actions);
+    } else {
+      actions.push_back(PostCharge{from_record(run, view, record),
+                                   fmt::format("{} {}", segment.plan.type, to_name(record.state)),
+                                   ""});
+    }
+    // A charge's number follows from those before it.
+    if (!actions.empty() && std::holds_alternative<PostCharge>(actions.back())) return;
+  }
+  for (std::size_t place = 0; place < segment.seen.size(); ++place) {
+    const AttemptStarted& seen = segment.seen[place];
+    const auto end = seen_end(segment, place, view);
+    if (!end || has_closed_record(view, seen.job, seen.start)) continue;
+    if (charged_until(run, seen.job, seen.start, *end)) continue;
+    const UtcSeconds noticed = segment.ended ? segment.ended_noticed : *end;
+    if (now - noticed <= patience.record_wait_s) continue;
+    const bool is_last = segment.ended && segment.ended->start == seen.start;
+    AttemptCharged charge;
+    charge.job = seen.job;
+    charge.state = is_last ? segment.ended->state : JobState::kUnknown;
+    charge.submit = seen.submit;
+    charge.start = seen.start;
+    charge.end = *end;
+    charge.gpus = seen.gpus;
+    add_as_seen(run, view, charge, actions);
+    return;
+  }
+  if (!segment.ended || segment.ended->gpus == 0) return;
+  const JobEnded& ended = *segment.ended;
+  if (charged_until(run, ended.job, ended.start, ended.end)) return;
+  if (has_closed_record(view, ended.job, ended.start)) return;
+  if (now - segment.ended_noticed <= patience.record_wait_s) return;
+  AttemptCharged charge;
+  charge.job = ended.job;
+  charge.state = ended.state;
+  charge.submit = ended.submit;
+  charge.start = ended.start;
+  charge.end = ended.end;
+  charge.gpus = ended.gpus;
+  add_as_seen(run, view, charge, actions);
+}
+
+bool earlier_attempts_are_charged(const Run& run, const View& view, UtcSeconds now,
+                                  const Patience& patience) {
+  const Segment& segment = run.last();
+  for (std::size_t place = 0; place < segment.seen.size(); ++place) {
+    const AttemptStarted& seen = segment.seen[place];
+    const auto end = seen_end(segment, place, view);
+    if (end && !charged_until(run, seen.job, seen.start, *end)) return false;
+  }
+  if (view.job == nullptr || view.job->attempt <= allocations_charged(run)) return true;
+  return now - view.job->submit > patience.record_wait_s;
+}
+
+bool is_settled(const Run& run, const View& view, UtcSeconds now, const Patience& patience) {
+  const Segment& segment = run.last();
+  const JobEnded& ended = *segment.ended;
+  const bool has_waited = now - segment.ended_noticed > patience.record_wait_s;
+  if (ended.gpus > 0 && !charged_until(run, ended.job, ended.start, ended.end)) return false;
+  for (std::size_t place = 0; place < segment.seen.size(); ++place) {
+    const AttemptStarted& seen = segment.seen[place];
+    const auto end = seen_end(segment, place, view);
+    if (end && !charged_until(run, seen.job, seen.start, *end)) return false;
+  }
+  if (has_waited) return true;
+  if (!view.records_known) return false;
+  if (allocations_charged(run) < ended.attempt) return false;
+  // A job that was cancelled while it waited may have run for a moment between two looks.
+  return ended.gpus > 0 || now - segment.ended_noticed > 5 ||
+         (!view.records.empty() && view.records.back().end != 0);
+}
+
+std::string unseen_attempts(const Run& run, int attempts) {
+  const int known = allocations_charged(run);
+  if (known >= attempts) return "";
+  return fmt::format("job {} of run {} was restarted {} times, and neither slurmdbd nor a look at "
+                     "the controller has shown more than {} allocations of it",
+                     run.last().job.value_or(0), run.id, attempts, known);
+}
+
+}  // namespace scheduler

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Runs that go on by themselves, against a pretended Slurm.
+#include <nlohmann/json.hpp>
+
+#include "world.h"
+
+namespace scheduler {
+namespace {
+
+constexpr std::int64_t kFirstHold = 2 * (600 + kMargin) * 1000;
+
+class AutoResumeTest : public ::testing::Test {
+ protected:
+  // A run of two GPUs and ten minutes, running.
+  JobId start_with(std::int64_t milli_gpu_s) {
+    give(milli_gpu_s);
+    Admission admission = world.admission();
+    admission.request.resources.auto_resume = true;
+    const JobId id = world.launch(admission);
+    world.cluster.start(id);
+    world.tick();
+    return id;
+  }
+  void give(std::int64_t milli_gpu_s) {
+    const auto status = world.dispatcher().ledger().grant(
+        {fmt::format("gift{}", ++gifts_), "user:ada", {milli_gpu_s}, "root", ""}, world.cluster.now);
+    EXPECT_TRUE(status && *status == accounting::GrantStatus::kGranted);
+  }
+  // As the batch script does at its end: scontrol requeuehold, as the user.
+  void requeue_held(JobId id) {
+    world.cluster.requeue(id);
+    world.cluster.jobs.at(id).is_held = true;
+  }
+  const JobSnapshot& job(JobId id) { return world.cluster.jobs.at(id); }
+  World world;
+
+ private:
+  int gifts_ = 0;
+};
+
+TEST_F(AutoResumeTest, ARunThatItsFundCouldNotPayGoesOnWhenATopupCame) {
+  const JobId id = start_with(kFirstHold + 1000);
+  world.tick(350);
+  world.tick(220);
+  ASSERT_EQ(world.cluster.asked_to_stop, std::vector<JobId>{id});
+  requeue_held(id);
+  for (int i = 0; i < 4; ++i) world.tick(10);
+  EXPECT_EQ(world.state(), "paused");
+  EXPECT_EQ(world.run().reason.rfind("budget: ", 0), 0u) << world.run().reason;
+  EXPECT_TRUE(job(id).is_held);
+  EXPECT_EQ(world.run().charged().milli_gpu_s, 2 * 571 * 1000);
+
+  give(10 * accounting::kGpuHour.milli_gpu_s);
+  for (int i = 0; i < 3; ++i) world.tick(10);
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(world.state(), "queued");
+  EXPECT_EQ(world.balance().held.milli_gpu_s, kFirstHold);
+  world.cluster.start(id);
+  world.tick(10);
+  EXPECT_EQ(world.state(), "running");
+  world.cluster.end(id, JobState::kCompleted, 0);
+  world.tick(10);
+  EXPECT_EQ(world.state(), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * (571 + 10) * 1000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
+TEST_F(AutoResumeTest, ItNeedsNoTopupWhereTheLimitOfOneJobWasTooShort) {
+  world.site.limits.max_time_s = 600;
+  world.restart();
+  const JobId id = start_with(10 * accounting::kGpuHour.milli_gpu_s);
+  world.tick(590);
+  EXPECT_EQ(job(id).time_limit_s, 600);
+  requeue_held(id);
+  for (int i = 0; i < 3; ++i) world.tick(10);
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(job(id).time_limit_s, 600);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, kFirstHold);
+  world.expect_books_are_right();
+}
+
+TEST_F(AutoResumeTest, WhatTheFundStillHasPaysForAShorterAttempt) {
+  const JobId id = start_with(10 * accounting::kGpuHour.milli_gpu_s);
+  world.tick(100);
+  world.cluster.jobs.at(id).time_limit_s = 600;
+  // All but 13 minutes of two GPUs are spent elsewhere.
+  const std::int64_t left = 2 * (780 + kMargin) * 1000;
+  const auto held = world.dispatcher().ledger().hold(
+      {"elsewhere", "user:ada", {world.balance().available.milli_gpu_s - left}, "other", "ada", 0},
+      world.cluster.now);
+  ASSERT_TRUE(held && *held == accounting::HoldStatus::kHeld);
+  world.tick(480);
+  world.tick(10);
+  requeue_held(id);
+  for (int i = 0; i < 4; ++i) world.tick(10);
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_GE(job(id).time_limit_s, 600);
+  EXPECT_GE(world.balance().available.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
+TEST_F(AutoResumeTest, APreemptedRunGetsItsWholeLimitAgain) {
+  const JobId id = start_with(10 * accounting::kGpuHour.milli_gpu_s);
+  for (int i = 0; i < 8; ++i) {
+    world.tick(100);
+    world.cluster.requeue(id);
+    world.cluster.records[id][world.cluster.records[id].size() - 2].state = JobState::kPreempted;
+    for (int j = 0; j < 3; ++j) world.tick(10);
+    ASSERT_FALSE(job(id).is_held) << i;
+    EXPECT_EQ(job(id).time_limit_s, 600);
+    EXPECT_EQ(world.balance().held.milli_gpu_s, kFirstHold);
+    world.cluster.start(id);
+    world.tick();
+  }
+  EXPECT_EQ(world.state(), "running");
+  world.expect_books_are_right();
+}
+
+TEST_F(AutoResumeTest, NodesThatFailAgainAndAgainEndIt) {
+  const JobId id = start_with(10 * accounting::kGpuHour.milli_gpu_s);
+  int followed = 0;
+  while (world.cluster.cancelled.empty() && followed < 20) {
+    world.tick(100);
+    world.cluster.requeue(id);
+    world.cluster.records[id][world.cluster.records[id].size() - 2].state = JobState::kNodeFail;
+    for (int j = 0; j < 3; ++j) world.tick(10);
+    if (!world.cluster.cancelled.empty()) break;
+    world.cluster.start(id);
+    world.tick();
+    ++followed;
+  }
+  EXPECT_EQ(followed, 5);
+  world.tick(10);
+  EXPECT_EQ(world.state(), "failed");
+  EXPECT_NE(world.run().reason.find("nodes failed 6 times"), std::string::npos) << world.run().reason;
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+}
+
+TEST_F(AutoResumeTest, AttemptsThatGetNowhereEndIt) {
+  const JobId id = start_with(10 * accounting::kGpuHour.milli_gpu_s);
+  for (int i = 0; i < 20 && world.cluster.cancelled.empty(); ++i) {
+    world.tick(2);
+    requeue_held(id);
+    for (int j = 0; j < 3; ++j) world.tick(10);
+    if (world.cluster.cancelled.empty()) world.cluster.start(id);
+  }
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{id});
+  world.tick(10);
+  EXPECT_NE(world.run().reason.find("in a row"), std::string::npos) << world.run().reason;
+}
+
+TEST_F(AutoResumeTest, PauseKeepsTheJobWaitingUntilResume) {
+  const JobId id = start_with(10 * accounting::kGpuHour.milli_gpu_s);
+  ASSERT_FALSE(world.dispatcher().request_pause(kAda, "runone", world.cluster.now)->has_value());
+  world.tick();
+  EXPECT_EQ(world.cluster.asked_to_stop, std::vector<JobId>{id});
+  requeue_held(id);
+  for (int i = 0; i < 10; ++i) world.tick(60);
+  EXPECT_EQ(world.state(), "paused");
+  EXPECT_EQ(world.run().reason, "paused by ada");
+  EXPECT_TRUE(job(id).is_held);
+
+  EXPECT_TRUE(world.dispatcher().request_resume(kBob, "runone", world.cluster.now)->has_value());
+  EXPECT_FALSE(world.dispatcher().request_resume(kAda, "runone", world.cluster.now)->has_value());
+  for (int i = 0; i < 3; ++i) world.tick(10);
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_TRUE(world.dispatcher().request_resume(kAda, "runone", world.cluster.now)->has_value());
+}
+
+TEST_F(AutoResumeTest, StopEndsItThoughItsJobRequeuesItself) {
+  const JobId id = start_with(10 * accounting::kGpuHour.milli_gpu_s);
+  ASSERT_FALSE(world.dispatcher().request_stop(kAda, "runone", world.cluster.now)->has_value());
+  world.tick();
+  requeue_held(id);
+  for (int i = 0; i < 4; ++i) world.tick(10);
+  EXPECT_EQ(world.state(), "stopped");
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  EXPECT_TRUE(world.dispatcher().audit()->faults.empty());
+}
+
+TEST_F(AutoResumeTest, ARunWithoutItIsStoppedByAPause) {
+  world.grant("user:ada", 10);
+  const JobId id = world.launch(world.admission());
+  world.cluster.start(id);
+  world.tick();
+  ASSERT_FALSE(world.dispatcher().request_pause(kAda, "runone", world.cluster.now)->has_value());
+  world.tick();
+  world.cluster.end(id, JobState::kFailed, 10);
+  world.tick();
+  EXPECT_EQ(world.state(), "stopped");
+}
+
+TEST_F(AutoResumeTest, TheServiceMayDieAtAnyPointOfIt) {
+  const JobId id = start_with(kFirstHold + 1000);
+  const auto step = [&](std::int64_t seconds) {
+    world.restart();
+    world.tick(seconds);
+  };
+  step(350);
+  step(220);
+  requeue_held(id);
+  for (int i = 0; i < 4; ++i) step(10);
+  EXPECT_EQ(world.state(), "paused");
+  give(accounting::kGpuHour.milli_gpu_s);
+  for (int i = 0; i < 3; ++i) step(10);
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, kFirstHold);
+  world.expect_books_are_right();
+}
+
+TEST(AutoResumeScript, RequeuesItselfOnlyWhereItIsToGoOn) {
+  Plan plan;
+  plan.tres_per_node = "gres:gpu:1";
+  plan.time_limit_s = 600;
+  const auto script = [&] { return render_job_script(plan, {"runone", 0}, "/runs/runone", test_site()); };
+  EXPECT_EQ(script().find("requeuehold"), std::string::npos);
+  plan.auto_resume = true;
+  EXPECT_NE(script().find("scontrol requeuehold \"$SLURM_JOB_ID\""), std::string::npos);
+}
+
+TEST(AutoResumeRequest, IsKeptInJsonAndToml) {
+  const auto read = read_request("", {{"data=", "data", "/d.yaml"}, {"--auto-resume", "auto_resume", "true"}}, "/");
+  ASSERT_TRUE(read.faults.empty()) << read.faults.front().message;
+  EXPECT_TRUE(read.request.resources.auto_resume);
+  EXPECT_TRUE(nlohmann::json(read.request).get<TrainingRequest>().resources.auto_resume);
+  EXPECT_NE(to_toml(read.request).find("auto_resume = true"), std::string::npos);
+  const auto wrong = read_request("", {{"data=", "data", "/d.yaml"}, {"x", "auto_resume", "maybe"}}, "/");
+  EXPECT_EQ(wrong.faults.size(), 1u);
+}
+
+}  // namespace
+}  // namespace scheduler
