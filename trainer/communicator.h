@@ -55,6 +55,9 @@ class Communicator {
   // Lets started sums move on; quick. Needed only where no thread of their own does that.
   virtual void advance() {}
 
+  // For a rank that has failed and is going to say why and call abort(). Where several fail at once,
+  // returns on the first; the others are ended meanwhile, or go on after some seconds.
+  virtual void take_last_word() {}
   // Ends the processes of all ranks with this exit code. Not a collective.
   [[noreturn]] virtual void abort(int exit_code) = 0;
 };

@@ -69,6 +69,9 @@ Launch read_launch() {
   launch.deadline = number("TRAINYARD_DEADLINE").value_or(0);
   launch.seconds_used_before = number("TRAINYARD_SECONDS_USED").value_or(0);
   launch.watchdog_s = number("TRAINYARD_WATCHDOG_S").value_or(launch.watchdog_s);
+  launch.is_traced = number("TRAINYARD_TRACE").value_or(0) != 0;
+  launch.stop_at_step =
+      static_cast<std::int64_t>(number("TRAINYARD_STOP_AT_STEP").value_or(0));
   launch.attempt = static_cast<int>(
       number("TRAINYARD_ATTEMPT").value_or(number("SLURM_RESTART_COUNT").value_or(0)));
   return launch;

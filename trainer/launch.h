@@ -5,6 +5,7 @@
 // many CPUs; until when. Read once, by the main.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace trainer {
@@ -16,6 +17,8 @@ struct Launch {
   double deadline = 0;             // TRAINYARD_DEADLINE; 0: none.
   double seconds_used_before = 0;  // TRAINYARD_SECONDS_USED
   double watchdog_s = 600;         // TRAINYARD_WATCHDOG_S; 0: off.
+  bool is_traced = false;          // TRAINYARD_TRACE=1: train.h, is_traced
+  std::int64_t stop_at_step = 0;   // TRAINYARD_STOP_AT_STEP: train.h, stop_at_step
   int attempt = 0;                 // TRAINYARD_ATTEMPT, else SLURM_RESTART_COUNT
 };
 // Throws std::invalid_argument where a variable is no number.

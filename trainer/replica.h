@@ -40,6 +40,10 @@ class Replica {
   [[nodiscard]] Optimizer& optimizer() { return optimizer_; }
   [[nodiscard]] const GradientReducer::Totals& reduced() const { return reducer_->totals(); }
 
+  // From here on the statistics of a batch are those of all ranks' images (sync_norm.h): forward and
+  // backward passes in training are collectives. On all ranks, before the first of them.
+  void synchronise_norms();
+
   // Adds the gradients of `loss`. kStepFollows: they are summed over the ranks meanwhile, and step()
   // is called next, on all ranks.
   enum class Backward { kMoreFollows, kStepFollows };

@@ -86,10 +86,15 @@ void TrainingRun::build() {
   }
   replica_.emplace(architecture, class_count, choice_.kind, scaled_weight_decay(args_), device_,
                    communicator_, args_.freeze);
+  if (args_.sync_bn) replica_->synchronise_norms();
+  using WithoutMemory = BatchStep::Options::WithoutMemory;
   batch_step_.emplace(*replica_, communicator_,
                       BatchStep::Options{.loss = loss_options(),
                                          .global_batch = args_.batch,
                                          .amp_type = amp_type(args_.amp, device_),
+                                         .without_memory = args_.sync_bn && communicator_.size() > 1
+                                                               ? WithoutMemory::kFails
+                                                               : WithoutMemory::kSplits,
                                          .before_forward = around_.before_forward});
   const int threads = std::clamp(args_.workers, 1, std::max(1, around_.threads));
   val_loader_ = std::make_unique<ValLoader>(input_.dataset.val, args_.imgsz,
@@ -105,6 +110,7 @@ void TrainingRun::build() {
     if (!image_cache_.note.empty()) input_.warnings.push_back(image_cache_.note);
   }
   make_loader();
+  if (agreed(around_.is_traced)) trace_.emplace(communicator_, folder_.path());
 
   progress_.model = args_.model;
   progress_.model_yaml = architecture.is_known ? std::string() : architecture.yaml;

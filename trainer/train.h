@@ -31,6 +31,8 @@ struct Surroundings {
   double seconds_used_before = 0;           // By earlier attempts, as the scheduler knows it.
   int threads = 1;                          // CPUs of this rank.
   int attempt = 0;
+  std::int64_t stop_at_step = 0;  // As if asked to stop once so many batches are done; 0: never.
+  bool is_traced = false;         // RUN/trace.jsonl (step_trace.h). Rank 0's word counts.
   enum class Output { kTerminal, kLog, kNone } output = Output::kLog;
   // For tests of what happens without memory (BatchStep::Options::before_forward).
   std::function<void(at::Tensor&)> before_forward = nullptr;

@@ -27,6 +27,7 @@
 #include "trainer/run_folder.h"
 #include "trainer/run_pictures.h"
 #include "trainer/schedule.h"
+#include "trainer/step_trace.h"
 #include "trainer/time_budget.h"
 #include "trainer/train.h"
 #include "trainer/train_input.h"
@@ -121,6 +122,7 @@ class TrainingRun {
   OptimizerChoice choice_;
   std::optional<Replica> replica_;
   std::optional<BatchStep> batch_step_;
+  std::optional<StepTrace> trace_;
   Progress progress_;
   HostCache image_cache_;  // Empty without cache=ram or disk.
   std::unique_ptr<TrainLoader> loader_;

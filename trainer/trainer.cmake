@@ -15,22 +15,23 @@ include(export_sources.cmake)
 
 # Compiled without torch: quick, and read by people who do not know it.
 set(trainer_plain_sources
-  bench_collectives.cpp bench_report.cpp console.cpp durable_file.cpp launch.cpp local_communicator.cpp
-  mpi_communicator.cpp norm_act_kernels.cpp run_folder.cpp time_budget.cpp train_input.cpp
+  batch_moments.cpp bench_collectives.cpp bench_report.cpp console.cpp durable_file.cpp launch.cpp local_communicator.cpp
+  mpi_communicator.cpp norm_act_kernels.cpp run_folder.cpp start_watch.cpp time_budget.cpp train_input.cpp
   watch_link.cpp watchdog.cpp)
 
 module_library(trainer
   HEADERS
-    amp.h assigner.h auto_batch.h batch_step.h bench.h bench_collectives.h bfloat16.h blocks.h boxes.h
+    amp.h assigner.h auto_batch.h batch_moments.h batch_step.h bench.h bench_collectives.h bfloat16.h blocks.h boxes.h
     checkpoint.h communicator.h console.h durable_file.h ema.h
     gradient_reducer.h launch.h layout.h loss.h model.h norm_act.h norm_act_kernels.h optimizer.h
-    replica.h run_folder.h run_pictures.h schedule.h tensor_file.h time_budget.h train.h train_input.h
+    replica.h run_folder.h run_pictures.h schedule.h start_watch.h step_trace.h sync_norm.h tensor_file.h time_budget.h train.h train_input.h
     validate.h watch_link.h watchdog.h weights_file.h
     ${TRAINER_DATA_HEADERS} ${TRAINER_EXPORT_HEADERS}
   SOURCES
     amp.cpp assigner.cpp auto_batch.cpp batch_step.cpp bench.cpp blocks.cpp boxes.cpp checkpoint.cpp
     ema.cpp gradient_reducer.cpp layout.cpp
-    loss.cpp model.cpp norm_act.cpp optimizer.cpp replica.cpp run_pictures.cpp schedule.cpp tensor_file.cpp
+    loss.cpp model.cpp norm_act.cpp optimizer.cpp replica.cpp run_pictures.cpp schedule.cpp step_trace.cpp sync_norm.cpp
+    tensor_file.cpp
     train.cpp train_files.cpp train_loop.cpp train_run.h validate.cpp weights_file.cpp
     ${trainer_plain_sources}
     ${TRAINER_DATA_SOURCES} ${TRAINER_EXPORT_SOURCES}

@@ -20,6 +20,7 @@
 #include "trainer/durable_file.h"
 #include "trainer/launch.h"
 #include "trainer/run_folder.h"
+#include "trainer/start_watch.h"
 #include "trainer/train.h"
 #include "trainer/verbs.h"
 #include "trainer/watchdog.h"
@@ -103,6 +104,9 @@ std::unique_ptr<Communicator> make_ranks(const contract::TrainSpec& spec, const 
     std::fflush(nullptr);
     write_exit_record(run_dir, {ExitCode::kStalled, message}, attempt);
   };
+  const StartWatch start({.limit_s = launch.watchdog_s,
+                          .exit_code = static_cast<int>(ExitCode::kStalled),
+                          .last_words = say});
   std::string note;
   auto communicator = watched(make_mpi_communicator(argc, argv),
                               {.limit_s = launch.watchdog_s,
@@ -128,6 +132,8 @@ int run_training(const contract::TrainSpec& spec, const Launch& launch, double s
         .seconds_used_before = launch.seconds_used_before,
         .threads = launch.cpus,
         .attempt = launch.attempt,
+        .stop_at_step = launch.stop_at_step,
+        .is_traced = launch.is_traced,
         .output = is_terminal ? Surroundings::Output::kTerminal : Surroundings::Output::kLog};
     return static_cast<int>(train(spec, around).code);
   } catch (const BadInput& error) {
@@ -140,6 +146,7 @@ int run_training(const contract::TrainSpec& spec, const Launch& launch, double s
     return static_cast<int>(ExitCode::kBadInput);
   } catch (const std::exception& error) {
     const Failure failure = failure_of(error);
+    communicator->take_last_word();
     fmt::print(stderr, "rank {} ({}): {}\n", communicator->rank(), communicator->host(),
                failure.message);
     std::fflush(nullptr);

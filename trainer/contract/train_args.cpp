@@ -64,6 +64,7 @@ const std::vector<Option>& options() {
       {"verbose", "run", &A::verbose, 0, 1, {}, "print metrics of each class"},
       {"plots", "run", &A::plots, 0, 1, {}, "pictures of labels, batches, curves and results in the run's folder"},
       {"amp", "run", &A::amp, -kAny, kAny, {"true", "false", "bf16", "fp32"}, "true: bfloat16 convolutions on GPUs, float32 on CPUs; bf16: everywhere"},
+      {"sync_bn", "run", &A::sync_bn, 0, 1, {}, "batch norm over the batches of all GPUs together; no argument of Ultralytics'"},
       {"freeze", "run", &A::freeze, 0, 99, {}, "the first N layers, or the layers of a list, keep their weights",
        "none, N of 0 to 99, or a list"},
       {"cache", "data", &A::cache, -kAny, kAny, {"ram", "disk", "false"}, "keep decoded images, once a host, in memory or in the temporary folder"},

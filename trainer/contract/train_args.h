@@ -32,6 +32,7 @@ struct TrainArgs {
   bool verbose = true;
   bool plots = true;         // Pictures in the run's folder.
   std::string amp = "true";  // bfloat16 on GPUs; "bf16": on CPUs too.
+  bool sync_bn = false;      // Batch norm over the batches of all ranks together.
   std::vector<int> freeze;   // Layers that keep their weights; their batch norms stay as they are.
   std::string cache = "false";      // "ram" or "false".
   std::string pretrained;           // A weights file, or empty: random initialisation.
