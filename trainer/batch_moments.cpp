@@ -13,14 +13,14 @@ BatchMoments combined(BatchMoments own, Communicator* ranks) {
   sums[0] = own.count;
   for (std::size_t c = 0; c < channels; ++c) {
     sums[1 + c] = own.count * own.mean[c];
-    sums[1 + channels + c] = own.squares[c] + own.count * own.mean[c] * own.mean[c];
+    sums[1 + channels + c] = own.count * (own.variance[c] + own.mean[c] * own.mean[c]);
   }
   ranks->all_reduce_sum(std::span<double>(sums));
   BatchMoments all{sums[0], std::vector<double>(channels), std::vector<double>(channels)};
   for (std::size_t c = 0; c < channels; ++c) {
     all.mean[c] = sums[1 + c] / all.count;
-    all.squares[c] =
-        std::max(0.0, sums[1 + channels + c] - all.count * all.mean[c] * all.mean[c]);
+    all.variance[c] =
+        std::max(0.0, sums[1 + channels + c] / all.count - all.mean[c] * all.mean[c]);
   }
   return all;
 }

@@ -13,15 +13,10 @@
 
 namespace trainer {
 
-// Of each channel: the mean over `count` values and the sum of the squares of their differences
-// from it.
+// Of each channel: mean and biased variance of `count` values.
 struct BatchMoments {
   double count = 0;
-  std::vector<double> mean, squares;
-
-  [[nodiscard]] double variance(std::size_t channel) const {  // Biased.
-    return count > 0 ? squares[channel] / count : 0;
-  }
+  std::vector<double> mean, variance;
 };
 
 // The moments of the values of all ranks together, the same on each; `own` where `ranks` is null. A

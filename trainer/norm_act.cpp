@@ -101,7 +101,8 @@ BatchMoments moments_of(const torch::Tensor& x) {
   for (std::size_t c = 0; c < rows.channels; ++c) {
     const double shifted = sums[c] / moments.count;
     moments.mean[c] = shifted + values[c];
-    moments.squares[c] = std::max(0.0, sums[rows.channels + c] - shifted * sums[c]);
+    moments.variance[c] =
+        std::max(0.0, sums[rows.channels + c] / moments.count - shifted * shifted);
   }
   return moments;
 }
@@ -149,8 +150,8 @@ class NormAct : public torch::autograd::Function<NormAct> {
     if (batch > 0) {  // Else mean and deviation are constants.
       add_over_ranks(sums, reinterpret_cast<Communicator*>(context->saved_data["ranks"].toInt()));
       for (std::size_t c = 0; c < rows.channels; ++c) {
-        const double along =
-            scale[c] * inverse[c] * sums[rows.channels + c] * inverse[c] / batch;
+        const double dweight = sums[rows.channels + c] * inverse[c];
+        const double along = scale[c] * inverse[c] * dweight / batch;
         slope[c] = static_cast<float>(along);
         offset[c] = static_cast<float>(scale[c] * sums[c] / batch - along * means[c]);
       }
@@ -187,10 +188,8 @@ torch::Tensor norm_act(SyncNormImpl& norm, const torch::Tensor& x) {
     const BatchMoments moments = combined(moments_of(rows.detach()), norm.ranks());
     remember_moments(norm, moments);
     count = moments.count;
-    std::vector<double> variances(moments.squares);
-    for (double& each : variances) each /= count;
     mean = to_floats(moments.mean);
-    variance = to_floats(variances);
+    variance = to_floats(moments.variance);
   } else {
     mean = norm.running_mean;
     variance = norm.running_var;

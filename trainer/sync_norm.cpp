@@ -35,10 +35,11 @@ torch::Tensor to_channels(const std::vector<double>& values, const torch::Tensor
 BatchMoments moments_of(const torch::Tensor& x) {
   const torch::Tensor values = x.to(type_of_sums(x));
   const torch::Tensor mean = values.mean(kOtherDims);
-  const torch::Tensor squares =
-      (values - mean.view({1, -1, 1, 1})).square().sum(kOtherDims, /*keepdim=*/false, torch::kDouble);
+  const torch::Tensor variance = (values - mean.view({1, -1, 1, 1}))
+                                     .square()
+                                     .mean(kOtherDims, /*keepdim=*/false, torch::kDouble);
   return {static_cast<double>(x.numel() / x.size(kChannelDim)), to_vector(mean),
-          to_vector(squares)};
+          to_vector(variance)};
 }
 
 // Of torch's operators only: any device, any floating type.
@@ -108,10 +109,8 @@ torch::Tensor SyncNormImpl::forward(const torch::Tensor& x) {
     const BatchMoments moments = combined(moments_of(x.detach()), shared);
     remember_moments(*this, moments);
     count = moments.count;
-    std::vector<double> variance(moments.squares);
-    for (double& each : variance) each /= count;
     mean = to_channels(moments.mean, x);
-    inverse_deviation = (to_channels(variance, x) + options.eps()).rsqrt();
+    inverse_deviation = (to_channels(moments.variance, x) + options.eps()).rsqrt();
   }
   return PlainNorm::apply(x, weight, bias, mean, inverse_deviation, count,
                           reinterpret_cast<std::int64_t>(shared));
@@ -127,15 +126,13 @@ void synchronise_norms(torch::nn::Module& module, Communicator& ranks) {
 void remember_moments(SyncNormImpl& norm, const BatchMoments& moments) {
   torch::NoGradGuard no_grad;
   const double momentum = norm.options.momentum().value();
-  const double unbiased = moments.count > 1 ? moments.count - 1 : 1;
-  std::vector<double> variance(moments.squares);
-  for (double& each : variance) each /= unbiased;
-  const auto like = norm.running_mean.options();
+  const double unbiased = moments.count > 1 ? moments.count / (moments.count - 1) : 1;
+  const auto of = [like = norm.running_mean.options()](const std::vector<double>& values) {
+    return torch::tensor(at::ArrayRef<double>(values), torch::kDouble).to(like);
+  };
   norm.num_batches_tracked.add_(1);
-  norm.running_mean.mul_(1 - momentum)
-      .add_(torch::tensor(at::ArrayRef<double>(moments.mean), torch::kDouble).to(like), momentum);
-  norm.running_var.mul_(1 - momentum)
-      .add_(torch::tensor(at::ArrayRef<double>(variance), torch::kDouble).to(like), momentum);
+  norm.running_mean.mul_(1 - momentum).add_(of(moments.mean), momentum);
+  norm.running_var.mul_(1 - momentum).add_(of(moments.variance), momentum * unbiased);
 }
 
 }  // namespace trainer
