@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "trainer/communicator.h"
@@ -71,6 +72,14 @@ class Replica {
 
   // Between two steps: rank 0 holds the sum of all gradients accumulated so far, the others none.
   void settle();
+
+  // GradientReducer's.
+  [[nodiscard]] std::vector<std::pair<std::string, torch::Tensor>> wire_state() {
+    return reducer_->wire_state();
+  }
+  void load_wire_state(const std::vector<std::pair<std::string, torch::Tensor>>& state) {
+    reducer_->load_wire_state(state);
+  }
 
   // Throws std::runtime_error where a rank's copy differs.
   void check();

@@ -389,6 +389,14 @@ class WatchedCommunicator : public Communicator {
     sizes_[ticket % sizes_.size()] = request.values.size_bytes();
     return ticket;
   }
+  Ticket start_device_sum(const DeviceSum& request) override {
+    const Ticket ticket = inner_->start_device_sum(request);
+    constexpr std::size_t kFloatBytes = 4, kHalfBytes = 2;
+    sizes_[ticket % sizes_.size()] =
+        request.count * (request.type == Wire::kFloat32 ? kFloatBytes : kHalfBytes);
+    return ticket;
+  }
+  bool sums_on_device() const override { return inner_->sums_on_device(); }
   double wait(Ticket ticket) override {
     const Scope scope(*watch_, "gradient sum", sizes_[ticket % sizes_.size()]);
     return inner_->wait(ticket);
