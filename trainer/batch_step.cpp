@@ -38,8 +38,9 @@ BatchStep::BatchStep(Replica& replica, Communicator& communicator, Options optio
     : replica_(replica),
       communicator_(communicator),
       options_(std::move(options)),
-      may_run_out_(options_.before_forward != nullptr ||
-                   replica.model().parameters().front().is_cuda()) {}
+      may_run_out_(options_.without_memory == Options::WithoutMemory::kSplits &&
+                   (options_.before_forward != nullptr ||
+                    replica.model().parameters().front().is_cuda())) {}
 
 void BatchStep::remember() {
   if (!may_run_out_) return;

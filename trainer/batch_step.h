@@ -24,6 +24,9 @@ class BatchStep {
     LossOptions loss;
     std::int64_t global_batch = 0;                  // Images of all ranks together.
     std::optional<torch::ScalarType> amp_type;      // amp.h
+    // kFails: no batch is done in parts, what an allocator throws rises. For norms of all ranks
+    // together, whose statistics would be those of the parts, and whose other ranks would wait.
+    enum class WithoutMemory { kSplits, kFails } without_memory = WithoutMemory::kSplits;
     // Given the images of the next forward pass. A test spoils them or throws what an allocator
     // throws; where it is given, running out of memory is reckoned with on a CPU too.
     std::function<void(torch::Tensor&)> before_forward;

@@ -17,7 +17,7 @@
 #include "trainer/contract/architecture.h"
 #include "trainer/scenes.h"
 #include "trainer/verbs.h"
-#include "trainer/watchdog.h"
+#include "trainer/rank_setup.h"
 
 namespace trainer {
 
@@ -66,16 +66,17 @@ double steady_now() {
   return Seconds(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-std::unique_ptr<Communicator> make_ranks(const Launch& launch) {
-  if (!launch.has_ranks) return make_local_communicator();
-  std::string note;
-  auto ranks = watched(make_mpi_communicator(nullptr, nullptr),
-                       {.limit_s = launch.watchdog_s,
-                        .last_words =
-                            [](const std::string& message) { fmt::print(stderr, "{}\n", message); }},
-                       &note);
-  if (!note.empty() && ranks->rank() == 0) fmt::print(stderr, "{}\n", note);
-  return ranks;
+std::unique_ptr<Communicator> ranks_of(const Launch& launch) {
+  Ranks ranks = make_ranks(
+      launch,
+      {.limit_s = launch.watchdog_s,
+       .last_words = [](const std::string& message) { fmt::print(stderr, "{}\n", message); }},
+      nullptr, nullptr);
+  if (ranks.communicator->rank() == 0 && launch.has_ranks) {
+    fmt::print(stderr, "{}\n", ranks.report);
+    if (!ranks.warning.empty()) fmt::print(stderr, "{}\n", ranks.warning);
+  }
+  return std::move(ranks.communicator);
 }
 
 template <typename Report>
@@ -119,7 +120,7 @@ int measure(const BenchRequest& request, const Launch& launch, Communicator& ran
 }
 
 int run_bench(const BenchRequest& request, const Launch& launch) {
-  const std::unique_ptr<Communicator> ranks = make_ranks(launch);
+  const std::unique_ptr<Communicator> ranks = ranks_of(launch);
   if (ranks->size() == 1) return measure(request, launch, *ranks);
   try {
     return measure(request, launch, *ranks);

@@ -2,7 +2,6 @@
 #include "trainer/blocks.h"
 
 #include <torch/csrc/jit/frontend/tracer.h>
-#include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/conv.h>
@@ -14,6 +13,7 @@
 #include <stdexcept>
 
 #include "trainer/norm_act.h"
+#include "trainer/sync_norm.h"
 
 namespace trainer {
 
@@ -74,7 +74,7 @@ struct ConvImpl : nn::Module {
                                                      .groups(groups)
                                                      .bias(false)))),
         bn(register_module("bn",
-                           nn::BatchNorm2d(nn::BatchNorm2dOptions(out).eps(1e-3).momentum(0.03)))),
+                           SyncNorm(nn::BatchNorm2dOptions(out).eps(1e-3).momentum(0.03)))),
         is_activated(activation == Activation::kSilu) {}
 
   torch::Tensor forward(const torch::Tensor& x) {
@@ -83,7 +83,7 @@ struct ConvImpl : nn::Module {
   }
 
   Convolution conv;
-  nn::BatchNorm2d bn;
+  SyncNorm bn;
   bool is_activated;
 };
 TORCH_MODULE(Conv);

@@ -139,6 +139,7 @@ void restore(const TensorFile& file, TrainState state) {
   }
   torch::NoGradGuard no_grad;
   for (std::size_t i = 0; i < pending.size(); ++i) gradients[i].second.copy_(pending[i].second);
+  if (state.wire != nullptr) *state.wire = under(file.tensors, "wire/");
   state.progress = progress;
 }
 
@@ -208,6 +209,7 @@ void save_checkpoint(const std::string& folder, TrainState state) {
   append(file.tensors, "model/", state_tensors(state.model));
   append(file.tensors, "average/", state_tensors(state.average));
   append(file.tensors, "optimizer/", state.optimizer.state());
+  if (state.wire != nullptr) append(file.tensors, "wire/", *state.wire);
   if (state.progress.pending_batches > 0) {
     append(file.tensors, "gradient/", gradients_of(state.optimizer));
   }

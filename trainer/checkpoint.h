@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "trainer/ema.h"
@@ -60,6 +61,9 @@ struct TrainState {
   DetectionModel& average;
   Optimizer& optimizer;
   Progress& progress;
+  // What rounding on the wire left over (GradientReducer::wire_state): saved as it is, and set by
+  // loading. Null: none.
+  std::vector<std::pair<std::string, torch::Tensor>>* wire = nullptr;
 };
 
 // Makes a new generation in `folder` and removes the oldest. Throws std::system_error; the

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,13 @@ struct SumRequest {
   // For bfloat16: what rounding took away last time is added now, and what it takes now is left
   // here. As long as `values`, or empty.
   std::span<float> residual = {};
+};
+
+// Memory of this rank's GPU, as an array of floats or of bfloat16.
+struct DeviceSum {
+  void* values = nullptr;
+  std::size_t count = 0;
+  Wire type = Wire::kFloat32;
 };
 
 class Communicator {
@@ -50,11 +58,21 @@ class Communicator {
   // between other calls that differ from rank to rank. Every element is added up in the order of
   // the ranks: its bits do not depend on what it travels with.
   [[nodiscard]] virtual Ticket start_sum(const SumRequest& request) = 0;
+  // As start_sum, of GPU memory without a way through the host; the order of adding up is the
+  // library's. Only where sums_on_device() is true. What the default stream does to the memory is
+  // waited for; the caller waits before it goes on.
+  [[nodiscard]] virtual Ticket start_device_sum(const DeviceSum&) {
+    throw std::logic_error("This communicator has no sums on a device.");
+  }
+  [[nodiscard]] virtual bool sums_on_device() const { return false; }
   // Returns how long the sum took, in seconds from its start to its end, not to this call.
   virtual double wait(Ticket ticket) = 0;
   // Lets started sums move on; quick. Needed only where no thread of their own does that.
   virtual void advance() {}
 
+  // For a rank that has failed and is going to say why and call abort(). Where several fail at once,
+  // returns on the first; the others are ended meanwhile, or go on after some seconds.
+  virtual void take_last_word() {}
   // Ends the processes of all ranks with this exit code. Not a collective.
   [[noreturn]] virtual void abort(int exit_code) = 0;
 };

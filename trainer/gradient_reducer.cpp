@@ -34,6 +34,12 @@ std::span<float> floats_of(const torch::Tensor& contiguous) {
   return {contiguous.data_ptr<float>(), static_cast<std::size_t>(contiguous.numel())};
 }
 
+DeviceSum device_sum_of(const torch::Tensor& contiguous) {
+  return {.values = contiguous.data_ptr(),
+          .count = static_cast<std::size_t>(contiguous.numel()),
+          .type = contiguous.scalar_type() == torch::kFloat ? Wire::kFloat32 : Wire::kBfloat16};
+}
+
 // A tensor of the sizes and strides of `like` in the memory of `block`. Not a view in autograd's
 // sense: those may not be changed in place everywhere.
 torch::Tensor part_of(const torch::Tensor& block, std::int64_t offset, const torch::Tensor& like) {
@@ -71,8 +77,13 @@ FlatSum::FlatSum(Communicator& communicator, const std::vector<torch::Tensor>& t
 
 void FlatSum::start() {
   if (!flat_.defined()) return;
-  host_ = on_host(flat_);
-  ticket_ = communicator_.start_sum({.values = floats_of(host_)});
+  if (flat_.is_cuda() && communicator_.sums_on_device()) {
+    host_ = flat_;
+    ticket_ = communicator_.start_device_sum(device_sum_of(flat_));
+  } else {
+    host_ = on_host(flat_);
+    ticket_ = communicator_.start_sum({.values = floats_of(host_)});
+  }
   is_under_way_ = true;
 }
 
@@ -109,16 +120,27 @@ void GradientReducer::lay_out(std::vector<std::int32_t> order) {
   for (const torch::Tensor& parameter : parameters_) length += parameter.numel();
   const torch::Tensor block =
       torch::zeros({length}, parameters_.front().options().requires_grad(false));
+  torch::Tensor residual;
+  if (options_.wire == Wire::kBfloat16) {
+    residual = torch::zeros({length}, is_on_device() ? block.options() : torch::kFloat);
+  }
   std::int64_t at = 0;
+  offset_of_.resize(parameters_.size());
   for (const std::int32_t i : order_) {
     torch::Tensor& parameter = parameters_[static_cast<std::size_t>(i)];
     const torch::Tensor place = part_of(block, at, parameter);
     if (parameter.grad().defined()) place.copy_(parameter.grad());
     parameter.mutable_grad() = place;
+    std::int64_t& offset = offset_of_[static_cast<std::size_t>(i)];
+    if (residual_.defined()) {  // It moves along.
+      residual.narrow(0, at, parameter.numel())
+          .copy_(residual_.narrow(0, offset, parameter.numel()));
+    }
+    offset = at;
     at += parameter.numel();
   }
   block_ = block;
-  if (options_.wire == Wire::kBfloat16) residual_ = torch::zeros({length}, torch::kFloat);
+  residual_ = residual;
 
   buckets_.clear();
   std::size_t bytes = 0;
@@ -173,14 +195,29 @@ void GradientReducer::arm() {
   is_armed_ = true;
 }
 
+bool GradientReducer::is_on_device() const {
+  return parameters_.front().is_cuda() && communicator_.sums_on_device();
+}
+
 void GradientReducer::start(Bucket& bucket) {
   torch::NoGradGuard no_grad;
-  bucket.host = on_host(block_.narrow(0, bucket.offset, bucket.length));
-  SumRequest request{.values = floats_of(bucket.host), .wire = options_.wire};
-  if (residual_.defined()) {
-    request.residual = floats_of(residual_.narrow(0, bucket.offset, bucket.length));
-  }
+  const torch::Tensor own = block_.narrow(0, bucket.offset, bucket.length);
+  torch::Tensor residual;
+  if (residual_.defined()) residual = residual_.narrow(0, bucket.offset, bucket.length);
   bucket.started = seconds_now();
+  if (is_on_device()) {
+    bucket.travelling = own;
+    if (residual.defined()) {
+      const torch::Tensor wanted = own + residual;
+      bucket.travelling = wanted.to(torch::kBFloat16);
+      residual.copy_(wanted - bucket.travelling);
+    }
+    bucket.ticket = communicator_.start_device_sum(device_sum_of(bucket.travelling));
+    return;
+  }
+  bucket.travelling = on_host(own);
+  SumRequest request{.values = floats_of(bucket.travelling), .wire = options_.wire};
+  if (residual.defined()) request.residual = floats_of(residual);
   bucket.ticket = communicator_.start_sum(request);
 }
 
@@ -196,8 +233,9 @@ void GradientReducer::reduce() {
     const double ended = bucket.started + communicator_.wait(bucket.ticket);
     totals_.under_way_s += std::max(0.0, ended - std::max(bucket.started, under_way_until));
     under_way_until = std::max(under_way_until, ended);
-    if (block_.is_cuda()) block_.narrow(0, bucket.offset, bucket.length).copy_(bucket.host);
-    bucket.host.reset();
+    const torch::Tensor own = block_.narrow(0, bucket.offset, bucket.length);
+    if (bucket.travelling.data_ptr() != own.data_ptr()) own.copy_(bucket.travelling);
+    bucket.travelling.reset();
   }
   totals_.exposed_s += seconds_now() - waiting_since;
   ++totals_.steps;
@@ -221,6 +259,59 @@ void GradientReducer::learn() {
   communicator_.broadcast(std::as_writable_bytes(std::span(order)), /*root=*/0);
   lay_out(std::move(order));
   seen_.clear();
+}
+
+std::vector<std::pair<std::string, torch::Tensor>> GradientReducer::wire_state() {
+  if (!residual_.defined() || !is_learnt_) return {};
+  std::vector<std::pair<std::string, torch::Tensor>> state;
+  const bool is_first = communicator_.rank() == 0;
+  if (is_first) {
+    state.emplace_back("order", torch::tensor(at::ArrayRef<std::int32_t>(order_), torch::kInt32));
+  }
+  for (int rank = 0; rank < communicator_.size(); ++rank) {
+    torch::Tensor residual = on_host(residual_).clone();
+    communicator_.broadcast(bytes_of(residual), rank);
+    if (is_first) state.emplace_back("residual." + std::to_string(rank), residual);
+  }
+  return state;
+}
+
+void GradientReducer::load_wire_state(
+    const std::vector<std::pair<std::string, torch::Tensor>>& state) {
+  if (!residual_.defined()) return;
+  torch::NoGradGuard no_grad;
+  // Rank 0: is it a state of these parameters, and of how many ranks?
+  std::vector<std::int32_t> order(parameters_.size(), 0);
+  std::int64_t saved = 0;
+  if (communicator_.rank() == 0 && !state.empty() && state.front().first == "order" &&
+      state.front().second.numel() == static_cast<std::int64_t>(order.size())) {
+    const torch::Tensor& first = state.front().second;
+    std::copy_n(first.data_ptr<std::int32_t>(), order.size(), order.begin());
+    std::vector<std::int32_t> sorted = order;
+    std::sort(sorted.begin(), sorted.end());
+    bool fits = true;
+    for (std::size_t i = 0; i < sorted.size(); ++i) fits = fits && sorted[i] == static_cast<int>(i);
+    for (std::size_t i = 1; i < state.size(); ++i) {
+      fits = fits && state[i].second.numel() == residual_.numel();
+    }
+    if (fits) saved = static_cast<std::int64_t>(state.size()) - 1;
+  }
+  communicator_.all_reduce_max(std::span<std::int64_t>(&saved, 1));
+  if (saved == 0) return;
+  communicator_.broadcast(std::as_writable_bytes(std::span(order)), /*root=*/0);
+  lay_out(std::move(order));
+  is_learnt_ = true;
+  seen_.clear();
+  residual_.zero_();
+  const bool is_same_count = saved == communicator_.size();
+  for (std::int64_t rank = 0; rank < saved; ++rank) {
+    torch::Tensor residual = torch::zeros({residual_.numel()}, torch::kFloat);
+    if (communicator_.rank() == 0) {
+      residual.copy_(state.at(static_cast<std::size_t>(rank) + 1).second);
+    }
+    if (is_same_count) communicator_.broadcast(bytes_of(residual), /*root=*/0);
+    if (communicator_.rank() == (is_same_count ? rank : 0)) residual_.add_(residual.to(residual_.device()));
+  }
 }
 
 void broadcast_tensors(Communicator& communicator, const std::vector<torch::Tensor>& tensors) {

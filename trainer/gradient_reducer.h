@@ -7,8 +7,8 @@
 // gradients of the parameters are that memory. The order is learnt in the first step; rank 0's
 // counts. Gradients that stay away in a step (unused parameters) travel at its end as they are.
 //
-// The last bucket is small: nothing is left that could hide it. On a GPU without NCCL the buckets
-// pass through host memory.
+// The last bucket is small: nothing is left that could hide it. On a GPU the buckets are summed where
+// they are if the communicator can do that (NCCL), else they pass through host memory.
 #pragma once
 
 #include <torch/csrc/autograd/function.h>
@@ -17,6 +17,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "trainer/communicator.h"
@@ -71,6 +73,14 @@ class GradientReducer {
   void arm();
   // Every gradient is the sum over all ranks. A collective; arm() was called on all ranks or none.
   void reduce();
+  // Between two steps: what rounding to bfloat16 has left over on every rank, with the order in which
+  // the gradients travel: "order", "residual.0", "residual.1" ... On rank 0; nothing on the others,
+  // for float32, and before the first step. A collective.
+  [[nodiscard]] std::vector<std::pair<std::string, torch::Tensor>> wire_state();
+  // Goes on from such a state, rank 0's, bit for bit on as many ranks; on another number rank 0 owes
+  // the sum. A state of other parameters is left alone. A collective.
+  void load_wire_state(const std::vector<std::pair<std::string, torch::Tensor>>& state);
+
   [[nodiscard]] const Totals& totals() const { return totals_; }
   [[nodiscard]] std::size_t bucket_count() const { return buckets_.size(); }
 
@@ -79,7 +89,7 @@ class GradientReducer {
     std::size_t first = 0, last = 0;     // Of order_, half open.
     std::int64_t offset = 0, length = 0;  // In elements of the block.
     std::size_t missing = 0;             // Gradients of this backward pass.
-    torch::Tensor host;                  // On its way, where the block is on a GPU.
+    torch::Tensor travelling;            // Where that is not the block itself.
     Communicator::Ticket ticket = 0;
     double started = 0;
   };
@@ -93,6 +103,7 @@ class GradientReducer {
   void add_hook(std::size_t parameter);
   void on_gradient(std::size_t parameter);
   void start(Bucket& bucket);
+  [[nodiscard]] bool is_on_device() const;
 
   Communicator& communicator_;
   std::vector<torch::Tensor> parameters_;
@@ -101,6 +112,7 @@ class GradientReducer {
 
   std::vector<std::int32_t> order_;      // Of the parameters in the block.
   std::vector<std::size_t> bucket_of_;   // By parameter.
+  std::vector<std::int64_t> offset_of_;  // In the block, by parameter.
   std::vector<Bucket> buckets_;
   torch::Tensor block_, residual_;       // The latter for bfloat16 only.
   std::vector<std::int32_t> seen_;       // The order of the backward passes before the first step.

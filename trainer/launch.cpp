@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <initializer_list>
 #include <optional>
 #include <stdexcept>
 #include <string_view>
@@ -16,6 +17,8 @@
 namespace trainer {
 
 namespace {
+
+constexpr const char* kCpuReason = "TRAINYARD_CPU_REASON";
 
 std::optional<double> number(const char* variable) {
   const char* text = std::getenv(variable);
@@ -40,35 +43,77 @@ bool has_ranks() {
          number("SLURM_STEP_NUM_TASKS").value_or(1) > 1;
 }
 
-int own_cpus() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
+int first_of(std::initializer_list<const char*> variables, int otherwise) {
+  for (const char* variable : variables) {
+    if (const auto value = number(variable)) return static_cast<int>(*value);
+  }
+  return otherwise;
 }
 
-// What a person or Slurm says; else the CPUs that this process may use, shared with the other
-// ranks of the host where they may use the same ones.
-int find_cpus() {
-  for (const char* variable : {"OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"}) {
-    if (const auto count = number(variable); count && *count >= 1) return static_cast<int>(*count);
+std::vector<int> allowed_cpus() {
+  std::vector<int> cpus;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return {0};
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
   }
-  const int own = own_cpus();
-  const auto local_ranks = static_cast<int>(number("OMPI_COMM_WORLD_LOCAL_SIZE").value_or(1));
-  const auto machine = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  return own < machine ? own : std::max(1, own / std::max(1, local_ranks));
+  return cpus;
 }
 
 }  // namespace
 
+CpuShare share_cpus(const CpuFacts& facts) {
+  const auto allowed = std::max(1, static_cast<int>(facts.allowed.size()));
+  if (facts.wanted > 0) return {facts.wanted, "OMP_NUM_THREADS"};
+  if (facts.per_task > allowed) {
+    return {allowed, fmt::format("SLURM_CPUS_PER_TASK = {}, but {} may be used", facts.per_task,
+                                 allowed)};
+  }
+  if (facts.per_task > 0) return {facts.per_task, "SLURM_CPUS_PER_TASK"};
+  if (allowed < facts.machine || facts.local_ranks <= 1) return {allowed, "the process's CPUs"};
+  return {std::max(1, allowed / facts.local_ranks),
+          fmt::format("{} CPUs shared by {} ranks", allowed, facts.local_ranks)};
+}
+
+std::string to_ranges(const std::vector<int>& cpus) {
+  std::string text;
+  for (std::size_t first = 0, next = 0; first < cpus.size(); first = next) {
+    for (next = first + 1; next < cpus.size() && cpus[next] == cpus[next - 1] + 1;) ++next;
+    text += fmt::format("{}{}", text.empty() ? "" : ",", cpus[first]);
+    if (next - first > 1) text += fmt::format("-{}", cpus[next - 1]);
+  }
+  return text;
+}
+
 Launch read_launch() {
   Launch launch;
   launch.has_ranks = has_ranks();
-  launch.cpus = find_cpus();
+  launch.rank = first_of({"OMPI_COMM_WORLD_RANK", "SLURM_PROCID"}, 0);
+  launch.size = first_of({"OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"}, 1);
+  launch.local_rank = first_of({"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"}, 0);
+  const CpuFacts facts{
+      .wanted = first_of({"OMP_NUM_THREADS"}, 0),
+      .per_task = first_of({"SLURM_CPUS_PER_TASK"}, 0),
+      .allowed = allowed_cpus(),
+      .machine = static_cast<int>(std::max(1U, std::thread::hardware_concurrency())),
+      .local_ranks = first_of({"OMPI_COMM_WORLD_LOCAL_SIZE"}, 1)};
+  CpuShare share = share_cpus(facts);
+  // The program starts itself again with OMP_NUM_THREADS set: the reason is the first start's.
+  if (const char* reason = std::getenv(kCpuReason)) share.reason = reason;
+  setenv(kCpuReason, share.reason.c_str(), 1);
+  launch.cpus = share.threads;
+  launch.cpu_report = fmt::format("{} thread{} ({}) on CPUs {}", share.threads,
+                                  share.threads == 1 ? "" : "s", share.reason,
+                                  to_ranges(facts.allowed));
   launch.allocation_start = number("TRAINYARD_ALLOCATION_START").value_or(0);
   launch.deadline = number("TRAINYARD_DEADLINE").value_or(0);
   launch.seconds_used_before = number("TRAINYARD_SECONDS_USED").value_or(0);
   launch.watchdog_s = number("TRAINYARD_WATCHDOG_S").value_or(launch.watchdog_s);
+  launch.has_preflight = number("TRAINYARD_PREFLIGHT").value_or(0) != 0;
+  launch.is_traced = number("TRAINYARD_TRACE").value_or(0) != 0;
+  launch.stop_at_step =
+      static_cast<std::int64_t>(number("TRAINYARD_STOP_AT_STEP").value_or(0));
   launch.attempt = static_cast<int>(
       number("TRAINYARD_ATTEMPT").value_or(number("SLURM_RESTART_COUNT").value_or(0)));
   return launch;

@@ -5,17 +5,42 @@
 // many CPUs; until when. Read once, by the main.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 namespace trainer {
 
+// What a rank knows about its CPUs, and what follows from it.
+struct CpuFacts {
+  int wanted = 0;            // OMP_NUM_THREADS; 0: not set.
+  int per_task = 0;          // SLURM_CPUS_PER_TASK; 0: not set.
+  std::vector<int> allowed;  // The affinity mask, ascending.
+  int machine = 1;           // CPUs of the host.
+  int local_ranks = 1;       // Of this host, where the launcher says it.
+};
+struct CpuShare {
+  int threads = 1;
+  std::string reason;        // "SLURM_CPUS_PER_TASK", "4 CPUs shared by 2 ranks"
+};
+// A person's word, else Slurm's as far as the mask reaches, else the mask, which ranks share that are
+// not bound.
+[[nodiscard]] CpuShare share_cpus(const CpuFacts& facts);
+// "0-3,6"
+[[nodiscard]] std::string to_ranges(const std::vector<int>& cpus);
+
 struct Launch {
   bool has_ranks = false;          // Started by mpirun, or by srun with PMIx or PMI.
-  int cpus = 1;                    // Of this process.
+  int rank = 0, size = 1, local_rank = 0;  // As the launcher says; MPI may know better.
+  int cpus = 1;                    // Threads of this process.
+  std::string cpu_report;          // "2 threads (SLURM_CPUS_PER_TASK) on CPUs 0-1"
   double allocation_start = 0;     // TRAINYARD_ALLOCATION_START, UTC seconds; 0: not given.
   double deadline = 0;             // TRAINYARD_DEADLINE; 0: none.
   double seconds_used_before = 0;  // TRAINYARD_SECONDS_USED
   double watchdog_s = 600;         // TRAINYARD_WATCHDOG_S; 0: off.
+  bool is_traced = false;          // TRAINYARD_TRACE=1: train.h, is_traced
+  std::int64_t stop_at_step = 0;   // TRAINYARD_STOP_AT_STEP: train.h, stop_at_step
+  bool has_preflight = false;      // TRAINYARD_PREFLIGHT=1
   int attempt = 0;                 // TRAINYARD_ATTEMPT, else SLURM_RESTART_COUNT
 };
 // Throws std::invalid_argument where a variable is no number.

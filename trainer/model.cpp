@@ -2,7 +2,6 @@
 #include "trainer/model.h"
 
 #include <fmt/format.h>
-#include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/container/modulelist.h>
 #include <torch/utils.h>
 
@@ -12,6 +11,7 @@
 #include <stdexcept>
 
 #include "trainer/boxes.h"
+#include "trainer/sync_norm.h"
 
 namespace trainer {
 
@@ -63,7 +63,7 @@ void DetectionModel::train(bool on) {
   const auto layers = children().front()->children();
   for (const int layer : frozen_) {
     for (const auto& module : layers[static_cast<std::size_t>(layer)]->modules()) {
-      if (module->as<nn::BatchNorm2d>() != nullptr) module->eval();
+      if (module->as<SyncNorm>() != nullptr) module->eval();
     }
   }
 }

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <vector>
 
+#include "trainer/batch_moments.h"
 #include "trainer/norm_act_kernels.h"
 
 namespace trainer {
@@ -87,10 +88,6 @@ torch::Tensor write_silu(const torch::Tensor& x, const Affine& affine, torch::Te
   return y;
 }
 
-struct BatchMoments {
-  torch::Tensor mean, variance;  // float32 [C]; of the batch, biased.
-};
-
 BatchMoments moments_of(const torch::Tensor& x) {
   const Rows rows(x);
   const float* values = x.data_ptr<float>();  // Its first row is the origin.
@@ -99,13 +96,13 @@ BatchMoments moments_of(const torch::Tensor& x) {
         kernels::add_moments(values + first * rows.channels, count, rows.channels, values, sum,
                              square);
       });
-  BatchMoments moments{torch::empty({x.size(1)}), torch::empty({x.size(1)})};
+  BatchMoments moments{static_cast<double>(rows.count), std::vector<double>(rows.channels),
+                       std::vector<double>(rows.channels)};
   for (std::size_t c = 0; c < rows.channels; ++c) {
-    const double shifted = sums[c] / static_cast<double>(rows.count);
-    const double square = sums[rows.channels + c] / static_cast<double>(rows.count);
-    moments.mean.data_ptr<float>()[c] = static_cast<float>(shifted + values[c]);
-    moments.variance.data_ptr<float>()[c] =
-        static_cast<float>(std::max(0.0, square - shifted * shifted));
+    const double shifted = sums[c] / moments.count;
+    moments.mean[c] = shifted + values[c];
+    moments.variance[c] =
+        std::max(0.0, sums[rows.channels + c] / moments.count - shifted * shifted);
   }
   return moments;
 }
@@ -115,9 +112,10 @@ class NormAct : public torch::autograd::Function<NormAct> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x,
                                const torch::Tensor& weight, const torch::Tensor& bias,
                                const torch::Tensor& mean, const torch::Tensor& inverse_deviation,
-                               bool are_batch_statistics) {
+                               double count, std::int64_t ranks) {
     context->save_for_backward({x, weight, bias, mean, inverse_deviation});
-    context->saved_data["of_batch"] = are_batch_statistics;
+    context->saved_data["count"] = count;
+    context->saved_data["ranks"] = ranks;
     return write_silu(x, Affine(weight, bias, mean, inverse_deviation), like(x));
   }
 
@@ -133,51 +131,50 @@ class NormAct : public torch::autograd::Function<NormAct> {
     const float *scale = affine.scale.data_ptr<float>(), *shift = affine.shift.data_ptr<float>(),
                 *means = mean.data_ptr<float>(), *inverse = inverse_deviation.data_ptr<float>();
     auto* out = dx.data_ptr<float>();
-    const std::vector<double> sums =
+    std::vector<double> sums =
         rows.sum([&](std::size_t first, std::size_t count, double* sum, double* product) {
           const std::size_t at = first * rows.channels;
           kernels::silu_backward(values + at, slopes + at, count, rows.channels, scale, shift,
                                  means, out + at, sum, product);
         });
 
+    // Of this rank: the gradients are summed over the ranks later.
     torch::Tensor weight_gradient = torch::empty_like(weight), bias_gradient = torch::empty_like(bias);
-    std::vector<float> slope(rows.channels, 0.0F), offset(rows.channels, 0.0F);
-    const bool is_of_batch = context->saved_data["of_batch"].toBool();
     for (std::size_t c = 0; c < rows.channels; ++c) {
-      const double dbias = sums[c];
-      const double dweight = sums[rows.channels + c] * inverse[c];
-      bias_gradient.data_ptr<float>()[c] = static_cast<float>(dbias);
-      weight_gradient.data_ptr<float>()[c] = static_cast<float>(dweight);
-      if (!is_of_batch) continue;  // Mean and deviation are constants.
-      const auto count = static_cast<double>(rows.count);
-      const double along = scale[c] * inverse[c] * dweight / count;
-      slope[c] = static_cast<float>(along);
-      offset[c] = static_cast<float>(scale[c] * dbias / count - along * means[c]);
+      bias_gradient.data_ptr<float>()[c] = static_cast<float>(sums[c]);
+      weight_gradient.data_ptr<float>()[c] =
+          static_cast<float>(sums[rows.channels + c] * inverse[c]);
+    }
+    const double batch = context->saved_data["count"].toDouble();
+    std::vector<float> slope(rows.channels, 0.0F), offset(rows.channels, 0.0F);
+    if (batch > 0) {  // Else mean and deviation are constants.
+      add_over_ranks(sums, reinterpret_cast<Communicator*>(context->saved_data["ranks"].toInt()));
+      for (std::size_t c = 0; c < rows.channels; ++c) {
+        const double dweight = sums[rows.channels + c] * inverse[c];
+        const double along = scale[c] * inverse[c] * dweight / batch;
+        slope[c] = static_cast<float>(along);
+        offset[c] = static_cast<float>(scale[c] * sums[c] / batch - along * means[c]);
+      }
     }
     rows.each_part([&](std::size_t, std::size_t first, std::size_t count) {
       const std::size_t at = first * rows.channels;
       kernels::finish_backward(values + at, count, rows.channels, scale, slope.data(),
                                offset.data(), out + at);
     });
-    return {dx, weight_gradient, bias_gradient, {}, {}, {}};
+    return {dx, weight_gradient, bias_gradient, {}, {}, {}, {}};
   }
 };
 
-// Moves the running statistics as torch's batch norm does: the variance unbiased.
-void remember(torch::nn::BatchNorm2dImpl& norm, const BatchMoments& moments, std::int64_t count) {
-  torch::NoGradGuard no_grad;
-  const double momentum = norm.options.momentum().value();
-  const double unbiased = count > 1 ? static_cast<double>(count) / static_cast<double>(count - 1) : 1;
-  norm.num_batches_tracked.add_(1);
-  norm.running_mean.mul_(1 - momentum).add_(moments.mean, momentum);
-  norm.running_var.mul_(1 - momentum).add_(moments.variance, momentum * unbiased);
+torch::Tensor to_floats(const std::vector<double>& values) {
+  return torch::tensor(at::ArrayRef<double>(values), torch::kDouble).to(torch::kFloat);
 }
 
 }  // namespace
 
-torch::Tensor norm_act(torch::nn::BatchNorm2dImpl& norm, const torch::Tensor& x) {
+torch::Tensor norm_act(SyncNormImpl& norm, const torch::Tensor& x) {
   // A trace holds torch's operators only.
-  const bool is_ours = !torch::jit::tracer::isTracing() && x.device().is_cpu() && x.scalar_type() == torch::kFloat && x.numel() > 0 &&
+  const bool is_ours = !torch::jit::tracer::isTracing() && x.device().is_cpu() &&
+                       x.scalar_type() == torch::kFloat && x.numel() > 0 &&
                        norm.options.momentum().has_value() && norm.options.affine();
   if (!is_ours) {
     torch::Tensor y = norm.forward(x);
@@ -185,12 +182,14 @@ torch::Tensor norm_act(torch::nn::BatchNorm2dImpl& norm, const torch::Tensor& x)
   }
   const torch::Tensor rows = channels_last(x);
   torch::Tensor mean, variance;
+  double count = 0;
   if (norm.is_training()) {
     torch::NoGradGuard no_grad;
-    const BatchMoments moments = moments_of(rows.detach());
-    remember(norm, moments, rows.numel() / rows.size(1));
-    mean = moments.mean;
-    variance = moments.variance;
+    const BatchMoments moments = combined(moments_of(rows.detach()), norm.ranks());
+    remember_moments(norm, moments);
+    count = moments.count;
+    mean = to_floats(moments.mean);
+    variance = to_floats(moments.variance);
   } else {
     mean = norm.running_mean;
     variance = norm.running_var;
@@ -199,8 +198,8 @@ torch::Tensor norm_act(torch::nn::BatchNorm2dImpl& norm, const torch::Tensor& x)
   if (!torch::GradMode::is_enabled()) {
     return write_silu(rows, Affine(norm.weight, norm.bias, mean, inverse_deviation), rows);
   }
-  return NormAct::apply(rows, norm.weight, norm.bias, mean.detach(), inverse_deviation,
-                        norm.is_training());
+  return NormAct::apply(rows, norm.weight, norm.bias, mean.detach(), inverse_deviation, count,
+                        reinterpret_cast<std::int64_t>(norm.ranks()));
 }
 
 }  // namespace trainer

@@ -7,14 +7,15 @@
 // section 3, and of Elfwing, Uchibe and Doya, "Sigmoid-Weighted Linear Units" (2017).
 #pragma once
 
-#include <torch/nn/modules/batchnorm.h>
 #include <torch/types.h>
+
+#include "trainer/sync_norm.h"
 
 namespace trainer {
 
 // silu(norm(x)), x [B, C, H, W], and the running statistics as `norm` would update them. Where
 // gradients are off, the result may stand in the memory of x. Other devices and types go through
-// torch's own operators.
-[[nodiscard]] torch::Tensor norm_act(torch::nn::BatchNorm2dImpl& norm, const torch::Tensor& x);
+// torch's own operators. A collective where `norm` has ranks.
+[[nodiscard]] torch::Tensor norm_act(SyncNormImpl& norm, const torch::Tensor& x);
 
 }  // namespace trainer

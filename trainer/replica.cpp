@@ -7,6 +7,7 @@
 
 #include "trainer/ema.h"
 #include "trainer/layout.h"
+#include "trainer/sync_norm.h"
 
 namespace trainer {
 
@@ -54,6 +55,12 @@ Replica::Replica(const contract::Architecture& architecture, int class_count, Op
   }
   reducer_.emplace(communicator, std::move(trained), reducer_options);
   statistics_.emplace(communicator, statistics);
+}
+
+void Replica::synchronise_norms() {
+  trainer::synchronise_norms(*model_, communicator_);
+  // They are equal on all ranks now, and a mean of equal numbers may round.
+  statistics_.emplace(communicator_, std::vector<torch::Tensor>());
 }
 
 void Replica::backward(const torch::Tensor& loss, Backward what) {

@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "trainer/communicator.h"
@@ -40,6 +41,10 @@ class Replica {
   [[nodiscard]] Optimizer& optimizer() { return optimizer_; }
   [[nodiscard]] const GradientReducer::Totals& reduced() const { return reducer_->totals(); }
 
+  // From here on the statistics of a batch are those of all ranks' images (sync_norm.h): forward and
+  // backward passes in training are collectives. On all ranks, before the first of them.
+  void synchronise_norms();
+
   // Adds the gradients of `loss`. kStepFollows: they are summed over the ranks meanwhile, and step()
   // is called next, on all ranks.
   enum class Backward { kMoreFollows, kStepFollows };
@@ -67,6 +72,14 @@ class Replica {
 
   // Between two steps: rank 0 holds the sum of all gradients accumulated so far, the others none.
   void settle();
+
+  // GradientReducer's.
+  [[nodiscard]] std::vector<std::pair<std::string, torch::Tensor>> wire_state() {
+    return reducer_->wire_state();
+  }
+  void load_wire_state(const std::vector<std::pair<std::string, torch::Tensor>>& state) {
+    reducer_->load_wire_state(state);
+  }
 
   // Throws std::runtime_error where a rank's copy differs.
   void check();

@@ -72,6 +72,8 @@ std::string_view reason_of(contract::ExitCode code) {
       return "environment";
     case contract::ExitCode::kStalled:
       return "stalled";
+    case contract::ExitCode::kBadNode:
+      return "bad_node";
     case contract::ExitCode::kInternal:
       return "internal";
   }

@@ -24,7 +24,7 @@ struct ExitRecord {
   int attempt = 0;
 };
 // "finished", "stopped", "deadline", "bad_input", "not_a_number", "out_of_memory", "environment",
-// "internal".
+// "stalled", "bad_node", "internal".
 [[nodiscard]] std::string_view reason_of(contract::ExitCode code);
 
 // A row of results.csv.

@@ -4,14 +4,18 @@
 #include <fmt/format.h>
 #include <torch/cuda.h>
 #include <torch/utils.h>
+#include <torch/version.h>
 
 #include <algorithm>
+#include <map>
 #include <span>
 #include <vector>
 
 #include "trainer/amp.h"
 #include "trainer/auto_batch.h"
 #include "trainer/class_weights.h"
+#include "trainer/launch.h"
+#include "trainer/preflight.h"
 #include "trainer/sampler.h"
 #include "trainer/train_run.h"
 #include "trainer/weights_file.h"
@@ -85,13 +89,20 @@ void TrainingRun::build() {
     class_weights_ = torch::tensor(at::ArrayRef<double>(weights)).to(device_, torch::kFloat);
   }
   replica_.emplace(architecture, class_count, choice_.kind, scaled_weight_decay(args_), device_,
-                   communicator_, args_.freeze);
+                   communicator_, args_.freeze,
+                   GradientReducer::Options{
+                       .wire = args_.wire == "bf16" ? Wire::kBfloat16 : Wire::kFloat32});
+  if (args_.sync_bn) replica_->synchronise_norms();
+  using WithoutMemory = BatchStep::Options::WithoutMemory;
   batch_step_.emplace(*replica_, communicator_,
                       BatchStep::Options{.loss = loss_options(),
                                          .global_batch = args_.batch,
                                          .amp_type = amp_type(args_.amp, device_),
+                                         .without_memory = args_.sync_bn && communicator_.size() > 1
+                                                               ? WithoutMemory::kFails
+                                                               : WithoutMemory::kSplits,
                                          .before_forward = around_.before_forward});
-  const int threads = std::clamp(args_.workers, 1, std::max(1, around_.threads));
+  const int threads = loader_threads();
   val_loader_ = std::make_unique<ValLoader>(input_.dataset.val, args_.imgsz,
                                             2 * input_.batch_per_rank, threads, args_.single_cls,
                                             Shard{communicator_.rank(), communicator_.size()},
@@ -105,6 +116,7 @@ void TrainingRun::build() {
     if (!image_cache_.note.empty()) input_.warnings.push_back(image_cache_.note);
   }
   make_loader();
+  if (agreed(around_.is_traced)) trace_.emplace(communicator_, folder_.path());
 
   progress_.model = args_.model;
   progress_.model_yaml = architecture.is_known ? std::string() : architecture.yaml;
@@ -150,7 +162,7 @@ void TrainingRun::choose_batch(const contract::Architecture& architecture, int c
 }
 
 void TrainingRun::make_loader() {
-  const int threads = std::clamp(args_.workers, 1, std::max(1, around_.threads));
+  const int threads = loader_threads();
   loader_.reset();  // The old one's memory first.
   loader_ = std::make_unique<TrainLoader>(
       input_.dataset.train, args_,
@@ -198,6 +210,8 @@ void TrainingRun::share_state() {
   const std::string first(reinterpret_cast<const char*>(all.front().data()), all.front().size());
   if (!is_first_rank()) progress_ = parse_progress(first);
   replica_->share(progress_.optimizer_steps);
+  replica_->load_wire_state(wire_state_);
+  wire_state_.clear();
 }
 
 // Every rank's host once, in the order of the ranks, with how many stand on it: "n1 (2), n2 (2)".
@@ -223,8 +237,33 @@ std::string TrainingRun::gather_hosts() {
   return text;
 }
 
+// Ranks of the same words once: "CPUs: ranks 0-1: 2 threads (...) on CPUs 0-3; ...".
+std::string TrainingRun::gather_cpus() {
+  const std::string own =
+      around_.cpu_report.empty()
+          ? std::string()
+          : fmt::format("{}, {} for loading", around_.cpu_report, loader_threads());
+  std::map<std::string, std::vector<int>> ranks_of;
+  std::vector<std::string> order;
+  int rank = 0;
+  for (const std::vector<std::byte>& bytes :
+       communicator_.all_gather(std::as_bytes(std::span(own)))) {
+    const std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (!ranks_of.contains(text)) order.push_back(text);
+    ranks_of[text].push_back(rank++);
+  }
+  if (ranks_of.contains("")) return {};
+  std::string line;
+  for (const std::string& text : order) {
+    line += fmt::format("{}rank{} {}: {}", line.empty() ? "" : "; ",
+                        ranks_of[text].size() == 1 ? "" : "s", to_ranges(ranks_of[text]), text);
+  }
+  return line;
+}
+
 void TrainingRun::announce() {
   hosts_ = gather_hosts();
+  const std::string cpus = gather_cpus();
   console_.print_configuration(args_);
   std::int64_t parameters = 0;
   for (const torch::Tensor& parameter : replica_->model().parameters())
@@ -243,6 +282,8 @@ void TrainingRun::announce() {
       args_.batch, communicator_.size(), communicator_.size() == 1 ? "" : "s",
       input_.batch_per_rank, accumulate, accumulate * args_.batch, progress_.batches_per_epoch,
       name_of(choice_.kind), choice_.lr0, choice_.momentum, scaled_weight_decay(args_)));
+  if (!around_.launch_report.empty()) console_.print(around_.launch_report);
+  if (!cpus.empty()) console_.print(cpus);
   if (is_timed()) {
     console_.print(fmt::format("timed run: {:.0f} s left of {} h", seconds_left(), *args_.time_h));
   }
@@ -252,8 +293,25 @@ void TrainingRun::announce() {
   pictures_.draw_labels(input_.dataset.train);
 }
 
+// A collective; empty where all is well or nobody asked.
+std::string TrainingRun::look_at_nodes() {
+  if (!agreed(around_.preflight.has_value())) return {};
+  const contract::PreflightReport report =
+      preflight({.run_dir = folder_.path(),
+                 .device = device_.str(),
+                 .versions = fmt::format("{}, libtorch {}", around_.version, TORCH_VERSION),
+                 .limits = around_.preflight.value_or(contract::PreflightLimits()),
+                 .now = around_.now},
+                communicator_);
+  console_.print(contract::describe(report));
+  return contract::describe_faults(report);
+}
+
 TrainOutcome TrainingRun::run() {
   if (is_first_rank()) folder_.remove_exit_record();
+  if (const std::string fault = look_at_nodes(); !fault.empty()) {
+    return leave(ExitCode::kBadNode, fault);
+  }
   build();
   resume_or_start();
   announce();

@@ -8,11 +8,13 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "trainer/communicator.h"
 #include "trainer/contract/exit_code.h"
+#include "trainer/contract/preflight.h"
 #include "trainer/contract/train_spec.h"
 
 namespace at {
@@ -31,6 +33,13 @@ struct Surroundings {
   double seconds_used_before = 0;           // By earlier attempts, as the scheduler knows it.
   int threads = 1;                          // CPUs of this rank.
   int attempt = 0;
+  std::int64_t stop_at_step = 0;  // As if asked to stop once so many batches are done; 0: never.
+  bool is_traced = false;         // RUN/trace.jsonl (step_trace.h). Rank 0's word counts.
+  // A look at the nodes before the training (preflight.h); none: not wanted.
+  std::optional<contract::PreflightLimits> preflight = std::nullopt;
+  std::string version = {};        // Of the program, for the preflight.
+  std::string launch_report = {};  // Which communicator, for the log. Empty: nothing to say.
+  std::string cpu_report = {};     // Of this rank: "2 threads (...) on CPUs 0-1". Empty likewise.
   enum class Output { kTerminal, kLog, kNone } output = Output::kLog;
   // For tests of what happens without memory (BatchStep::Options::before_forward).
   std::function<void(at::Tensor&)> before_forward = nullptr;

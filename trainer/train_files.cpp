@@ -46,11 +46,13 @@ void TrainingRun::save_weights_of_epoch(bool is_best) {
 void TrainingRun::save() {
   progress_.seconds_used = seconds_used();
   const double started = around_.now();
+  wire_state_ = replica_->wire_state();
   if (is_first_rank()) {
     save_checkpoint(folder_.weights(), state());
     progress_.save_seconds = around_.now() - started;
     record("checkpoint", {{"save_s", progress_.save_seconds}});
   }
+  wire_state_.clear();
   saved_at_ = batch_started_ = around_.now();
 }
 

@@ -55,6 +55,7 @@ std::optional<ExitCode> TrainingRun::train_epoch() {
         batch, is_step_due ? Replica::Backward::kStepFollows : Replica::Backward::kMoreFollows);
     if (signals.not_a_number > 0) return ExitCode::kNotANumber;
     if (signals.out_of_memory > 0) return ExitCode::kOutOfMemory;
+    if (trace_) trace_->note(progress_, batch, plan, signals.losses);
     if (auto code = after_batch(signals, plan)) return code;
     is_time_up = signals.time_is_up > 0;
   }
@@ -146,6 +147,7 @@ Signals TrainingRun::agree(const BatchStep::Result& result) {
       stop_file_seen_ = folder_.stop_file_exists();
     }
     if (stop_file_seen_) signals.stop += 1;
+    if (around_.stop_at_step > 0 && progress_.step + 1 >= around_.stop_at_step) signals.stop += 1;
     signals.deadline = around_.deadline > 0 && now >= around_.deadline ? 1 : 0;
     signals.save = args_.save && now - saved_at_ >= kCheckpointIntervalSeconds ? 1 : 0;
     signals.epochs_planned = progress_.epochs_planned;

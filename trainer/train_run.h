@@ -7,6 +7,7 @@
 
 #include <torch/types.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -27,6 +28,8 @@
 #include "trainer/run_folder.h"
 #include "trainer/run_pictures.h"
 #include "trainer/schedule.h"
+#include "trainer/step_trace.h"
+#include "trainer/tensor_file.h"
 #include "trainer/time_budget.h"
 #include "trainer/train.h"
 #include "trainer/train_input.h"
@@ -66,11 +69,12 @@ class TrainingRun {
   }
   int epochs_shown() const { return static_cast<int>(std::ceil(progress_.epochs_planned - 1e-9)); }
   TrainState state() {
-    return {replica_->model(), replica_->average(), replica_->optimizer(), progress_};
+    return {replica_->model(), replica_->average(), replica_->optimizer(), progress_, &wire_state_};
   }
   Pace pace() const;
 
   // Before the loop.
+  std::string look_at_nodes();  // What is wrong with them.
   void build();
   contract::Architecture choose_architecture();
   void resume_or_start();
@@ -79,6 +83,10 @@ class TrainingRun {
   void make_loader();
   void announce();
   std::string gather_hosts();
+  std::string gather_cpus();
+  int loader_threads() const {
+    return std::clamp(args_.workers, 1, std::max(1, around_.threads));
+  }
 
   // The loop.
   std::optional<contract::ExitCode> train_epoch();
@@ -120,7 +128,9 @@ class TrainingRun {
   torch::Tensor class_weights_;  // cls_pw; undefined: all classes alike.
   OptimizerChoice choice_;
   std::optional<Replica> replica_;
+  NamedTensors wire_state_;  // wire=bf16: as the checkpoint has it (GradientReducer).
   std::optional<BatchStep> batch_step_;
+  std::optional<StepTrace> trace_;
   Progress progress_;
   HostCache image_cache_;  // Empty without cache=ram or disk.
   std::unique_ptr<TrainLoader> loader_;

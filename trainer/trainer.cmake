@@ -10,34 +10,37 @@ find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(ZLIB REQUIRED)
 find_package(CLI11 REQUIRED)
 
+include(nccl_sources.cmake)
 include(data_sources.cmake)
 include(export_sources.cmake)
 
 # Compiled without torch: quick, and read by people who do not know it.
 set(trainer_plain_sources
-  bench_collectives.cpp bench_report.cpp console.cpp durable_file.cpp launch.cpp local_communicator.cpp
-  mpi_communicator.cpp norm_act_kernels.cpp run_folder.cpp tensor_header.cpp time_budget.cpp
-  train_input.cpp watch_link.cpp watchdog.cpp)
+  batch_moments.cpp bench_collectives.cpp bench_report.cpp console.cpp durable_file.cpp id_exchange.cpp launch.cpp
+  local_communicator.cpp mpi_communicator.cpp ${TRAINER_NCCL_SOURCE} norm_act_kernels.cpp
+  preflight.cpp rank_setup.cpp run_folder.cpp start_watch.cpp tensor_header.cpp time_budget.cpp train_input.cpp
+  watch_link.cpp watchdog.cpp)
 
 module_library(trainer
   HEADERS
-    amp.h assigner.h auto_batch.h batch_step.h bench.h bench_collectives.h bfloat16.h blocks.h boxes.h
+    amp.h assigner.h auto_batch.h batch_moments.h batch_step.h bench.h bench_collectives.h bfloat16.h blocks.h boxes.h
     checkpoint.h communicator.h console.h durable_file.h ema.h
-    gradient_reducer.h launch.h layout.h loss.h model.h norm_act.h norm_act_kernels.h optimizer.h
-    replica.h run_folder.h run_pictures.h schedule.h tensor_file.h tensor_header.h
-    time_budget.h train.h train_input.h validate.h watch_link.h watchdog.h weights_file.h
+    gradient_reducer.h id_exchange.h launch.h layout.h loss.h model.h nccl_communicator.h norm_act.h norm_act_kernels.h optimizer.h
+    preflight.h rank_setup.h replica.h run_folder.h run_pictures.h schedule.h start_watch.h step_trace.h sync_norm.h tensor_file.h tensor_header.h time_budget.h train.h train_input.h
+    validate.h watch_link.h watchdog.h weights_file.h
     ${TRAINER_DATA_HEADERS} ${TRAINER_EXPORT_HEADERS}
   SOURCES
     amp.cpp assigner.cpp auto_batch.cpp batch_step.cpp bench.cpp blocks.cpp boxes.cpp checkpoint.cpp
     ema.cpp gradient_reducer.cpp layout.cpp
-    loss.cpp model.cpp norm_act.cpp optimizer.cpp replica.cpp run_pictures.cpp schedule.cpp tensor_file.cpp
+    loss.cpp model.cpp norm_act.cpp optimizer.cpp replica.cpp run_pictures.cpp schedule.cpp step_trace.cpp sync_norm.cpp
+    tensor_file.cpp
     train.cpp train_files.cpp train_loop.cpp train_run.h validate.cpp weights_file.cpp
     ${trainer_plain_sources}
     ${TRAINER_DATA_SOURCES} ${TRAINER_EXPORT_SOURCES}
   LINKS trainyard::contract torch torch_library
   PRIVATE_LINKS
     fmt::fmt nlohmann_json::nlohmann_json ZLIB::ZLIB MPI::MPI_CXX Threads::Threads $<LINK_ONLY:OpenMP::OpenMP_CXX>
-    opencv_core opencv_imgproc opencv_imgcodecs opencv_videoio
+    opencv_core opencv_imgproc opencv_imgcodecs opencv_videoio ${TRAINER_NCCL_LINKS}
     $<LINK_ONLY:onnx_proto>)  # Its definitions would differ from the precompiled header's.
 
 # A libtorch with CUDA brings the toolkit's headers along (TORCH_CUDA_LIBRARIES of its package).

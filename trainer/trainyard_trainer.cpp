@@ -19,6 +19,7 @@
 #include "trainer/contract/architecture.h"
 #include "trainer/durable_file.h"
 #include "trainer/launch.h"
+#include "trainer/rank_setup.h"
 #include "trainer/run_folder.h"
 #include "trainer/train.h"
 #include "trainer/verbs.h"
@@ -95,27 +96,27 @@ void write_exit_record(const std::string& run_dir, const Failure& failure, int a
   }
 }
 
-std::unique_ptr<Communicator> make_ranks(const contract::TrainSpec& spec, const Launch& launch,
-                                         int* argc, char*** argv) {
-  if (!launch.has_ranks) return make_local_communicator();
+Ranks ranks_of(const contract::TrainSpec& spec, const Launch& launch, int* argc, char*** argv) {
   const auto say = [run_dir = spec.run_dir, attempt = launch.attempt](const std::string& message) {
     fmt::print(stderr, "{}\n", message);
     std::fflush(nullptr);
     write_exit_record(run_dir, {ExitCode::kStalled, message}, attempt);
   };
-  std::string note;
-  auto communicator = watched(make_mpi_communicator(argc, argv),
-                              {.limit_s = launch.watchdog_s,
-                               .exit_code = static_cast<int>(ExitCode::kStalled),
-                               .last_words = say},
-                              &note);
-  if (!note.empty() && communicator->rank() == 0) fmt::print(stderr, "{}\n", note);
-  return communicator;
+  Ranks ranks = make_ranks(launch,
+                           {.limit_s = launch.watchdog_s,
+                            .exit_code = static_cast<int>(ExitCode::kStalled),
+                            .last_words = say},
+                           argc, argv);
+  if (!ranks.warning.empty() && ranks.communicator->rank() == 0) {
+    fmt::print(stderr, "{}\n", ranks.warning);
+  }
+  return ranks;
 }
 
 int run_training(const contract::TrainSpec& spec, const Launch& launch, double started, int* argc,
                  char*** argv) {
-  const std::unique_ptr<Communicator> communicator = make_ranks(spec, launch, argc, argv);
+  const Ranks ranks = ranks_of(spec, launch, argc, argv);
+  const std::unique_ptr<Communicator>& communicator = ranks.communicator;
   try {
     install_stop_signals();
     const bool is_terminal = isatty(STDOUT_FILENO) == 1;
@@ -128,6 +129,13 @@ int run_training(const contract::TrainSpec& spec, const Launch& launch, double s
         .seconds_used_before = launch.seconds_used_before,
         .threads = launch.cpus,
         .attempt = launch.attempt,
+        .stop_at_step = launch.stop_at_step,
+        .is_traced = launch.is_traced,
+        .preflight = launch.has_preflight ? std::optional(contract::PreflightLimits())
+                                          : std::nullopt,
+        .version = "trainyard " TRAINYARD_VERSION,
+        .launch_report = ranks.report,
+        .cpu_report = launch.cpu_report,
         .output = is_terminal ? Surroundings::Output::kTerminal : Surroundings::Output::kLog};
     return static_cast<int>(train(spec, around).code);
   } catch (const BadInput& error) {
@@ -140,6 +148,7 @@ int run_training(const contract::TrainSpec& spec, const Launch& launch, double s
     return static_cast<int>(ExitCode::kBadInput);
   } catch (const std::exception& error) {
     const Failure failure = failure_of(error);
+    communicator->take_last_word();
     fmt::print(stderr, "rank {} ({}): {}\n", communicator->rank(), communicator->host(),
                failure.message);
     std::fflush(nullptr);

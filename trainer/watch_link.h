@@ -15,7 +15,8 @@ namespace trainer {
 
 // What a rank says of itself, some times in a limit.
 struct Beat {
-  enum class Kind : std::uint32_t { kAlive, kBye, kEnd };
+  // kClaim: a rank has failed and wants to say why; kGrant: it may, it is the first.
+  enum class Kind : std::uint32_t { kAlive, kBye, kEnd, kClaim, kGrant };
   std::uint64_t token = 0;
   Kind kind = Kind::kAlive;
   std::int32_t rank = 0;

@@ -97,6 +97,23 @@ class Watch {
     own_.is_inside = 0;
   }
 
+  // From the main thread of a rank that has failed.
+  void take_last_word() {
+    int nobody = kNobody;
+    const bool is_first_here = claimed_by_.compare_exchange_strong(nobody, rank_);
+    if (rank_ == 0) {
+      if (is_first_here) return;
+    } else {
+      Beat claim = own_beat();
+      claim.kind = Beat::Kind::kClaim;
+      peers_.front().socket.send(claim);
+    }
+    const double since = seconds_now();
+    while (!is_granted_ && seconds_now() - since < kFarewellSeconds) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
   // From the main thread of a rank that has said why.
   void tell_end(int exit_code) {
     Beat end = own_beat();
@@ -109,6 +126,7 @@ class Watch {
   static constexpr double kBeatsInLimit = 20;
   static constexpr double kQuietPeriods = 3;  // Longer than that without a beat is remarkable.
   static constexpr double kFarewellSeconds = 10;
+  static constexpr int kNobody = -1;
 
   static std::size_t at(int rank) { return static_cast<std::size_t>(rank); }
   std::string name_of(int rank) const { return fmt::format("rank {} ({})", rank, hosts_.at(at(rank))); }
@@ -116,7 +134,7 @@ class Watch {
   Beat own_beat() {
     const std::lock_guard lock(mutex_);
     Beat beat = own_;
-    beat.inside_s = own_.is_inside != 0 ? seconds_now() - entered_ : 0;
+    beat.inside_s = own_.is_inside != 0 ? std::max(0.0, seconds_now() - entered_) : 0;
     return beat;
   }
 
@@ -131,9 +149,27 @@ class Watch {
     ::poll(sockets.data(), sockets.size(), static_cast<int>(period_s_ * 1000));
   }
 
+  // Time in which this process was stopped, or had no core, is nobody's silence: it is left out.
+  // After a long stop the others have a while to say how they ended.
+  void look() {
+    const double now = seconds_now(), gap = now - looked_ - period_s_;
+    looked_ = now;
+    if (gap < kQuietPeriods * period_s_) return;
+    for (Peer& peer : peers_) peer.heard = std::min(now, peer.heard + gap);
+    if (gap > options_.limit_s / 2) mute_until_ = now + kFarewellSeconds;
+    const std::lock_guard lock(mutex_);
+    entered_ = std::min(now, entered_ + gap);
+  }
+
+  // A look that is older than that says nothing any more.
+  bool may_judge(double now) const {
+    return is_watching_ && claimed_by_ != rank_ && now >= mute_until_ && now - looked_ < kQuietPeriods * period_s_;
+  }
+
   // Rank 0's thread.
   void serve() {
     double told = 0, farewell_since = 0;
+    looked_ = seconds_now();
     for (;;) {
       std::vector<pollfd> sockets = {{.fd = listener_.descriptor(), .events = POLLIN, .revents = 0}};
       for (const Peer& peer : peers_) {
@@ -142,6 +178,7 @@ class Watch {
         }
       }
       sleep_on(std::move(sockets));
+      look();
       welcome();
       for (Peer& peer : peers_) read(peer);
       const double now = seconds_now();
@@ -153,7 +190,7 @@ class Watch {
       if (is_ending_) {
         if (farewell_since == 0) farewell_since = now;
         if (all_are_gone() || now - farewell_since > kFarewellSeconds) return say_bye();
-      } else if (is_watching_) {
+      } else if (may_judge(now)) {
         judge(now);
       }
     }
@@ -182,6 +219,8 @@ class Watch {
         if (rank_ == 0) tell_end(beat.exit_code);
         std::_Exit(beat.exit_code);  // The rank that ended it has said why.
       }
+      if (beat.kind == Beat::Kind::kClaim) grant(peer, beat.rank);
+      if (beat.kind == Beat::Kind::kGrant) is_granted_ = true;
       if (beat.kind == Beat::Kind::kBye) {
         peer.has_said_bye = true;
         peer.socket.close();
@@ -189,6 +228,16 @@ class Watch {
       }
       peer.last = beat;
     }
+  }
+
+  // Rank 0, once: whoever comes later is ended by the first.
+  void grant(const Peer& peer, int rank) {
+    int nobody = kNobody;
+    if (!claimed_by_.compare_exchange_strong(nobody, rank)) return;
+    mute_until_ = seconds_now() + kFarewellSeconds;
+    Beat granted = own_beat();
+    granted.kind = Beat::Kind::kGrant;
+    peer.socket.send(granted);
   }
 
   bool all_are_gone() const {
@@ -257,15 +306,19 @@ class Watch {
   // The thread of the others.
   void report() {
     Peer& first = peers_.front();
+    looked_ = seconds_now();
     while (!is_ending_) {
       first.socket.send(own_beat());
       sleep_on({{.fd = first.socket.descriptor(), .events = POLLIN, .revents = 0}});
+      look();
       read(first);
       if (first.has_said_bye || is_ending_) break;
-      std::string why = silence_of(0, seconds_now(), options_.limit_s);
+      const double now = seconds_now();
+      if (!may_judge(now)) continue;
+      std::string why = silence_of(0, now, options_.limit_s);
       if (why.empty()) continue;
-      if (rank_ > 1) {  // Rank 1 speaks.
-        std::this_thread::sleep_for(std::chrono::seconds(1));
+      if (rank_ > 1) {  // Rank 1 speaks; when it is gone the launcher ends the others.
+        std::this_thread::sleep_for(std::chrono::duration<double>(kFarewellSeconds));
         std::_Exit(options_.exit_code);
       }
       end("watchdog: " + why + ".");
@@ -286,7 +339,9 @@ class Watch {
   std::mutex mutex_;  // Guards own_ and entered_.
   Beat own_;
   double entered_ = 0;
-  std::atomic<bool> is_ending_ = false, is_watching_ = false;
+  std::atomic<bool> is_ending_ = false, is_watching_ = false, is_granted_ = false;
+  std::atomic<int> claimed_by_ = kNobody;  // The rank that says why it failed; rank 0 decides.
+  double looked_ = 0, mute_until_ = 0;     // Of the thread alone.
   Socket listener_;
   std::vector<Socket> strangers_;
   std::vector<Peer> peers_;  // Of rank 0: all, its own place empty. Of the others: rank 0.
@@ -334,11 +389,20 @@ class WatchedCommunicator : public Communicator {
     sizes_[ticket % sizes_.size()] = request.values.size_bytes();
     return ticket;
   }
+  Ticket start_device_sum(const DeviceSum& request) override {
+    const Ticket ticket = inner_->start_device_sum(request);
+    constexpr std::size_t kFloatBytes = 4, kHalfBytes = 2;
+    sizes_[ticket % sizes_.size()] =
+        request.count * (request.type == Wire::kFloat32 ? kFloatBytes : kHalfBytes);
+    return ticket;
+  }
+  bool sums_on_device() const override { return inner_->sums_on_device(); }
   double wait(Ticket ticket) override {
     const Scope scope(*watch_, "gradient sum", sizes_[ticket % sizes_.size()]);
     return inner_->wait(ticket);
   }
   void advance() override { inner_->advance(); }
+  void take_last_word() override { watch_->take_last_word(); }
 
   [[noreturn]] void abort(int exit_code) override {
     watch_->tell_end(exit_code);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 #include <ATen/record_function.h>
 #include <gtest/gtest.h>
-#include <torch/nn/modules/batchnorm.h>
 #include <torch/utils.h>
 
 #include <map>
@@ -17,6 +16,7 @@
 #include "trainer/loss.h"
 #include "trainer/model.h"
 #include "trainer/optimizer.h"
+#include "trainer/sync_norm.h"
 
 namespace trainer {
 namespace {
@@ -170,7 +170,7 @@ TEST_P(Model, StartsAsTheReference) {
                 0, 1e-5);
   }
   for (const auto& module : model.modules(/*include_self=*/false)) {
-    const auto* norm = module->as<torch::nn::BatchNorm2d>();
+    const auto* norm = module->as<SyncNorm>();
     if (norm == nullptr) continue;
     ASSERT_EQ(norm->options.eps(), facts.at("bn_eps").get<double>());
     ASSERT_EQ(norm->options.momentum(), facts.at("bn_momentum").get<double>());

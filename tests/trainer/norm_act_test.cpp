@@ -2,6 +2,7 @@
 #include "trainer/norm_act.h"
 
 #include <gtest/gtest.h>
+#include <torch/nn/modules/batchnorm.h>
 #include <torch/utils.h>
 
 #include <limits>
@@ -30,10 +31,9 @@ class NormAct : public testing::TestWithParam<Shape> {
     torch::manual_seed(7);
     torch::NoGradGuard no_grad;
     const std::int64_t channels = GetParam().channels;
-    for (torch::nn::BatchNorm2d* norm : {&ours_, &torchs_}) {
-      *norm = torch::nn::BatchNorm2d(
-          torch::nn::BatchNorm2dOptions(channels).eps(1e-3).momentum(0.03));
-    }
+    const auto options = torch::nn::BatchNorm2dOptions(channels).eps(1e-3).momentum(0.03);
+    ours_ = SyncNorm(options);
+    torchs_ = torch::nn::BatchNorm2d(options);
     ours_->weight.uniform_(0.5, 1.5);
     ours_->bias.uniform_(-0.5, 0.5);
     ours_->running_mean.uniform_(-0.2, 0.2);
@@ -63,7 +63,8 @@ class NormAct : public testing::TestWithParam<Shape> {
     EXPECT_TRUE(torch::equal(ours_->num_batches_tracked, torchs_->num_batches_tracked));
   }
 
-  torch::nn::BatchNorm2d ours_{nullptr}, torchs_{nullptr};
+  SyncNorm ours_{nullptr};
+  torch::nn::BatchNorm2d torchs_{nullptr};
   torch::Tensor x_;
 };
 
@@ -91,7 +92,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, NormAct,
                                          Shape{4, 80, 40, 40}, Shape{1, 1, 4, 5}));
 
 TEST(NormAct, GivesTheSameBitsWithAnyNumberOfThreads) {
-  torch::nn::BatchNorm2d norm(torch::nn::BatchNorm2dOptions(16));
+  SyncNorm norm(torch::nn::BatchNorm2dOptions(16));
   const torch::Tensor x = torch::randn({4, 16, 80, 80});
   const int before = torch::get_num_threads();
   std::vector<torch::Tensor> results;
@@ -108,7 +109,7 @@ TEST(NormAct, GivesTheSameBitsWithAnyNumberOfThreads) {
 }
 
 TEST(NormAct, KeepsWhatIsNotANumberVisible) {
-  torch::nn::BatchNorm2d norm(torch::nn::BatchNorm2dOptions(2));
+  SyncNorm norm(torch::nn::BatchNorm2dOptions(2));
   torch::Tensor x = torch::randn({1, 2, 4, 4});
   x[0][1][2][2] = std::numeric_limits<float>::quiet_NaN();
 

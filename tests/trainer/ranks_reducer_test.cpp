@@ -7,6 +7,7 @@
 #include <torch/utils.h>
 
 #include <chrono>
+#include <optional>
 #include <random>
 #include <thread>
 
@@ -166,6 +167,47 @@ TEST(GradientReducer, Bfloat16LosesNothingOverTheSteps) {
   }
   // What is not delivered yet is less than one rounding of one step a rank and one of the sum.
   EXPECT_NEAR(sum, kSteps * world->size() * static_cast<double>(kGradient), 0.02 * world->size());
+}
+
+// The gradients of four steps, in one go or with another reducer from the second step on.
+std::vector<torch::Tensor> sums_of_steps(int steps_of_first) {
+  Dice shared(31);
+  std::vector<torch::Tensor> parameters;
+  for (int i = 0; i < 5; ++i) parameters.push_back(torch::zeros({50 + i}).set_requires_grad(true));
+  const GradientReducer::Options options{.bucket_bytes_max = 300, .wire = Wire::kBfloat16};
+  std::optional<GradientReducer> reducer;
+  reducer.emplace(*world, parameters, options);
+  std::vector<torch::Tensor> sums;
+  for (int step = 0; step < 4; ++step) {
+    if (step == steps_of_first) {
+      const auto state = reducer->wire_state();
+      reducer.emplace(*world, parameters, options);
+      reducer->load_wire_state(state);
+    }
+    torch::Tensor loss = torch::zeros({});
+    for (const std::size_t i : {3, 0, 4, 1, 2}) {  // Not the order of the parameters.
+      const torch::Tensor factor = shared.integers({50 + static_cast<std::int64_t>(i)}) / 7 +
+                                   world->rank() * 0.013;
+      loss = add_to_loss(loss, parameters[i], factor);
+    }
+    reducer->arm();
+    loss.backward();
+    reducer->reduce();
+    for (torch::Tensor& parameter : parameters) {
+      sums.push_back(parameter.grad().clone());
+      parameter.mutable_grad().zero_();
+    }
+  }
+  return sums;
+}
+
+TEST(GradientReducer, GoesOnFromTheStateOfItsWireBitForBit) {
+  const std::vector<torch::Tensor> whole = sums_of_steps(-1);
+  for (const int steps : {1, 2, 3}) {
+    SCOPED_TRACE(steps);
+    const std::vector<torch::Tensor> parts = sums_of_steps(steps);
+    for (std::size_t i = 0; i < whole.size(); ++i) EXPECT_TRUE(torch::equal(parts[i], whole[i]));
+  }
 }
 
 TEST(Bfloat16, RoundsToNearestEvenAndKeepsWhatIsNoNumber) {

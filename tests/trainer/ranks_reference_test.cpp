@@ -97,8 +97,10 @@ TEST(ReferenceTrajectory, OfOneAndTwoRanksIsThatOfDistributedDataParallel) {
     }
     EXPECT_WITHIN(quantity + "gradient norm", std::abs(replica.gradient_norm() - norm) / norm, bound);
     const double sum = expected.at("param_abs_sum");
+    // Later steps grow what other processors' kernels round otherwise: 4.6e-8 on an AMD EPYC.
     EXPECT_WITHIN(quantity + "sum of parameters",
-                  std::abs(sum_of_parameters(replica.model()) - sum) / sum, 2e-7);
+                  std::abs(sum_of_parameters(replica.model()) - sum) / sum,
+                  is_tight ? 2e-8 : 2e-7);
     // The reference goes on from rank 0's statistics, we from the mean: the same at first.
     if (step > 0) continue;
     EXPECT_NEAR(own_mean, expected.at("bn0_running_mean_sum").get<double>(), 1e-5);

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
@@ -79,6 +80,8 @@ head:
     double started = 1000;  // Before the first look.
     bool is_stopped_at_once = false;
     std::function<void(at::Tensor&)> before_forward = nullptr;  // Of each part of a batch.
+    std::int64_t stop_at_step = 0;
+    std::optional<contract::PreflightLimits> preflight = std::nullopt;
   };
   TrainOutcome run(const std::string& name, Ways ways, Communicator& ranks) {
     std::atomic<bool> stop = ways.is_stopped_at_once;
@@ -95,6 +98,8 @@ head:
                               .allocation_start = 1000,
                               .deadline = ways.deadline,
                               .threads = 1,
+                              .stop_at_step = ways.stop_at_step,
+                              .preflight = ways.preflight,
                               .output = Surroundings::Output::kNone,
                               .before_forward = ways.before_forward};
     const TrainOutcome outcome =

@@ -70,6 +70,52 @@ TEST_F(TrainTest, AStopAtAnyOfTwentyRandomPointsChangesNoBit) {
   EXPECT_GE(stops, kStops / 2);  // A stop in the last batch finishes the run instead.
 }
 
+TEST_F(TrainTest, ResidualsOfTheWireSurviveAStopBitForBit) {
+  use_small_model();
+  args_.wire = "bf16";
+  ASSERT_EQ(run("whole").code, contract::ExitCode::kFinished);
+
+  for (const std::int64_t step : {1, 4, 7}) {
+    SCOPED_TRACE(step);
+    const std::string name = fmt::format("stopped{}", step);
+    ASSERT_EQ(run(name, {.stop_at_step = step}).code, contract::ExitCode::kStopped);
+    ASSERT_EQ(run(name).code, contract::ExitCode::kFinished);
+    if (world->rank() != 0) continue;
+    EXPECT_EQ(tensors(name), tensors("whole"));
+    EXPECT_EQ(results(name), results("whole"));
+  }
+
+  // Another wire gives other weights, or the test would show nothing.
+  args_.wire = "fp32";
+  run("wide");
+  if (world->rank() == 0 && world->size() > 1) {
+    EXPECT_NE(read("wide/weights/last.safetensors"), read("whole/weights/last.safetensors"));
+  }
+}
+
+TEST_F(TrainTest, ThePreflightNamesNodesThatCannotTrain) {
+  use_small_model();
+  args_.epochs = 1;
+  contract::PreflightLimits limits;
+  limits.memory_min_b = limits.disk_min_b = 1;
+  ASSERT_EQ(run("good", {.preflight = limits}).code, contract::ExitCode::kFinished);
+  limits.disk_min_b = std::int64_t{1} << 62;
+
+  const TrainOutcome outcome = run("bad", {.preflight = limits});
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kBadNode);
+  EXPECT_EQ(outcome.step, 0);
+  if (world->rank() != 0) return;
+  const auto good = contract::parse_preflight(read("good/preflight.json"));
+  EXPECT_EQ(good.ranks.size(), static_cast<std::size_t>(world->size()));
+  EXPECT_TRUE(good.faults.empty());
+  EXPECT_EQ(good.ranks.back().rank, world->size() - 1);
+  EXPECT_EQ(exit_record("bad").at("reason"), "bad_node");
+  EXPECT_NE(exit_record("bad").at("message").get<std::string>().find(world->host() + " (rank 0)"),
+            std::string::npos);
+  EXPECT_FALSE(contract::parse_preflight(read("bad/preflight.json")).faults.empty());
+}
+
 TEST_F(TrainTest, ACacheOfDecodedImagesChangesNothing) {
   use_small_model();
   run("plain");

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 #include <gtest/gtest.h>
-#include <torch/nn/modules/batchnorm.h>
 #include <torch/utils.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include "trainer/ema.h"
 #include "trainer/loss.h"
 #include "trainer/optimizer.h"
+#include "trainer/sync_norm.h"
 #include "trainer/tensor_file.h"
 #include "trainer/weights_file.h"
 
@@ -237,7 +237,7 @@ TEST(Freeze, LeavesLayersAndTheirStatisticsAlone) {
   model.eval();
   model.train();  // As every epoch begins.
   for (const auto& item : model.named_modules("", /*include_self=*/false)) {
-    if (item.value()->as<torch::nn::BatchNorm2d>() == nullptr) continue;
+    if (item.value()->as<SyncNorm>() == nullptr) continue;
     EXPECT_EQ(item.value()->is_training(), !model.is_frozen(item.key())) << item.key();
   }
 }

@@ -21,6 +21,8 @@ std::string_view describe(ExitCode code) {
       return "the environment failed: MPI, disk or device";
     case ExitCode::kStalled:
       return "a rank stopped answering; the last checkpoint can be resumed";
+    case ExitCode::kBadNode:
+      return "a node cannot train; the message and preflight.json name it";
     case ExitCode::kInternal:
       return "a fault of the trainer itself";
   }
@@ -37,6 +39,7 @@ std::optional<ExitCode> exit_code_from_int(int code) {
     case ExitCode::kOutOfMemory:
     case ExitCode::kEnvironment:
     case ExitCode::kStalled:
+    case ExitCode::kBadNode:
     case ExitCode::kInternal:
       return static_cast<ExitCode>(code);
   }

@@ -20,6 +20,7 @@ enum class ExitCode {
   kOutOfMemory = 22,
   kEnvironment = 30,    // MPI, disk, a missing device.
   kStalled = 31,        // A rank hung or vanished; the last checkpoint stands.
+  kBadNode = 32,        // The preflight found a node that cannot train; nothing was trained.
   kInternal = 40,
 };
 

@@ -64,6 +64,8 @@ const std::vector<Option>& options() {
       {"verbose", "run", &A::verbose, 0, 1, {}, "print metrics of each class"},
       {"plots", "run", &A::plots, 0, 1, {}, "pictures of labels, batches, curves and results in the run's folder"},
       {"amp", "run", &A::amp, -kAny, kAny, {"true", "false", "bf16", "fp32"}, "true: bfloat16 convolutions on GPUs, float32 on CPUs; bf16: everywhere"},
+      {"wire", "run", &A::wire, -kAny, kAny, {"fp32", "bf16"}, "gradients between GPUs; bf16: half the bytes, with error feedback; ours, not Ultralytics'"},
+      {"sync_bn", "run", &A::sync_bn, 0, 1, {}, "batch norm over the images of all GPUs together; ours, not Ultralytics'"},
       {"freeze", "run", &A::freeze, 0, 99, {}, "the first N layers, or the layers of a list, keep their weights",
        "none, N of 0 to 99, or a list"},
       {"cache", "data", &A::cache, -kAny, kAny, {"ram", "disk", "false"}, "keep decoded images, once a host, in memory or in the temporary folder"},

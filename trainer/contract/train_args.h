@@ -32,6 +32,8 @@ struct TrainArgs {
   bool verbose = true;
   bool plots = true;         // Pictures in the run's folder.
   std::string amp = "true";  // bfloat16 on GPUs; "bf16": on CPUs too.
+  std::string wire = "fp32"; // As what gradients travel between ranks; bf16 with error feedback.
+  bool sync_bn = false;      // Batch norm over the batches of all ranks together.
   std::vector<int> freeze;   // Layers that keep their weights; their batch norms stay as they are.
   std::string cache = "false";      // "ram" or "false".
   std::string pretrained;           // A weights file, or empty: random initialisation.

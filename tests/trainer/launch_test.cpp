@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "trainer/launch.h"
+
+#include <gtest/gtest.h>
+
+#include <ostream>
+
+namespace trainer {
+namespace {
+
+struct Case {
+  const char* name;
+  CpuFacts facts;
+  int threads;
+  const char* reason;
+};
+void PrintTo(const Case& each, std::ostream* out) {
+  *out << each.name;
+}
+
+class Cpus : public testing::TestWithParam<Case> {};
+
+TEST_P(Cpus, AreWhatTheJobWasGiven) {
+  const CpuShare share = share_cpus(GetParam().facts);
+  EXPECT_EQ(share.threads, GetParam().threads);
+  EXPECT_EQ(share.reason, GetParam().reason);
+}
+
+const std::vector<int> kFour = {0, 1, 2, 3};
+
+INSTANTIATE_TEST_SUITE_P(
+    Launches, Cpus,
+    testing::Values(
+        Case{"a person's word", {.wanted = 3, .per_task = 2, .allowed = kFour, .machine = 8}, 3,
+             "OMP_NUM_THREADS"},
+        Case{"Slurm's", {.per_task = 2, .allowed = kFour, .machine = 8}, 2, "SLURM_CPUS_PER_TASK"},
+        Case{"a mask below Slurm's word", {.per_task = 6, .allowed = kFour, .machine = 8}, 4,
+             "SLURM_CPUS_PER_TASK = 6, but 4 may be used"},
+        Case{"bound ranks", {.allowed = kFour, .machine = 8, .local_ranks = 2}, 4,
+             "the process's CPUs"},
+        Case{"ranks that share a host", {.allowed = kFour, .machine = 4, .local_ranks = 2}, 2,
+             "4 CPUs shared by 2 ranks"},
+        Case{"more ranks than CPUs", {.allowed = kFour, .machine = 4, .local_ranks = 8}, 1,
+             "4 CPUs shared by 8 ranks"},
+        Case{"one process", {.allowed = kFour, .machine = 4}, 4, "the process's CPUs"},
+        Case{"nothing known", {}, 1, "the process's CPUs"}));
+
+TEST(CpuRanges, AreWrittenShort) {
+  EXPECT_EQ(to_ranges({}), "");
+  EXPECT_EQ(to_ranges({5}), "5");
+  EXPECT_EQ(to_ranges({0, 1, 2, 3, 6, 8, 9}), "0-3,6,8-9");
+}
+
+}  // namespace
+}  // namespace trainer

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "trainer/contract/preflight.h"
+
+#include <gtest/gtest.h>
+
+#include <stdexcept>
+
+namespace contract {
+namespace {
+
+// Two hosts with two ranks each, all well.
+PreflightReport four_ranks() {
+  PreflightReport report{.sum_bytes = 1 << 20, .sum_s = 0.01};
+  for (int rank = 0; rank < 4; ++rank) {
+    report.ranks.push_back({.rank = rank,
+                            .local_rank = rank % 2,
+                            .host = rank < 2 ? "n1" : "n2",
+                            .device = "cuda:" + std::to_string(rank % 2),
+                            .versions = "trainyard 0.1.0, libtorch 2.6.0",
+                            .memory_available_b = std::int64_t{64} << 30,
+                            .disk_available_b = std::int64_t{900} << 30});
+  }
+  return report;
+}
+
+std::string faults_of(PreflightReport report) {
+  judge(report, {});
+  return describe_faults(report);
+}
+
+TEST(Preflight, HasNothingAgainstGoodNodes) {
+  EXPECT_EQ(faults_of(four_ranks()), "");
+}
+
+TEST(Preflight, NamesTheNodeAndBothNumbers) {
+  PreflightReport report = four_ranks();
+  report.ranks[2].disk_available_b = report.ranks[3].disk_available_b = std::int64_t{12} << 20;
+  report.ranks[1].wrong_sums = 5;
+
+  EXPECT_EQ(faults_of(report),
+            "bad node n1 (rank 1): the sum over the ranks is wrong in 5 places.\n"
+            "bad node n2 (rank 2): disk of the run's folder: 12 MiB free, 512 MiB needed.");
+}
+
+TEST(Preflight, GoesWithMostRanks) {
+  PreflightReport report = four_ranks();
+  report.ranks[0].versions = "trainyard 0.0.9, libtorch 2.6.0";
+  report.ranks[3].device = "cpu";
+
+  EXPECT_EQ(faults_of(report),
+            "bad node n1 (rank 0): versions: trainyard 0.0.9, libtorch 2.6.0, most ranks have "
+            "trainyard 0.1.0, libtorch 2.6.0.\n"
+            "bad node n2 (rank 3): device: cpu, most ranks have cuda.");
+}
+
+TEST(Preflight, FindsLittleMemoryAndAFolderThatCannotBeWritten) {
+  PreflightReport report = four_ranks();
+  report.ranks[3].memory_available_b = std::int64_t{100} << 20;
+  report.ranks[2].can_write = false;
+
+  EXPECT_EQ(faults_of(report),
+            "bad node n2 (rank 2): the run's folder cannot be written.\n"
+            "bad node n2 (rank 3): memory: 100 MiB free, 256 MiB needed.");
+}
+
+TEST(Preflight, SurvivesJsonAndSaysItsSpeed) {
+  PreflightReport report = four_ranks();
+  report.ranks[2].can_write = false;
+  judge(report, {});
+
+  const PreflightReport read = parse_preflight(to_json_text(report));
+
+  EXPECT_EQ(to_json_text(read), to_json_text(report));
+  EXPECT_DOUBLE_EQ(bus_bytes_per_s(read), 1.5 * (1 << 20) / 0.01);
+  EXPECT_EQ(describe(report),
+            "preflight: 4 ranks on 2 hosts; least free: 65536 MiB of memory, 921600 MiB of disk; sum "
+            "of 1024 KiB in 10.00 ms, bus 150 MiB/s; 1 faults");
+  EXPECT_THROW(static_cast<void>(parse_preflight("{}")), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace contract

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/contract/preflight.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <stdexcept>
+
+namespace contract {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankReport, rank, local_rank, host, device, versions,
+                                   memory_available_b, disk_available_b, can_write, wrong_sums)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PreflightReport::Fault, rank, host, problem)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PreflightReport, ranks, sum_bytes, sum_s, faults)
+
+namespace {
+
+std::int64_t mebibytes(std::int64_t bytes) {
+  return bytes >> 20;
+}
+
+// "cuda" of "cuda:1".
+std::string kind_of(const RankReport& rank) {
+  return rank.device.substr(0, rank.device.find(':'));
+}
+
+// What most say; of equally many the first in the ranks' order.
+template <typename Of>
+std::string usual(const std::vector<RankReport>& ranks, Of of) {
+  std::map<std::string, int> counts;
+  for (const RankReport& each : ranks) ++counts[of(each)];
+  std::string best;
+  for (const RankReport& each : ranks) {
+    if (best.empty() || counts[of(each)] > counts[best]) best = of(each);
+  }
+  return best;
+}
+
+template <typename Type>
+Type parse(const std::string& text) {
+  try {
+    return nlohmann::json::parse(text).get<Type>();
+  } catch (const nlohmann::json::exception& error) {
+    throw std::invalid_argument(fmt::format("preflight: {}", error.what()));
+  }
+}
+
+}  // namespace
+
+void judge(PreflightReport& report, const PreflightLimits& limits) {
+  report.faults.clear();
+  const auto versions_of = [](const RankReport& each) { return each.versions; };
+  const std::string versions = usual(report.ranks, versions_of);
+  const std::string kind = usual(report.ranks, kind_of);
+  for (const RankReport& each : report.ranks) {
+    const auto fault = [&](std::string problem) {
+      report.faults.push_back({each.rank, each.host, std::move(problem)});
+    };
+    if (each.memory_available_b < limits.memory_min_b) {
+      fault(fmt::format("memory: {} MiB free, {} MiB needed", mebibytes(each.memory_available_b),
+                        mebibytes(limits.memory_min_b)));
+    }
+    if (each.disk_available_b < limits.disk_min_b) {
+      fault(fmt::format("disk of the run's folder: {} MiB free, {} MiB needed",
+                        mebibytes(each.disk_available_b), mebibytes(limits.disk_min_b)));
+    }
+    if (!each.can_write) fault("the run's folder cannot be written");
+    if (each.versions != versions) {
+      fault(fmt::format("versions: {}, most ranks have {}", each.versions, versions));
+    }
+    if (kind_of(each) != kind) {
+      fault(fmt::format("device: {}, most ranks have {}", each.device, kind));
+    }
+    if (each.wrong_sums > 0) {
+      fault(fmt::format("the sum over the ranks is wrong in {} places", each.wrong_sums));
+    }
+  }
+}
+
+std::string describe_faults(const PreflightReport& report) {
+  std::string text;
+  std::vector<std::pair<std::string, std::string>> told;
+  for (const PreflightReport::Fault& fault : report.faults) {
+    const std::pair<std::string, std::string> key(fault.host, fault.problem);
+    if (std::find(told.begin(), told.end(), key) != told.end()) continue;
+    told.push_back(key);
+    text += fmt::format("{}bad node {} (rank {}): {}.", text.empty() ? "" : "\n", fault.host,
+                        fault.rank, fault.problem);
+  }
+  return text;
+}
+
+std::string describe(const PreflightReport& report) {
+  std::set<std::string> hosts;
+  std::int64_t memory = 0, disk = 0;
+  for (const RankReport& each : report.ranks) {
+    const bool is_first = hosts.empty();
+    hosts.insert(each.host);
+    memory = is_first ? each.memory_available_b : std::min(memory, each.memory_available_b);
+    disk = is_first ? each.disk_available_b : std::min(disk, each.disk_available_b);
+  }
+  constexpr double kMebibyte = 1 << 20;
+  return fmt::format(
+      "preflight: {} rank{} on {} host{}; least free: {} MiB of memory, {} MiB of disk; sum of {} "
+      "KiB in {:.2f} ms, bus {:.0f} MiB/s; {}",
+      report.ranks.size(), report.ranks.size() == 1 ? "" : "s", hosts.size(),
+      hosts.size() == 1 ? "" : "s", mebibytes(memory), mebibytes(disk), report.sum_bytes >> 10,
+      1e3 * report.sum_s, bus_bytes_per_s(report) / kMebibyte,
+      report.faults.empty() ? "no faults" : fmt::format("{} faults", report.faults.size()));
+}
+
+double bus_bytes_per_s(const PreflightReport& report) {
+  const auto ranks = static_cast<double>(report.ranks.size());
+  if (report.ranks.empty() || report.sum_s <= 0) return 0;
+  return 2 * (ranks - 1) / ranks * static_cast<double>(report.sum_bytes) / report.sum_s;
+}
+
+std::string to_json_text(const PreflightReport& report) {
+  nlohmann::ordered_json json = nlohmann::json(report);
+  json["bus_bytes_per_s"] = bus_bytes_per_s(report);
+  return json.dump(2) + "\n";
+}
+
+std::string to_json_text(const RankReport& report) {
+  return nlohmann::json(report).dump();
+}
+
+RankReport parse_rank_report(const std::string& json_text) {
+  return parse<RankReport>(json_text);
+}
+
+PreflightReport parse_preflight(const std::string& json_text) {
+  return parse<PreflightReport>(json_text);
+}
+
+}  // namespace contract

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/preflight.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <span>
+#include <system_error>
+#include <vector>
+
+#include "trainer/durable_file.h"
+
+namespace trainer {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+// 1 MiB: enough to tell a slow link, little enough for a busy one.
+constexpr std::size_t kSumElements = (std::size_t{1} << 20) / sizeof(float);
+constexpr int kTries = 3;
+
+// MemAvailable of the host; 0 where the kernel does not say.
+std::int64_t memory_available() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string name; file >> name;) {
+    std::int64_t kibibytes = 0;
+    if (name == "MemAvailable:" && file >> kibibytes) return kibibytes << 10;
+    file.ignore(1 << 10, '\n');
+  }
+  return 0;
+}
+
+std::int64_t disk_available(const std::string& folder) {
+  std::error_code error;
+  const fs::space_info space = fs::space(folder, error);
+  return error ? 0 : static_cast<std::int64_t>(space.available);
+}
+
+bool can_write(const std::string& folder, int rank) {
+  const std::string path = fmt::format("{}/.preflight-{}", folder, rank);
+  std::ofstream file(path);
+  file << rank << std::flush;
+  const bool is_written = file.good();
+  std::error_code ignored;
+  fs::remove(path, ignored);
+  return is_written;
+}
+
+float value_of(int rank, std::size_t i) {
+  constexpr std::size_t kValues = 5;  // Small integers: sums are exact.
+  return static_cast<float>((i + static_cast<std::size_t>(rank)) % kValues);
+}
+
+// The fastest of some sums, and how many elements were wrong in any.
+double try_sums(Communicator& ranks, const std::function<double()>& now, std::int64_t& wrong) {
+  double best = 0;
+  for (int i = 0; i < kTries; ++i) {
+    std::vector<float> values(kSumElements);
+    for (std::size_t k = 0; k < values.size(); ++k) values[k] = value_of(ranks.rank(), k);
+    ranks.barrier();
+    const double before = now();
+    ranks.all_reduce_sum(std::span<float>(values));
+    const double seconds = now() - before;
+    best = i == 0 ? seconds : std::min(best, seconds);
+    for (std::size_t k = 0; k < values.size(); ++k) {
+      float expected = 0;
+      for (int rank = 0; rank < ranks.size(); ++rank) expected += value_of(rank, k);
+      if (values[k] != expected) ++wrong;
+    }
+  }
+  return best;
+}
+
+std::vector<std::string> gather(Communicator& ranks, const std::string& own) {
+  std::vector<std::string> all;
+  for (const auto& bytes : ranks.all_gather(std::as_bytes(std::span(own)))) {
+    all.emplace_back(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  }
+  return all;
+}
+
+}  // namespace
+
+contract::PreflightReport preflight(const PreflightOptions& options, Communicator& communicator) {
+  constexpr double kNanoseconds = 1e9;
+  contract::RankReport own{.rank = communicator.rank(),
+                           .local_rank = communicator.local_rank(),
+                           .host = communicator.host(),
+                           .device = options.device,
+                           .versions = options.versions,
+                           .memory_available_b = memory_available(),
+                           .disk_available_b = disk_available(options.run_dir),
+                           .can_write = can_write(options.run_dir, communicator.rank())};
+  const double seconds = try_sums(communicator, options.now, own.wrong_sums);
+  auto slowest = static_cast<std::int64_t>(seconds * kNanoseconds);
+  communicator.all_reduce_max(std::span<std::int64_t>(&slowest, 1));
+
+  contract::PreflightReport report{.sum_bytes = kSumElements * sizeof(float),
+                                   .sum_s = static_cast<double>(slowest) / kNanoseconds};
+  for (const std::string& text : gather(communicator, contract::to_json_text(own))) {
+    report.ranks.push_back(contract::parse_rank_report(text));
+  }
+  contract::judge(report, options.limits);
+  if (communicator.rank() == 0) {
+    write_durably(options.run_dir + "/preflight.json", contract::to_json_text(report));
+  }
+  return report;
+}
+
+}  // namespace trainer

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/rank_setup.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <array>
+#include <climits>
+#include <cstdlib>
+#include <span>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "trainer/id_exchange.h"
+#include "trainer/nccl_communicator.h"
+#include "trainer/start_watch.h"
+
+namespace trainer {
+
+namespace {
+
+using Way = RankChoice::Way;
+
+std::string environment(const char* name, const char* otherwise = "") {
+  const char* text = std::getenv(name);
+  return text == nullptr || *text == '\0' ? otherwise : text;
+}
+
+std::string host_name() {
+  std::array<char, HOST_NAME_MAX + 1> name{};
+  return gethostname(name.data(), HOST_NAME_MAX) == 0 ? name.data() : "localhost";
+}
+
+// Why NCCL cannot be used beside MPI; numbered for the agreement, the worst is the highest.
+enum Obstacle : std::int64_t { kNone, kSharedDevice, kNoDevice };
+
+std::int64_t own_obstacle(const Communicator& ranks) {
+  const int devices = nccl_device_count();
+  if (devices == 0) return kNoDevice;
+  const bool is_shared = ranks.local_rank() >= devices;
+  return is_shared && std::getenv("NCCL_HOSTID") == nullptr ? kSharedDevice : kNone;
+}
+
+Ranks over_mpi(Way way, std::unique_ptr<Communicator> mpi) {
+  if (way == Way::kMpi) return {std::move(mpi), "communicator: MPI", {}};
+  std::int64_t obstacle = own_obstacle(*mpi);
+  mpi->all_reduce_max(std::span<std::int64_t>(&obstacle, 1));
+  std::string why = describe_nccl();
+  if (obstacle == kSharedDevice) why += "; ranks share a device, which needs NCCL_HOSTID";
+  if (obstacle == kNoDevice && nccl_device_count() > 0) why += "; a rank has no device";
+  if (obstacle != kNone) {
+    if (way == Way::kNccl) {
+      throw std::runtime_error(fmt::format("TRAINYARD_COMMUNICATOR=nccl: {}.", why));
+    }
+    return {std::move(mpi), "communicator: MPI; " + why, {}};
+  }
+  // One rank has nobody to talk to.
+  if (way == Way::kAuto && mpi->size() == 1) return {std::move(mpi), "communicator: MPI, one rank", {}};
+  std::vector<std::byte> id = mpi->rank() == 0 ? make_nccl_id() : std::vector<std::byte>();
+  id = mpi->all_gather(id).front();
+  const NcclRank own{mpi->rank(), mpi->size(), mpi->local_rank(), mpi->host()};
+  return {make_nccl_communicator(own, id, std::move(mpi)),
+          fmt::format("communicator: {}, started by MPI", describe_nccl()), {}};
+}
+
+Ranks without_mpi(const RankChoice& choice, const Launch& launch) {
+  if (nccl_device_count() == 0) {
+    throw std::runtime_error(
+        fmt::format("TRAINYARD_COMMUNICATOR asks for NCCL: {}.", describe_nccl()));
+  }
+  const Exchange exchange{.rank = launch.rank,
+                          .size = launch.size,
+                          .key = fmt::format("trainyard-nccl {}.{}.{}",
+                                             environment("SLURM_JOB_ID", "0"),
+                                             environment("SLURM_STEP_ID", "0"), launch.attempt),
+                          .limit_s = launch.watchdog_s > 0 ? launch.watchdog_s : INT_MAX};
+  std::vector<std::byte> id = launch.rank == 0 ? make_nccl_id() : std::vector<std::byte>();
+  id = choice.way == Way::kNcclOverTcp ? share_over_tcp(exchange, parse_address(choice.place), id)
+                                       : share_over_file(exchange, choice.place, id);
+  return {make_nccl_communicator({launch.rank, launch.size, launch.local_rank, host_name()}, id),
+          fmt::format("communicator: {}, started over {}", describe_nccl(), choice.place), {}};
+}
+
+}  // namespace
+
+RankChoice parse_rank_choice(const std::string& text) {
+  constexpr std::string_view kTcp = "nccl+tcp://", kFile = "nccl+file://";
+  if (text.empty() || text == "auto") return {Way::kAuto, {}};
+  if (text == "mpi") return {Way::kMpi, {}};
+  if (text == "nccl") return {Way::kNccl, {}};
+  if (text.starts_with(kTcp)) {
+    const std::string place = text.substr(kTcp.size());
+    static_cast<void>(parse_address(place));
+    return {Way::kNcclOverTcp, place};
+  }
+  if (text.starts_with(kFile) && text.size() > kFile.size()) {
+    return {Way::kNcclOverFile, text.substr(kFile.size())};
+  }
+  throw std::invalid_argument(
+      fmt::format("TRAINYARD_COMMUNICATOR = \"{}\" is not known. Known: auto, mpi, nccl, "
+                  "nccl+tcp://HOST:PORT, nccl+file://PATH.",
+                  text));
+}
+
+Ranks make_ranks(const Launch& launch, const WatchdogOptions& watchdog, int* argc, char*** argv) {
+  const RankChoice choice = parse_rank_choice(environment("TRAINYARD_COMMUNICATOR"));
+  if (!launch.has_ranks) {
+    if (choice.way == Way::kNccl) throw std::invalid_argument("One process needs no NCCL.");
+    return {make_local_communicator(), "communicator: one process", {}};
+  }
+  const StartWatch start({.limit_s = launch.watchdog_s,
+                          .exit_code = watchdog.exit_code,
+                          .last_words = watchdog.last_words});
+  const bool has_mpi = choice.way != Way::kNcclOverTcp && choice.way != Way::kNcclOverFile;
+  Ranks ranks = has_mpi ? over_mpi(choice.way, make_mpi_communicator(argc, argv))
+                        : without_mpi(choice, launch);
+  ranks.communicator = watched(std::move(ranks.communicator), watchdog, &ranks.warning);
+  return ranks;
+}
+
+}  // namespace trainer
