@@ -19,8 +19,7 @@ BatchMoments combined(BatchMoments own, Communicator* ranks) {
   BatchMoments all{sums[0], std::vector<double>(channels), std::vector<double>(channels)};
   for (std::size_t c = 0; c < channels; ++c) {
     all.mean[c] = sums[1 + c] / all.count;
-    all.variance[c] =
-        std::max(0.0, sums[1 + channels + c] / all.count - all.mean[c] * all.mean[c]);
+    all.variance[c] = std::max(0.0, sums[1 + channels + c] / all.count - all.mean[c] * all.mean[c]);
   }
   return all;
 }

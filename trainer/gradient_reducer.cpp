@@ -310,7 +310,9 @@ void GradientReducer::load_wire_state(
       residual.copy_(state.at(static_cast<std::size_t>(rank) + 1).second);
     }
     if (is_same_count) communicator_.broadcast(bytes_of(residual), /*root=*/0);
-    if (communicator_.rank() == (is_same_count ? rank : 0)) residual_.add_(residual.to(residual_.device()));
+    if (communicator_.rank() == (is_same_count ? rank : 0)) {
+      residual_.add_(residual.to(residual_.device()));
+    }
   }
 }
 

@@ -175,9 +175,9 @@ std::string fetch(const Exchange& exchange, const Address& address) {
       }
     }
     if (seconds_now() - since > exchange.limit_s) {
-      throw std::runtime_error(fmt::format("rank {} has had no answer from rank 0 at {}:{} for {} s",
-                                           exchange.rank, address.host, address.port,
-                                           exchange.limit_s));
+      throw std::runtime_error(
+          fmt::format("rank {} has had no answer from rank 0 at {}:{} for {} s", exchange.rank,
+                      address.host, address.port, exchange.limit_s));
     }
     std::this_thread::sleep_for(kPause);
   }

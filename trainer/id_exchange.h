@@ -14,8 +14,8 @@ namespace trainer {
 
 struct Exchange {
   int rank = 0, size = 1;
-  std::string key;         // Of this attempt of this job: bytes of another one are not taken.
-  double limit_s = 600;    // How long a rank waits for the others.
+  std::string key;       // Of this attempt of this job: bytes of another one are not taken.
+  double limit_s = 600;  // How long a rank waits for the others.
 };
 
 // "HOST:PORT", the port on which rank 0's host listens.
@@ -28,7 +28,8 @@ struct Address {
 
 // `bytes` count on rank 0 alone and are returned everywhere. All ranks call it. Rank 0 returns when
 // every other rank has fetched them. Throws std::runtime_error naming what did not come in time.
-[[nodiscard]] std::vector<std::byte> share_over_tcp(const Exchange& exchange, const Address& address,
+[[nodiscard]] std::vector<std::byte> share_over_tcp(const Exchange& exchange,
+                                                    const Address& address,
                                                     const std::vector<std::byte>& bytes);
 
 // As above, by a file at `path` that rank 0 writes, whole or not at all. It stays; rank 0 replaces

@@ -58,11 +58,12 @@ class NcclCommunicator : public Communicator {
     use_device();
     ncclUniqueId unique{};
     if (id.size() != sizeof unique) {
-      throw std::runtime_error(fmt::format("{}: an id of {} bytes instead of {}.", who(), id.size(),
-                                           sizeof unique));
+      throw std::runtime_error(
+          fmt::format("{}: an id of {} bytes instead of {}.", who(), id.size(), sizeof unique));
     }
     std::memcpy(&unique, id.data(), sizeof unique);
-    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), who(), "cudaStreamCreate");
+    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), who(),
+               "cudaStreamCreate");
     check(ncclCommInitRank(&comm_, own_.size, unique, own_.rank), "ncclCommInitRank", 0);
   }
 
@@ -162,7 +163,8 @@ class NcclCommunicator : public Communicator {
     sums_.erase(found);
     await(sum.end, "sum", sum.bytes);
     float milliseconds = 0;
-    check_cuda(cudaEventElapsedTime(&milliseconds, sum.begin, sum.end), who(), "cudaEventElapsedTime");
+    check_cuda(cudaEventElapsedTime(&milliseconds, sum.begin, sum.end), who(),
+               "cudaEventElapsedTime");
     destroy(sum);
     return milliseconds / 1e3;
   }
@@ -188,7 +190,9 @@ class NcclCommunicator : public Communicator {
     }
   }
 
-  [[nodiscard]] std::string who() const { return fmt::format("rank {} ({})", own_.rank, own_.host); }
+  [[nodiscard]] std::string who() const {
+    return fmt::format("rank {} ({})", own_.rank, own_.host);
+  }
   void use_device() const { check_cuda(cudaSetDevice(device_), who(), "cudaSetDevice"); }
   void check(ncclResult_t status, const char* call, std::size_t bytes) const {
     if (status == ncclSuccess) return;
@@ -223,7 +227,8 @@ class NcclCommunicator : public Communicator {
     check_cuda(cudaMemcpyAsync(bytes.data(), memory, bytes.size(), cudaMemcpyDeviceToHost, stream_),
                who(), "cudaMemcpy");
     Sum done{.bytes = bytes.size()};
-    check_cuda(cudaEventCreateWithFlags(&done.end, cudaEventDisableTiming), who(), "cudaEventCreate");
+    check_cuda(cudaEventCreateWithFlags(&done.end, cudaEventDisableTiming), who(),
+               "cudaEventCreate");
     check_cuda(cudaEventRecord(done.end, stream_), who(), "cudaEventRecord");
     await(done.end, call, bytes.size());
     destroy(done);

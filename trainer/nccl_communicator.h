@@ -28,8 +28,8 @@ struct NcclRank {
   std::string host;
 };
 
-// A collective: every rank calls it with the same id. The device is `local_rank` modulo the devices;
-// two ranks on one device need different NCCL_HOSTID. Throws std::runtime_error.
+// A collective: every rank calls it with the same id. The device is `local_rank` modulo the
+// devices; two ranks on one device need different NCCL_HOSTID. Throws std::runtime_error.
 [[nodiscard]] std::unique_ptr<Communicator> make_nccl_communicator(
     const NcclRank& own, const std::vector<std::byte>& id,
     std::unique_ptr<Communicator> control = nullptr);

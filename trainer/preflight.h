@@ -14,8 +14,8 @@
 namespace trainer {
 
 struct PreflightOptions {
-  std::string run_dir;      // Exists.
-  std::string device;       // Of this rank.
+  std::string run_dir;  // Exists.
+  std::string device;   // Of this rank.
   std::string versions;
   contract::PreflightLimits limits;
   std::function<double()> now;  // Seconds.

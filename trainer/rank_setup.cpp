@@ -57,12 +57,14 @@ Ranks over_mpi(Way way, std::unique_ptr<Communicator> mpi) {
     return {std::move(mpi), "communicator: MPI; " + why, {}};
   }
   // One rank has nobody to talk to.
-  if (way == Way::kAuto && mpi->size() == 1) return {std::move(mpi), "communicator: MPI, one rank", {}};
+  if (way == Way::kAuto && mpi->size() == 1)
+    return {std::move(mpi), "communicator: MPI, one rank", {}};
   std::vector<std::byte> id = mpi->rank() == 0 ? make_nccl_id() : std::vector<std::byte>();
   id = mpi->all_gather(id).front();
   const NcclRank own{mpi->rank(), mpi->size(), mpi->local_rank(), mpi->host()};
   return {make_nccl_communicator(own, id, std::move(mpi)),
-          fmt::format("communicator: {}, started by MPI", describe_nccl()), {}};
+          fmt::format("communicator: {}, started by MPI", describe_nccl()),
+          {}};
 }
 
 Ranks without_mpi(const RankChoice& choice, const Launch& launch) {
@@ -70,17 +72,18 @@ Ranks without_mpi(const RankChoice& choice, const Launch& launch) {
     throw std::runtime_error(
         fmt::format("TRAINYARD_COMMUNICATOR asks for NCCL: {}.", describe_nccl()));
   }
-  const Exchange exchange{.rank = launch.rank,
-                          .size = launch.size,
-                          .key = fmt::format("trainyard-nccl {}.{}.{}",
-                                             environment("SLURM_JOB_ID", "0"),
-                                             environment("SLURM_STEP_ID", "0"), launch.attempt),
-                          .limit_s = launch.watchdog_s > 0 ? launch.watchdog_s : INT_MAX};
+  const Exchange exchange{
+      .rank = launch.rank,
+      .size = launch.size,
+      .key = fmt::format("trainyard-nccl {}.{}.{}", environment("SLURM_JOB_ID", "0"),
+                         environment("SLURM_STEP_ID", "0"), launch.attempt),
+      .limit_s = launch.watchdog_s > 0 ? launch.watchdog_s : INT_MAX};
   std::vector<std::byte> id = launch.rank == 0 ? make_nccl_id() : std::vector<std::byte>();
   id = choice.way == Way::kNcclOverTcp ? share_over_tcp(exchange, parse_address(choice.place), id)
                                        : share_over_file(exchange, choice.place, id);
   return {make_nccl_communicator({launch.rank, launch.size, launch.local_rank, host_name()}, id),
-          fmt::format("communicator: {}, started over {}", describe_nccl(), choice.place), {}};
+          fmt::format("communicator: {}, started over {}", describe_nccl(), choice.place),
+          {}};
 }
 
 }  // namespace

@@ -3,11 +3,10 @@
 //
 // Which communicator the ranks of this launch get, from TRAINYARD_COMMUNICATOR:
 //
-//   auto                     MPI; NCCL beside it where every rank has a GPU of its own (the default)
-//   mpi                      MPI alone
-//   nccl                     NCCL started by MPI, or an error that says why not
-//   nccl+tcp://HOST:PORT     NCCL without MPI: rank 0 listens there (a Slurm without PMIx)
-//   nccl+file:///PATH        NCCL without MPI, over a file that all nodes see
+//   auto                     MPI; NCCL beside it where every rank has a GPU of its own (the
+//   default) mpi                      MPI alone nccl                     NCCL started by MPI, or an
+//   error that says why not nccl+tcp://HOST:PORT     NCCL without MPI: rank 0 listens there (a
+//   Slurm without PMIx) nccl+file:///PATH        NCCL without MPI, over a file that all nodes see
 #pragma once
 
 #include <memory>
@@ -28,13 +27,13 @@ struct RankChoice {
 
 struct Ranks {
   std::unique_ptr<Communicator> communicator;
-  std::string report;  // "communicator: MPI; built without NCCL". One line, the same on all ranks.
-  std::string warning; // Empty, or that nobody watches.
+  std::string report;   // "communicator: MPI; built without NCCL". One line, the same on all ranks.
+  std::string warning;  // Empty, or that nobody watches.
 };
 
 // A collective; with a watch from before the ranks know each other. `launch` without ranks: one
-// local rank. Throws std::runtime_error where what was asked for cannot be had, std::invalid_argument
-// where it makes no sense.
+// local rank. Throws std::runtime_error where what was asked for cannot be had,
+// std::invalid_argument where it makes no sense.
 [[nodiscard]] Ranks make_ranks(const Launch& launch, const WatchdogOptions& watchdog, int* argc,
                                char*** argv);
 

@@ -32,8 +32,8 @@ struct Names {
   const char* step;  // May be null.
   const char* rank;
 };
-constexpr std::array<Names, 2> kLaunchers = {{{"PMIX_NAMESPACE", nullptr, "PMIX_RANK"},
-                                              {"SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID"}}};
+constexpr std::array<Names, 2> kLaunchers = {
+    {{"PMIX_NAMESPACE", nullptr, "PMIX_RANK"}, {"SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID"}}};
 
 using Environment = std::map<std::string, std::string, std::less<>>;
 
@@ -80,10 +80,9 @@ struct Neighbours {
 Neighbours look_around() {
   Neighbours found;
   const Environment own = environment_of("self");
-  const auto names =
-      std::find_if(kLaunchers.begin(), kLaunchers.end(), [&](const Names& each) {
-        return !value_of(own, each.job).empty() && rank_of(own, each).has_value();
-      });
+  const auto names = std::find_if(kLaunchers.begin(), kLaunchers.end(), [&](const Names& each) {
+    return !value_of(own, each.job).empty() && rank_of(own, each).has_value();
+  });
   if (names == kLaunchers.end()) return found;
   found.own = rank_of(own, *names);
   std::error_code ignored;
@@ -156,7 +155,8 @@ void StartWatch::end() {
   const int own = around.own.value_or(0);
   std::vector<std::string> missing;
   for (const auto& [rank, process] : around.stopped) {
-    missing.push_back(fmt::format("rank {} ({}, process {}) is stopped", rank, host_name(), process));
+    missing.push_back(
+        fmt::format("rank {} ({}, process {}) is stopped", rank, host_name(), process));
   }
   const bool speaks = missing.empty() ? own == 0 : own == around.lowest_awake;
   if ((missing.empty() || !speaks) && has_met(speaks ? kTurnSeconds : kLastSeconds)) return;

@@ -17,7 +17,8 @@ namespace trainer {
 class StartWatch {
  public:
   struct Options {
-    double limit_s = 600;  // 0: no watch. Time in which this process itself was stopped is left out.
+    double limit_s =
+        600;  // 0: no watch. Time in which this process itself was stopped is left out.
     int exit_code = 31;
     // Called once at most, from the watch's thread, before the process ends.
     std::function<void(const std::string& message)> last_words;

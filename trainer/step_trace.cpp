@@ -21,22 +21,23 @@ namespace trainer {
 namespace {
 
 struct ImageMark {
-  std::int64_t index = 0;   // In the training split.
+  std::int64_t index = 0;    // In the training split.
   std::uint64_t pixels = 0;  // CRC-32 of the augmented image.
 };
 
 std::vector<ImageMark> marks_of(const Batch& batch) {
   std::vector<ImageMark> marks;
   for (std::size_t i = 0; i < batch.sources.size(); ++i) {
-    marks.push_back({batch.sources[i].index,
-                     checksum({batch.images.select(0, static_cast<std::int64_t>(i))})});
+    marks.push_back(
+        {batch.sources[i].index, checksum({batch.images.select(0, static_cast<std::int64_t>(i))})});
   }
   return marks;
 }
 
 std::string joined(const std::vector<std::vector<std::byte>>& parts) {
   std::string all;
-  for (const auto& part : parts) all.append(reinterpret_cast<const char*>(part.data()), part.size());
+  for (const auto& part : parts)
+    all.append(reinterpret_cast<const char*>(part.data()), part.size());
   return all;
 }
 

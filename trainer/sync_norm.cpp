@@ -82,8 +82,13 @@ class PlainNorm : public torch::autograd::Function<PlainNorm> {
     // Of this rank: the gradients are summed over the ranks later.
     const torch::Tensor dweight =
         own.narrow(0, channels, channels).to(weight.scalar_type()) * inverse_deviation.flatten();
-    return {dx.to(x.scalar_type()), dweight.to(weight.scalar_type()),
-            own.narrow(0, 0, channels).to(weight.scalar_type()), {}, {}, {}, {}};
+    return {dx.to(x.scalar_type()),
+            dweight.to(weight.scalar_type()),
+            own.narrow(0, 0, channels).to(weight.scalar_type()),
+            {},
+            {},
+            {},
+            {}};
   }
 };
 

@@ -17,8 +17,7 @@ namespace trainer {
 // Batch norm over [B, C, H, W] with torch's names, options and results, that may know its ranks.
 // Options: affine, with running statistics and a momentum. (libtorch does not export what a class
 // derived of its own BatchNorm2dImpl has to link.)
-class SyncNormImpl
-    : public torch::nn::NormImplBase<2, SyncNormImpl, torch::nn::BatchNormOptions> {
+class SyncNormImpl : public torch::nn::NormImplBase<2, SyncNormImpl, torch::nn::BatchNormOptions> {
  public:
   using NormImplBase::NormImplBase;
 

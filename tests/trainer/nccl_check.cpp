@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // nccl_check: one rank of NCCL on the first GPU, without MPI and torch: sums of device memory and
-// the calls that go through it must leave their values; several ranks are scripts/gpu-check's. Where
-// there is no GPU it says so and making a communicator has to fail with that reason.
+// the calls that go through it must leave their values; several ranks are scripts/gpu-check's.
+// Where there is no GPU it says so and making a communicator has to fail with that reason.
 #include <cuda_runtime.h>
 #include <fmt/format.h>
 

@@ -72,9 +72,10 @@ TEST(Preflight, SurvivesJsonAndSaysItsSpeed) {
 
   EXPECT_EQ(to_json_text(read), to_json_text(report));
   EXPECT_DOUBLE_EQ(bus_bytes_per_s(read), 1.5 * (1 << 20) / 0.01);
-  EXPECT_EQ(describe(report),
-            "preflight: 4 ranks on 2 hosts; least free: 65536 MiB of memory, 921600 MiB of disk; sum "
-            "of 1024 KiB in 10.00 ms, bus 150 MiB/s; 1 faults");
+  EXPECT_EQ(
+      describe(report),
+      "preflight: 4 ranks on 2 hosts; least free: 65536 MiB of memory, 921600 MiB of disk; sum "
+      "of 1024 KiB in 10.00 ms, bus 150 MiB/s; 1 faults");
   EXPECT_THROW(static_cast<void>(parse_preflight("{}")), std::invalid_argument);
 }
 

@@ -39,9 +39,8 @@ std::vector<std::vector<std::byte>> on_ranks(int size, Share share) {
   std::vector<std::vector<std::byte>> results(static_cast<std::size_t>(size));
   std::vector<std::thread> threads;
   for (int rank = size - 1; rank >= 0; --rank) {
-    threads.emplace_back([&results, &share, rank] {
-      results[static_cast<std::size_t>(rank)] = share(rank);
-    });
+    threads.emplace_back(
+        [&results, &share, rank] { results[static_cast<std::size_t>(rank)] = share(rank); });
   }
   for (std::thread& thread : threads) thread.join();
   return results;
@@ -104,9 +103,9 @@ TEST(IdExchange, AFileOfAnotherAttemptIsNotTaken) {
   });
 
   for (const auto& each : results) EXPECT_EQ(each, bytes_of("new\nid"));
-  EXPECT_THROW(
-      static_cast<void>(share_over_file({.rank = 1, .size = 2, .key = "7.0.2", .limit_s = 0.1}, path, {})),
-      std::runtime_error);
+  EXPECT_THROW(static_cast<void>(share_over_file(
+                   {.rank = 1, .size = 2, .key = "7.0.2", .limit_s = 0.1}, path, {})),
+               std::runtime_error);
 }
 
 }  // namespace

@@ -47,7 +47,8 @@ TEST_P(SyncedNorm, GivesEachRankItsPartOfWhatOneProcessGives) {
   torch::manual_seed(11);
   const std::int64_t ranks = world->size(), first = world->rank() * kImagesEach;
   // Images differ in mean and spread, so that a rank's own statistics would be others.
-  const torch::Tensor level = torch::arange(ranks * kImagesEach, GetParam().type).view({-1, 1, 1, 1});
+  const torch::Tensor level =
+      torch::arange(ranks * kImagesEach, GetParam().type).view({-1, 1, 1, 1});
   const torch::Tensor x =
       (torch::randn({ranks * kImagesEach, kChannels, 6, 7}).to(GetParam().type) * (1 + level) +
        3 * level);
@@ -77,10 +78,10 @@ TEST_P(SyncedNorm, GivesEachRankItsPartOfWhatOneProcessGives) {
   EXPECT_LT(reference::difference(synced->running_var, alone->running_var), tolerance);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Ways, SyncedNorm,
-    testing::Values(Way{"fused", torch::kFloat, true, 2e-5}, Way{"plain", torch::kFloat, false, 2e-5},
-                    Way{"plain of doubles", torch::kDouble, true, 1e-10}));
+INSTANTIATE_TEST_SUITE_P(Ways, SyncedNorm,
+                         testing::Values(Way{"fused", torch::kFloat, true, 2e-5},
+                                         Way{"plain", torch::kFloat, false, 2e-5},
+                                         Way{"plain of doubles", torch::kDouble, true, 1e-10}));
 
 TEST(SyncedNorms, GiveTheFirstGradientsOfOneProcessToRounding) {
   constexpr std::int64_t kGlobalBatch = 4;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// ranks_throw RANK...: under mpirun; sums a hundred times, then the ranks named fail at once and the
-// others go on for ever. What the trainer's main does with an exception, without a training.
+// ranks_throw RANK...: under mpirun; sums a hundred times, then the ranks named fail at once and
+// the others go on for ever. What the trainer's main does with an exception, without a training.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -30,8 +30,8 @@ int main(int argc, char** argv) {
     for (int step = 0;; ++step) {
       double value = 1;
       ranks->all_reduce_sum(std::span<double>(&value, 1));
-      const bool fails = std::find(failing.begin(), failing.end(), std::to_string(ranks->rank())) !=
-                         failing.end();
+      const bool fails =
+          std::find(failing.begin(), failing.end(), std::to_string(ranks->rank())) != failing.end();
       if (step == kSteps && fails) throw std::runtime_error("a fault");
     }
   } catch (const std::exception& error) {

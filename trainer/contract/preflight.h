@@ -14,24 +14,24 @@ namespace contract {
 struct RankReport {
   int rank = 0, local_rank = 0;
   std::string host;
-  std::string device;                     // "cpu", "cuda:0".
-  std::string versions;                   // Trainer and libtorch; all ranks alike.
-  std::int64_t memory_available_b = 0;    // Of the host.
-  std::int64_t disk_available_b = 0;      // Where the run's folder lies, as this rank sees it.
-  bool can_write = true;                  // A file in the run's folder.
-  std::int64_t wrong_sums = 0;            // Elements of the test sum that were not exact here.
+  std::string device;                   // "cpu", "cuda:0".
+  std::string versions;                 // Trainer and libtorch; all ranks alike.
+  std::int64_t memory_available_b = 0;  // Of the host.
+  std::int64_t disk_available_b = 0;    // Where the run's folder lies, as this rank sees it.
+  bool can_write = true;                // A file in the run's folder.
+  std::int64_t wrong_sums = 0;          // Elements of the test sum that were not exact here.
 };
 
 struct PreflightReport {
-  std::vector<RankReport> ranks = {};     // In their order.
+  std::vector<RankReport> ranks = {};  // In their order.
   std::int64_t sum_bytes = 0;
-  double sum_s = 0;                       // Of the slowest rank, the best of some tries.
+  double sum_s = 0;  // Of the slowest rank, the best of some tries.
   struct Fault {
     int rank = 0;
     std::string host;
-    std::string problem;                  // "disk of the run's folder: 12 MiB free, 1024 MiB needed"
+    std::string problem;  // "disk of the run's folder: 12 MiB free, 1024 MiB needed"
   };
-  std::vector<Fault> faults = {};         // Empty: go ahead.
+  std::vector<Fault> faults = {};  // Empty: go ahead.
 };
 
 struct PreflightLimits {
@@ -39,8 +39,8 @@ struct PreflightLimits {
   std::int64_t disk_min_b = std::int64_t{512} << 20;
 };
 
-// Fills in `faults`: too little memory or disk, a folder that cannot be written, wrong sums; versions
-// or a kind of device that differ from those of most ranks.
+// Fills in `faults`: too little memory or disk, a folder that cannot be written, wrong sums;
+// versions or a kind of device that differ from those of most ranks.
 void judge(PreflightReport& report, const PreflightLimits& limits);
 
 // "bad node n2 (rank 3): ...", one a line, a node's faults of the same words once. Empty: none.
