@@ -56,6 +56,7 @@ struct Plan {
   std::int64_t memory_per_node_mb = 0;  // 0: Slurm's default.
   std::int64_t time_limit_s = 0;        // Whole minutes.
   bool is_timed = false;
+  bool auto_resume = false;             // Of an epochs run: its job requeues itself, see docs/runs.md.
   std::map<std::string, std::string> slurm;
   Quote quote;
 };
@@ -67,6 +68,7 @@ using PlanOutcome = std::variant<Plan, Refusal>;
 // A timed run: quote and hold are gpus x hours x weight exactly; the limit is the largest whole
 // minute that leaves the margin inside the hours, so Slurm itself ends the job before the hours are
 // over. An epochs run: the limit is --time-limit, or start-up + 1.5 x the estimate, rounded up.
+// One with auto_resume is continued in further jobs: its limit is at most the site's longest.
 // Refused: an unknown type, more GPUs or nodes than type or site have, a batch that the ranks do
 // not divide, GPUs that the nodes do not divide, hours beyond the limits or shorter than margin +
 // start-up + one minute. All reasons at once.

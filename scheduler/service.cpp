@@ -279,6 +279,8 @@ json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& call
     }
     if (verb == "stop") return outcome_of(dispatcher.request_stop(caller, request.at("run"), now));
     if (verb == "cancel") return outcome_of(dispatcher.request_cancel(caller, request.at("run"), now));
+    if (verb == "pause") return outcome_of(dispatcher.request_pause(caller, request.at("run"), now));
+    if (verb == "resume") return outcome_of(dispatcher.request_resume(caller, request.at("run"), now));
     if (verb == "list") return answer_list(dispatcher, caller, request);
     if (verb == "show") return answer_show(dispatcher, caller, request);
     if (verb == "funds") return answer_funds(dispatcher, caller);
