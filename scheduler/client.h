@@ -46,6 +46,7 @@ struct TrainOptions {
 [[nodiscard]] ExitStatus watch_run(const Client& client, const std::string& run);
 [[nodiscard]] ExitStatus print_log(const Client& client, const std::string& run, int lines, bool follow);
 [[nodiscard]] ExitStatus stop_run(const Client& client, const std::string& run, bool wait);
+[[nodiscard]] ExitStatus pause_run(const Client& client, const std::string& run);
 [[nodiscard]] ExitStatus cancel_run(const Client& client, const std::string& run, bool wait);
 
 // fund_commands.cpp

@@ -102,7 +102,7 @@ class Cluster {
   // array's number those of all its tasks.
   [[nodiscard]] virtual Expected<std::vector<AllocationRecord>> load_records(
       std::span<const JobId> jobs, std::int64_t since) = 0;
-  // The same of the jobs of this name.
+  // The same of the jobs of this name; of all jobs where it is empty.
   [[nodiscard]] virtual Expected<std::vector<AllocationRecord>> find_records(
       const std::string& name, std::int64_t since) = 0;
   // As the invoking user. An Error leaves no job behind that could start, as far as Slurm told.

@@ -2,7 +2,6 @@
 #include "scheduler/dispatcher.h"
 
 #include <algorithm>
-#include <limits>
 
 #include <fmt/format.h>
 
@@ -45,6 +44,9 @@ Expected<Dispatcher> Dispatcher::open(const Site& site, accounting::Database& db
   if (!store) return tl::unexpected(store.error());
   Dispatcher dispatcher(site, db, cluster, std::move(*ledger), std::move(*store));
   dispatcher.look_up_ = std::move(look_up);
+  const auto restored = dispatcher.store_.restored_since();
+  if (!restored) return tl::unexpected(restored.error());
+  dispatcher.restored_since_ = *restored;
   auto open_runs = dispatcher.store_.load_open();
   if (!open_runs) return tl::unexpected(open_runs.error());
   for (Run& run : *open_runs) {
@@ -122,6 +124,27 @@ Expected<std::optional<Refusal>> Dispatcher::request_stop(const Caller& caller,
   return request(caller, run_id, StopRequested{caller.user}, now);
 }
 
+Expected<std::optional<Refusal>> Dispatcher::request_pause(const Caller& caller,
+                                                           const std::string& run_id,
+                                                           UtcSeconds now) {
+  const Run* run = open_run(run_id);
+  const bool goes_on = run != nullptr && run->last().plan.auto_resume && !run->last().ended;
+  if (!goes_on) return request_stop(caller, run_id, now);
+  return request(caller, run_id, PauseRequested{caller.user}, now);
+}
+
+Expected<std::optional<Refusal>> Dispatcher::request_resume(const Caller& caller,
+                                                            const std::string& run_id,
+                                                            UtcSeconds now) {
+  const Run* run = open_run(run_id);
+  if (run != nullptr && run->state != RunState::kPaused && run->about.uid == caller.uid &&
+      !run->last().pause_requested) {
+    return std::optional<Refusal>{
+        refuse(fmt::format("run {} is {}, not paused", run_id, to_name(run->state)))};
+  }
+  return request(caller, run_id, ResumeRequested{caller.user}, now);
+}
+
 Expected<std::optional<Refusal>> Dispatcher::request_cancel(const Caller& caller,
                                                             const std::string& run_id,
                                                             UtcSeconds now) {
@@ -138,7 +161,12 @@ Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
   if (run == nullptr && known != run_of_job_.end()) run = open_run(known->second);
   const bool is_runs = run != nullptr && !run->about.is_plain && run->about.uid == job.uid &&
                        job.submit + kClockSlackS >= run->last().opened;
-  if (is_runs && (!name || name->segment == run->last().index)) {
+  // Without its comment it is known by what its user cannot change everywhere: another job may have
+  // got its number from a controller that crashed.
+  const bool is_surely = name ? name->segment == (run == nullptr ? -1 : run->last().index)
+                              : is_runs && (job.name.ends_with("." + run->id) || job.attempt > 0 ||
+                                            is_known_submit(*run, job.id, job.submit));
+  if (is_runs && is_surely) {
     if (run->last().job && *run->last().job != job.id) {
       if (is_live) (void)cluster_->cancel(job.id);  // A second job for one hold.
       return {};
@@ -225,7 +253,10 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
   std::erase_if(settled_, is_gone);
   for (JobSnapshot& job : *jobs) {
     job.gpus = gpus_of_job(job, *site_);
-    if (const auto matched = match_job(job, now); !matched) return matched;
+    // One job that cannot be looked after keeps no other from it.
+    if (const auto matched = match_job(job, now); !matched) {
+      trouble_ = fmt::format("job {}: {}", job.id, matched.error().message);
+    }
   }
   for (const auto& [id, run] : open_) {
     View& view = views[id];
@@ -344,6 +375,12 @@ Expected<void> Dispatcher::tick(UtcSeconds now) {
     trouble_ = known.error().message;
     return {};
   }
+  if (restored_since_) {
+    if (const auto read = catch_up(now); !read) {
+      trouble_ = read.error().message;
+      return {};
+    }
+  }
   std::map<std::string, View> views;
   if (const auto loaded = load_views(now, views); !loaded) {
     trouble_ = loaded.error().message;
@@ -429,6 +466,7 @@ Expected<void> Dispatcher::perform(Run& run, const Action& action, UtcSeconds no
             return is_update_due(a.job, now) ? cluster_->set_time_limit(a.job, a.to_s)
                                              : Expected<void>{};
           },
+          [&](const FundAttempt& a) { return fund_attempt(run, a, now); },
           [&](const ExtendHold& a) { return extend_hold(run, a, now); },
           [&](const PostCharge& a) { return post_charge(run, a, now); },
           [&](const NoteFinding& a) -> Expected<void> {
@@ -506,59 +544,6 @@ Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSe
     return {};
   });
   if (!done) return tl::unexpected(of(done.error()));
-  return {};
-}
-
-namespace {
-
-// What the fund has, or may go into, for another stretch.
-std::int64_t affordable_s(const accounting::FundBalance& balance, const Plan& plan) {
-  const auto second = accounting::usage_amount(plan.gpus, 1, plan.quote.weight_milli);
-  if (!second || second->milli_gpu_s == 0) return std::numeric_limits<std::int64_t>::max();
-  const std::int64_t free = balance.available.milli_gpu_s + balance.credit_limit.milli_gpu_s;
-  return balance.owed.milli_gpu_s > 0 ? 0 : std::max<std::int64_t>(free, 0) / second->milli_gpu_s;
-}
-
-std::string budget_reason(const Run& run, const Plan& plan, std::int64_t stretch_s,
-                          const accounting::FundBalance& balance) {
-  const auto needed = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
-  return fmt::format(
-      "budget: fund {} has {} available; the next {} min of this run need {}. It is saved where it "
-      "was. When the fund has more: trainyard resume {}",
-      plan.fund, accounting::to_gpu_hours(balance.available), stretch_s / 60,
-      accounting::to_gpu_hours(needed.value_or(Amount{})), run.id);
-}
-
-}  // namespace
-
-Expected<void> Dispatcher::extend_hold(Run& run, const ExtendHold& action, UtcSeconds now) {
-  const Plan plan = run.last().plan;
-  const int segment = run.last().index;
-  const auto balance = ledger_.balance(plan.fund);
-  if (!balance) return tl::unexpected(of(balance.error()));
-  if (!*balance) return tl::unexpected(Error{"fund " + plan.fund + " is not in the ledger"});
-  const std::int64_t stretch_s =
-      std::min(action.stretch_s, affordable_s(**balance, plan) / 60 * 60);
-  const BudgetEnded budget{segment, budget_reason(run, plan, action.stretch_s, **balance)};
-  if (stretch_s < 60) return store_.append(run, {now, budget});
-  const auto amount = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
-  if (!amount) return tl::unexpected(Error{"a stretch is more than the books can hold"});
-  auto status = accounting::ExtendStatus::kInvalid;
-  const auto done = db_->transact([&]() -> accounting::Expected<void> {
-    // The limit tells one extension of a hold from the next.
-    const std::int64_t limit_s = action.limit_s + stretch_s;
-    const auto extended = ledger_.extend(
-        {fmt::format("{}+{}", run.last().hold_id, run.last().extended.milli_gpu_s),
-         run.last().hold_id, *amount, run.about.user, fmt::format("limit {} s", limit_s)}, now);
-    if (!extended) return tl::unexpected(extended.error());
-    status = *extended;
-    if (status != accounting::ExtendStatus::kExtended) return {};
-    const auto added = store_.append(run, {now, HoldExtended{segment, *amount, limit_s}});
-    if (!added) return tl::unexpected(to_books(added.error()));
-    return {};
-  });
-  if (!done) return tl::unexpected(of(done.error()));
-  if (status != accounting::ExtendStatus::kExtended) return store_.append(run, {now, budget});
   return {};
 }
 

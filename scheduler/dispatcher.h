@@ -64,6 +64,14 @@ class Dispatcher {
   [[nodiscard]] Expected<std::optional<Refusal>> request_stop(const Caller& caller,
                                                               const std::string& run_id,
                                                               UtcSeconds now);
+  // A run without auto_resume is stopped; it is resumed by its next segment.
+  [[nodiscard]] Expected<std::optional<Refusal>> request_pause(const Caller& caller,
+                                                               const std::string& run_id,
+                                                               UtcSeconds now);
+  // A Refusal where it is not paused. It goes on when its fund can pay.
+  [[nodiscard]] Expected<std::optional<Refusal>> request_resume(const Caller& caller,
+                                                                const std::string& run_id,
+                                                                UtcSeconds now);
   [[nodiscard]] Expected<std::optional<Refusal>> request_cancel(const Caller& caller,
                                                                 const std::string& run_id,
                                                                 UtcSeconds now);
@@ -122,10 +130,14 @@ class Dispatcher {
   [[nodiscard]] accounting::Expected<Amount> refund_by_policy(const std::string& charge_id,
                                                               const AttemptCharged& charged,
                                                               UtcSeconds now);
+  // extension.cpp
   [[nodiscard]] Expected<void> extend_hold(Run& run, const ExtendHold& action, UtcSeconds now);
+  [[nodiscard]] Expected<void> fund_attempt(Run& run, const FundAttempt& action, UtcSeconds now);
   [[nodiscard]] Expected<void> close_segment(Run& run, const CloseSegment& action, UtcSeconds now);
   [[nodiscard]] Expected<void> load_views(UtcSeconds now, std::map<std::string, View>& views);
   [[nodiscard]] Expected<void> match_job(const JobSnapshot& job, UtcSeconds now);
+  // Names what ran while nobody knew it, in findings. Until then nothing is admitted.
+  [[nodiscard]] Expected<void> catch_up(UtcSeconds now);
   void ask_by_name(UtcSeconds now, std::map<std::string, View>& views);
   void ask_for_records(UtcSeconds now, std::map<std::string, View>& views);
   // Two runs may have had a job of one number: whose allocation is it?
@@ -183,6 +195,7 @@ class Dispatcher {
     UtcSeconds when = 0;
     Refusal answer;
   };
+  std::optional<UtcSeconds> restored_since_;       // Slurm is still to be read from then on.
   std::int64_t books_head_ = 0;                    // The newest transfer at the last look.
   std::map<JobId, Asked> refused_;                 // Waiting jobs that the books cannot pay.
   std::map<std::string, std::uint32_t> owners_;    // Of runs, open or not.

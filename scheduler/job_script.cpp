@@ -176,7 +176,14 @@ std::string environment(const Plan& plan, const SegmentName& name, const std::st
 
 // What an earlier attempt or segment left behind must not speak for this one. The stop that an
 // earlier attempt was asked for still holds.
-std::string forget() {
+std::string forget(const Plan& plan) {
+  if (plan.auto_resume) {
+    // The service lets it start: whatever it was stopped for is over.
+    return fmt::format("rm -f \"$run_dir\"/{exit} \"$run_dir\"/{time_is_up} \"$run_dir\"/{stop}\n\n",
+                       fmt::arg("exit", contract::kExitFile),
+                       fmt::arg("time_is_up", kTimeIsUpFile),
+                       fmt::arg("stop", contract::kStopFile));
+  }
   return fmt::format(
       "if [ -e \"$run_dir\"/{time_is_up} ]; then rm -f \"$run_dir\"/{stop}; fi\n"
       "rm -f \"$run_dir\"/{exit} \"$run_dir\"/{time_is_up}\n"
@@ -251,6 +258,19 @@ std::string wait_for_trainer() {
       "\n";
 }
 
+// As the user, for the service may not become him. Slurm ends the script while it sleeps; where it
+// refuses, the run ends as one that was stopped.
+std::string requeue_itself(const Plan& plan) {
+  if (!plan.auto_resume) return "";
+  return fmt::format(
+      "# There is more to do: back into the queue, held until the service has set its hours aside.\n"
+      "if [ \"$code\" = {stopped} ] || [ \"$code\" = {deadline} ]; then\n"
+      "  scontrol requeuehold \"$SLURM_JOB_ID\" && sleep 120\n"
+      "fi\n",
+      fmt::arg("stopped", static_cast<int>(contract::ExitCode::kStopped)),
+      fmt::arg("deadline", static_cast<int>(contract::ExitCode::kDeadline)));
+}
+
 // srun's own code may be that of a rank which was ended because another had left.
 std::string attempt_end(const Plan& plan) {
   return (plan.is_timed ? "" : "kill \"$watcher\" 2> /dev/null\n") + fmt::format(
@@ -259,12 +279,14 @@ std::string attempt_end(const Plan& plan) {
       "\"$run_dir\"/{exit} \\\n"
       "  2> /dev/null | head -n 1)\n"
       "if [ \"$code\" = {stopped} ] && [ -e \"$run_dir\"/{time_is_up} ]; then code={deadline}; fi\n"
+      "{requeue}"
       "if [ -n \"$code\" ]; then exit \"$code\"; fi\n"
       "if [ \"$status\" -eq 0 ]; then exit 1; fi\n"
       "exit \"$status\"\n",
       fmt::arg("exit", contract::kExitFile), fmt::arg("time_is_up", kTimeIsUpFile),
       fmt::arg("stopped", static_cast<int>(contract::ExitCode::kStopped)),
-      fmt::arg("deadline", static_cast<int>(contract::ExitCode::kDeadline)));
+      fmt::arg("deadline", static_cast<int>(contract::ExitCode::kDeadline)),
+      fmt::arg("requeue", requeue_itself(plan)));
 }
 
 }  // namespace
@@ -295,7 +317,7 @@ std::string job_name(const Plan& plan, const SegmentName& name) {
 
 std::string render_job_script(const Plan& plan, const SegmentName& name, const std::string& run_dir,
                               const Site& site) {
-  return header(plan, name, run_dir) + environment(plan, name, run_dir) + forget() + stop_trap() +
+  return header(plan, name, run_dir) + environment(plan, name, run_dir) + forget(plan) + stop_trap() +
          attempt_begin() + launch(plan, site) + watch_limit(plan) + wait_for_trainer() +
          attempt_end(plan);
 }

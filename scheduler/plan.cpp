@@ -283,6 +283,7 @@ class Planner {
 
   void plan_epochs() {
     const std::optional<std::int64_t>& asked_s = request_.resources.time_limit_s;
+    plan_.auto_resume = request_.resources.auto_resume;
     if (type_ == nullptr) {
       if (asked_s) check_longest("time_limit = " + duration_text(*asked_s), *asked_s, kAskForLess);
       return;
@@ -294,9 +295,10 @@ class Planner {
       plan_.time_limit_s =
           std::max(kShortestLimit_s,
                    round_up_to_minute(type_->startup_s + *rest_s + band_s(*rest_s) + kMinute));
+      if (plan_.auto_resume) plan_.time_limit_s = std::min(plan_.time_limit_s, longest_s());
       check_longest("the limit from the estimate, " + duration_text(plan_.time_limit_s) + ",",
                     plan_.time_limit_s,
-                    "Take more GPUs, fewer epochs, or give a time limit and resume later.");
+                    "Take more GPUs, fewer epochs, or let it go on by itself: --auto-resume.");
     } else {
       refuse("{} train images: no estimate can be made. Give a time limit.", data_.train_images);
     }
@@ -323,9 +325,16 @@ class Planner {
              duration_text(needed_s), duration_text(type_->startup_s));
       return;
     }
-    if (check_longest(asked, asked_s, kAskForLess)) {
+    if (plan_.auto_resume && asked_s > longest_s()) {
+      plan_.time_limit_s = longest_s();
+    } else if (check_longest(asked, asked_s, kAskForLess)) {
       plan_.time_limit_s = round_up_to_minute(asked_s);
     }
+  }
+
+  std::int64_t longest_s() const {
+    return std::min(site_.limits.max_time_s.value_or(kLongestLimit_s), kLongestLimit_s) / kMinute *
+           kMinute;
   }
 
   // False, with a reason: `seconds` exceed the site's longest time or any time.
@@ -462,6 +471,7 @@ void to_json(nlohmann::json& json, const Plan& plan) {
             {"low_s", plan.quote.low_s},
             {"high_s", plan.quote.high_s},
             {"basis", plan.quote.basis}}}};
+  if (plan.auto_resume) json["auto_resume"] = true;
 }
 
 void from_json(const nlohmann::json& json, Plan& plan) {
@@ -484,6 +494,7 @@ void from_json(const nlohmann::json& json, Plan& plan) {
   json.at("time_limit_s").get_to(result.time_limit_s);
   json.at("is_timed").get_to(result.is_timed);
   json.at("slurm").get_to(result.slurm);
+  result.auto_resume = json.value("auto_resume", false);
   const nlohmann::json& quote = json.at("quote");
   quote.at("weight_milli").get_to(result.quote.weight_milli);
   quote.at("expected_s").get_to(result.quote.expected_s);

@@ -59,6 +59,7 @@ struct Plan {
   std::int64_t time_limit_s = 0;        // Whole minutes.
   bool is_timed = false;
   std::int64_t image_tenths = 0;        // Of an epochs run's rest: 10 a training image, 4 a validation one.
+  bool auto_resume = false;             // Of an epochs run: its job requeues itself, see docs/runs.md.
   std::map<std::string, std::string> slurm;
   Quote quote;
 };
@@ -71,6 +72,7 @@ using PlanOutcome = std::variant<Plan, Refusal>;
 // minute that leaves the margin inside the hours, so Slurm itself ends the job before the hours are
 // over. An epochs run: the estimate is by `rates` of earlier runs, or by the site's prior; the limit
 // is --time-limit, or start-up + the estimate + its error band, rounded up.
+// One with auto_resume is continued in further jobs: its limit is at most the site's longest.
 // Refused: an unknown type, more GPUs or nodes than type or site have, a batch that the ranks do
 // not divide, GPUs that the nodes do not divide, hours beyond the limits or shorter than margin +
 // start-up + one minute. All reasons at once.

@@ -130,6 +130,34 @@ void compare_run(const Compared& compared, const std::vector<AllocationRecord>& 
 
 }  // namespace
 
+Expected<void> Dispatcher::catch_up(UtcSeconds now) {
+  const auto records = cluster_->find_records("", *restored_since_ - kClockSlackS);
+  if (!records) return tl::unexpected(records.error());
+  const auto done = db_->transact([&]() -> accounting::Expected<void> {
+    for (const AllocationRecord& record : *records) {
+      if (record.start == 0 || record.gpus <= 0) continue;
+      const auto payer = store_.payer(record.id, record.start);
+      if (!payer) return tl::unexpected(accounting::Error{payer.error().message});
+      const bool is_open = std::any_of(open_.begin(), open_.end(), [&](const auto& each) {
+        return is_record_of(each.second, each.second.last(), record, patience());
+      });
+      if (*payer || is_open) continue;
+      const auto noted = ledger_.record_finding(
+          {now, fmt::format("job {} of uid {}", record.id, record.uid),
+           fmt::format("\"{}\" had {} GPUs from {} on, and the restored books know nothing of it",
+                       record.name, record.gpus, accounting::format_utc(record.start))});
+      if (!noted) return noted;
+    }
+    if (const auto cleared = store_.set_restored(std::nullopt); !cleared) {
+      return tl::unexpected(accounting::Error{cleared.error().message});
+    }
+    return {};
+  });
+  if (!done) return tl::unexpected(of(done.error()));
+  restored_since_.reset();
+  return {};
+}
+
 Expected<Dispatcher::AuditReport> Dispatcher::audit() {
   AuditReport report;
   const auto faults = ledger_.verify();

@@ -27,7 +27,8 @@ constexpr std::string_view kSlurmPrefix = "slurm.";
 
 const std::vector<std::string>& resource_keys() {
   static const std::vector<std::string> kKeys = {
-      "gpus", "nodes", "type", "fund", "account", "partition", "qos", "time_limit", "name", "runs"};
+      "gpus", "nodes", "type", "fund", "account", "partition", "qos", "time_limit", "name", "runs",
+      "auto_resume"};
   return kKeys;
 }
 
@@ -227,6 +228,13 @@ Answer set_resource(Resources& resources, std::string_view key, std::string_view
     return std::nullopt;
   }
   if (text.empty()) return fmt::format("{} is empty. Leave it out.", key);
+  if (key == "auto_resume") {
+    if (text != "true" && text != "false") {
+      return fmt::format("auto_resume = \"{}\" is neither true nor false.", text);
+    }
+    resources.auto_resume = text == "true";
+    return std::nullopt;
+  }
   if (key == "name") {
     constexpr std::size_t kNameMax = 100;
     if (text.size() > kNameMax) {
@@ -347,6 +355,9 @@ Answer check_train_type(const std::string& key, const toml::node& node) {
 Answer check_resource_type(const std::string& key, const toml::node& node) {
   if (key == "gpus" || key == "nodes") {
     return node.is_integer() ? std::nullopt : wrong_type(key, "a whole number", node);
+  }
+  if (key == "auto_resume") {
+    return node.is_boolean() ? std::nullopt : wrong_type(key, "true or false", node);
   }
   if (node.is_string()) return std::nullopt;
   return wrong_type(key, key == "time_limit" ? "a string such as \"90m\"" : "a string", node);
@@ -601,6 +612,7 @@ std::vector<std::pair<std::string, std::string>> to_texts(const Resources& resou
   if (resources.time_limit_s) add("time_limit", fmt::format("{}s", *resources.time_limit_s));
   add("name", resources.name);
   add("runs", resources.runs);
+  if (resources.auto_resume) add("auto_resume", "true");
   return texts;
 }
 
@@ -677,7 +689,7 @@ std::string to_toml(const TrainingRequest& request) {
   }
   text += "\n[resources]\n";
   for (const auto& [key, value] : to_texts(request.resources)) {
-    const bool is_number = key == "gpus" || key == "nodes";
+    const bool is_number = key == "gpus" || key == "nodes" || key == "auto_resume";
     text += fmt::format("{} = {}\n", key, is_number ? value : toml_string(value));
   }
   if (!request.resources.slurm.empty()) text += "\n[slurm]\n";

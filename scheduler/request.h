@@ -26,6 +26,7 @@ struct Resources {
   std::string account, partition, qos;     // Slurm's; empty: type's and site's defaults.
   std::optional<std::int64_t> time_limit_s;  // Of an epochs run; empty: from the estimate.
   std::string name;              // For people; empty: made from model and data.
+  bool auto_resume = false;      // An epochs run that was interrupted or unpaid goes on by itself.
   std::string runs;              // Folder for the run's own folder; empty: the site's.
   std::map<std::string, std::string> slurm;  // Passed through: "constraint" -> "nvlink".
 };
@@ -46,7 +47,7 @@ struct RequestOutcome {
 };
 
 // `toml_path` empty: no file. Keys of `settings`: the train arguments; gpus, nodes, type, fund,
-// account, partition, qos, time_limit ("90m", "1:30:00", "2h"), name, runs; "slurm.KEY".
+// account, partition, qos, time_limit ("90m", "1:30:00", "2h"), name, runs, auto_resume; "slurm.KEY".
 // Relative paths of data and pretrained are made absolute: from the file against the file's folder,
 // from the command line against `work_dir`.
 [[nodiscard]] RequestOutcome read_request(const std::string& toml_path,

@@ -8,6 +8,7 @@
 
 #include "accounting/ledger.h"
 #include "accounting/tariff.h"
+#include "scheduler/run_store.h"
 
 namespace scheduler {
 namespace {
@@ -60,8 +61,8 @@ Expected<std::string> restore_books(const std::string& database, const std::stri
   if (const auto put = db->backup(database); !put) return tl::unexpected(of(database, put.error()));
   const std::string text = fmt::format(
       "restored at {} from a copy whose last transfer is {} ({:.8}), of {}: jobs that were submitted "
-      "after it have no hold here and are not charged. Compare with: sacct -a -D -S {} -o "
-      "jobid,user,comment%40,elapsed,alloctres",
+      "after it have no hold here. Slurm is read for them before anything is admitted; see the audit's "
+      "findings, and: sacct -a -D -S {} -o jobid,user,comment%40,elapsed,alloctres",
       accounting::format_utc(now), head->seq, head->hash, accounting::format_utc(last),
       accounting::format_utc(last).substr(0, 19));
   auto restored = accounting::Database::open(database);
@@ -71,6 +72,9 @@ Expected<std::string> restore_books(const std::string& database, const std::stri
   if (const auto kept = books->record_finding({now, "books", text}); !kept) {
     return tl::unexpected(of(database, kept.error()));
   }
+  auto store = RunStore::open(*restored);
+  if (!store) return tl::unexpected(store.error());
+  if (const auto marked = store->set_restored(last); !marked) return tl::unexpected(marked.error());
   return text;
 }
 

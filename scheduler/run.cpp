@@ -42,6 +42,8 @@ RunState state_of(const Run& run) {
         return charge.job == segment.running->job && charge.start == segment.running->start;
       });
   if (is_running) return RunState::kRunning;
+  const bool is_waiting_for_more = segment.pause_requested || segment.budget_ended;
+  if (segment.job && segment.plan.auto_resume && is_waiting_for_more) return RunState::kPaused;
   return segment.job ? RunState::kQueued : RunState::kHeld;
 }
 
@@ -53,7 +55,8 @@ std::string event_kind(const EventBody& body) {
   static const char* const kNames[] = {
       "RunCreated", "SegmentOpened", "JobSubmitted", "SubmissionFailed", "AttemptStarted",
       "StopRequested", "CancelRequested", "LimitCut", "JobRejected", "JobEnded", "AttemptCharged",
-      "SegmentClosed", "HoldExtended", "LimitRaised", "BudgetEnded"};
+      "SegmentClosed", "HoldExtended", "LimitRaised", "BudgetEnded", "PauseRequested",
+      "ResumeRequested"};
   static_assert(std::size(kNames) == std::variant_size_v<EventBody>);
   return kNames[body.index()];
 }
@@ -63,6 +66,7 @@ std::string to_name(RunState state) {
     case RunState::kHeld: return "held";
     case RunState::kQueued: return "queued";
     case RunState::kRunning: return "running";
+    case RunState::kPaused: return "paused";
     case RunState::kStopping: return "stopping";
     case RunState::kSettling: return "settling";
     case RunState::kFinished: return "finished";
@@ -112,6 +116,8 @@ json event_to_json(const EventBody& body) {
           },
           [](const StopRequested& e) -> json { return {{"by", e.by}}; },
           [](const CancelRequested& e) -> json { return {{"by", e.by}}; },
+          [](const PauseRequested& e) -> json { return {{"by", e.by}}; },
+          [](const ResumeRequested& e) -> json { return {{"by", e.by}}; },
           [](const LimitCut& e) -> json {
             return {{"segment", e.segment}, {"from_s", e.from_s}, {"to_s", e.to_s}};
           },
@@ -164,6 +170,8 @@ EventBody event_from_json(const std::string& kind, const json& j) {
   }
   if (kind == "StopRequested") return StopRequested{j.at("by")};
   if (kind == "CancelRequested") return CancelRequested{j.at("by")};
+  if (kind == "PauseRequested") return PauseRequested{j.at("by")};
+  if (kind == "ResumeRequested") return ResumeRequested{j.at("by")};
   if (kind == "LimitCut") return LimitCut{j.at("segment"), j.at("from_s"), j.at("to_s")};
   if (kind == "HoldExtended") {
     return HoldExtended{j.at("segment"), Amount{j.at("amount").get<std::int64_t>()}, j.at("limit_s")};
@@ -276,11 +284,20 @@ Run apply(Run run, const RunEvent& event) {
                    segment->cancel_requested = event.time;
                    segment->stopped_by = e.by;
                  },
+                 [&](const PauseRequested& e) {
+                   if (segment == nullptr || segment->pause_requested) return;
+                   segment->pause_requested = event.time;
+                   segment->stopped_by = e.by;
+                 },
+                 [&](const ResumeRequested&) {
+                   if (segment != nullptr) segment->pause_requested.reset();
+                 },
                  [&](const LimitCut&) { if (segment != nullptr) segment->raise_to_s.reset(); },
                  [&](const HoldExtended& e) {
                    if (segment == nullptr) return;
                    segment->extended.milli_gpu_s += e.amount.milli_gpu_s;
                    segment->raise_to_s = e.limit_s;
+                   segment->budget_ended.reset();
                  },
                  [&](const LimitRaised&) { if (segment != nullptr) segment->raise_to_s.reset(); },
                  [&](const BudgetEnded& e) {
@@ -308,6 +325,10 @@ Run apply(Run run, const RunEvent& event) {
   if (!is_terminal(run.state)) {
     run.reason.clear();
     run.ended = 0;
+  }
+  if (run.state == RunState::kPaused) {
+    run.reason = run.last().pause_requested ? "paused by " + run.last().stopped_by
+                                            : *run.last().budget_ended;
   }
   return run;
 }

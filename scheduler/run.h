@@ -58,6 +58,8 @@ struct AttemptStarted {    // Seen running.
 };
 struct StopRequested { std::string by; };
 struct CancelRequested { std::string by; };
+struct PauseRequested { std::string by; };
+struct ResumeRequested { std::string by; };  // Of a paused run whose job waits.
 struct LimitCut {          // The job's limit was longer than what is held for it.
   int segment = 0;
   std::int64_t from_s = 0, to_s = 0;
@@ -111,7 +113,8 @@ struct SegmentClosed {     // The rest of the hold is back in the fund.
 using EventBody =
     std::variant<RunCreated, SegmentOpened, JobSubmitted, SubmissionFailed, AttemptStarted,
                  StopRequested, CancelRequested, LimitCut, JobRejected, JobEnded, AttemptCharged,
-                 SegmentClosed, HoldExtended, LimitRaised, BudgetEnded>;
+                 SegmentClosed, HoldExtended, LimitRaised, BudgetEnded, PauseRequested,
+                 ResumeRequested>;
 
 struct RunEvent {
   UtcSeconds time = 0;
@@ -128,6 +131,7 @@ struct RunEvent {
 enum class RunState {
   kHeld,       // The hours are set aside; no job yet.
   kQueued, kRunning,
+  kPaused,     // Its job waits until it is paid, or until somebody resumes it.
   kStopping,   // A stop or cancel is under way.
   kSettling,   // The job ended; Slurm's record is awaited.
   kFinished, kStopped, kCancelled, kFailed
@@ -150,7 +154,7 @@ struct Segment {
   std::vector<AttemptCharged> charges;
   std::optional<std::string> submission_failed;
   std::optional<std::string> rejected;
-  std::optional<UtcSeconds> stop_requested, cancel_requested;
+  std::optional<UtcSeconds> stop_requested, cancel_requested, pause_requested;
   std::string stopped_by;
   std::optional<SegmentClosed> closed;
   Amount extended;                           // Added to plan.quote.hold while it ran.
@@ -214,11 +218,14 @@ struct RaiseLimit { JobId job; std::int64_t to_s; };
 // `finding`: what the audit is to know of it; may be empty.
 struct PostCharge { AttemptCharged charge; std::string note, finding; };
 struct NoteFinding { std::string text; };
+// A further attempt of a run that goes on by itself: for `limit_s`, or for what the fund can pay if
+// that is `least_s` or more.
+struct FundAttempt { JobId job; std::int64_t limit_s, least_s; };
 // More for an epochs run that comes near its limit: `stretch_s` more, or what the fund can pay.
 struct ExtendHold { JobId job; std::int64_t limit_s, stretch_s; };
 struct CloseSegment { Outcome outcome; std::string reason; std::string finding = {}; };
 using Action = std::variant<ReleaseJob, HoldJob, AskToStop, CancelJob, CutLimit, RaiseLimit,
-                            PostCharge, NoteFinding, ExtendHold, CloseSegment>;
+                            PostCharge, NoteFinding, FundAttempt, ExtendHold, CloseSegment>;
 
 // Is this an allocation of the segment's job? Owner, time and name tell it from another job that had
 // the same number.

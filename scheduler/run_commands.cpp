@@ -377,6 +377,10 @@ ExitStatus stop_run(const Client& client, const std::string& run, bool wait) {
   return end_run(client, run, "stop", wait);
 }
 
+ExitStatus pause_run(const Client& client, const std::string& run) {
+  return end_run(client, run, "pause", false);
+}
+
 ExitStatus cancel_run(const Client& client, const std::string& run, bool wait) {
   return end_run(client, run, "cancel", wait);
 }

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "scheduler/continuation.h"
 #include "scheduler/plain_job.h"
 #include "scheduler/run.h"
 #include "scheduler/settlement.h"
@@ -192,6 +193,14 @@ void add_coverage(const Run& run, const View& view, UtcSeconds now, const Patien
     if (can_start) actions.push_back(HoldJob{job.id, "an earlier attempt is not charged yet"});
     return;
   }
+  if (is_continuation(run, view)) {
+    if (segment.stop_requested || segment.cancel_requested) return;
+    const std::size_t before = actions.size();
+    add_continuation(run, view, now, patience, actions);
+    if (actions.size() > before || segment.pause_requested || is_covered(run, view, now, patience)) {
+      return;
+    }
+  }
   if (segment.rejected) {
     actions.push_back(CancelJob{job.id, *segment.rejected});
     return;
@@ -248,6 +257,7 @@ void add_extension(const Run& run, const View& view, UtcSeconds now, const Patie
   constexpr std::int64_t kLeaveLead_s = 40;  // To save and to leave.
   if (segment.is_plain || segment.plan.is_timed || job.state != JobState::kRunning) return;
   if (segment.stop_requested || segment.cancel_requested || segment.rejected) return;
+  if (segment.pause_requested) return;
   if (segment.raise_to_s) {
     if (job.time_limit_s < *segment.raise_to_s) {
       actions.push_back(RaiseLimit{job.id, *segment.raise_to_s});
@@ -339,6 +349,8 @@ std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds no
     } else {
       actions.push_back(AskToStop{job.id});
     }
+  } else if (segment.pause_requested && job.state == JobState::kRunning) {
+    actions.push_back(AskToStop{job.id});
   }
   add_coverage(run, view, now, patience, actions);
   add_extension(run, view, now, patience, actions);

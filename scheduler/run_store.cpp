@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS run_observation (
   attempt INTEGER NOT NULL,
   last_seen INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS books_restored (since INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS run_allocation (  -- What is charged, once.
   job INTEGER NOT NULL,
   start INTEGER NOT NULL,
@@ -160,6 +161,27 @@ Expected<std::optional<std::string>> RunStore::payer(JobId job, UtcSeconds start
                  {std::int64_t{job}, start}, [&](const Row& row) { run = row.text(0); });
   if (!read) return tl::unexpected(of(read.error()));
   return run;
+}
+
+Expected<void> RunStore::set_restored(std::optional<UtcSeconds> since) {
+  const auto done = db_->transact([&]() -> accounting::Expected<void> {
+    const auto cleared = db_->run("DELETE FROM books_restored", {});
+    if (!cleared) return tl::unexpected(cleared.error());
+    if (!since) return {};
+    const auto kept = db_->run("INSERT INTO books_restored(since) VALUES(?1)", {*since});
+    if (!kept) return tl::unexpected(kept.error());
+    return {};
+  });
+  if (!done) return tl::unexpected(of(done.error()));
+  return {};
+}
+
+Expected<std::optional<UtcSeconds>> RunStore::restored_since() const {
+  std::optional<UtcSeconds> since;
+  const auto read = db_->query("SELECT min(since) FROM books_restored HAVING count(*) > 0", {},
+                               [&](const Row& row) { since = row.integer(0); });
+  if (!read) return tl::unexpected(of(read.error()));
+  return since;
 }
 
 Expected<void> RunStore::observe(const std::string& run_id, const Observation& observation) {

@@ -40,6 +40,11 @@ class RunStore {
   // database itself: `append` of a second charge of it is an Error.
   [[nodiscard]] Expected<std::optional<std::string>> payer(JobId job, UtcSeconds start) const;
 
+  // Books that were restored from a copy, until Slurm was read for what the copy does not know: the
+  // time of its last transfer.
+  [[nodiscard]] Expected<void> set_restored(std::optional<UtcSeconds> since);
+  [[nodiscard]] Expected<std::optional<UtcSeconds>> restored_since() const;
+
   [[nodiscard]] Expected<void> observe(const std::string& run_id, const Observation& observation);
   [[nodiscard]] Expected<std::optional<Observation>> observation(const std::string& run_id) const;
 

@@ -316,6 +316,8 @@ json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& call
                                                      request.at("message"), now));
     }
     if (verb == "stop" || verb == "cancel") return answer_end(dispatcher, caller, request, now);
+    if (verb == "pause") return outcome_of(dispatcher.request_pause(caller, request.at("run"), now));
+    if (verb == "resume") return outcome_of(dispatcher.request_resume(caller, request.at("run"), now));
     if (verb == "list") return answer_list(dispatcher, caller, request);
     if (verb == "show") return answer_show(dispatcher, caller, request);
     if (verb == "funds") return answer_funds(dispatcher, caller);

@@ -43,7 +43,8 @@ bool is_on_gpus(const JobSnapshot& job) {
 
 // When an allocation that was seen running was over, as far as looks at the controller tell; nothing
 // while it lasts.
-std::optional<UtcSeconds> seen_end(const Segment& segment, std::size_t place, const View& view) {
+std::optional<UtcSeconds> loosely_seen_end(const Segment& segment, std::size_t place,
+                                          const View& view) {
   const AttemptStarted& seen = segment.seen[place];
   const auto last_look = [&](UtcSeconds looked) { return std::max(looked, seen.start); };
   if (place + 1 < segment.seen.size()) {
@@ -79,6 +80,23 @@ UtcSeconds believable_end(const Run& run, const View& view, const AllocationReco
   return end;
 }
 
+// The same, but not beyond what is known to have come after it.
+std::optional<UtcSeconds> seen_end(const Run& run, std::size_t place, const View& view) {
+  const AttemptStarted& seen = run.last().seen[place];
+  auto end = loosely_seen_end(run.last(), place, view);
+  if (!end) return end;
+  const auto limit = [&](JobId job, UtcSeconds later) {
+    if (job == seen.job && later > seen.start) end = std::min(*end, later);
+  };
+  for (const AllocationRecord& record : view.records) {
+    limit(record.id, record.submit);
+    limit(record.id, record.start);
+  }
+  for (const AttemptStarted& other : run.last().seen) limit(other.job, other.start);
+  each_charge(run, [&](const AttemptCharged& charge) { limit(charge.job, charge.start); });
+  return end;
+}
+
 AttemptCharged from_record(const Run& run, const View& view, const AllocationRecord& record) {
   AttemptCharged charge;
   charge.segment = run.last().index;
@@ -93,7 +111,17 @@ AttemptCharged from_record(const Run& run, const View& view, const AllocationRec
   return charge;
 }
 
-bool is_closed(const AllocationRecord& record) { return record.end != 0 && record.start > 0; }
+// Nothing that Slurm could have allocated: it is left alone, and what was seen is charged.
+bool makes_no_sense(const AllocationRecord& record) {
+  constexpr int kGpusMax = 1'000'000;
+  constexpr UtcSeconds kYear2100 = 4'102'444'800;
+  return record.gpus < 0 || record.gpus > kGpusMax || record.start < 0 || record.start > kYear2100 ||
+         record.end > kYear2100;
+}
+
+bool is_closed(const AllocationRecord& record) {
+  return record.end != 0 && record.start > 0 && !makes_no_sense(record);
+}
 
 bool has_closed_record(const View& view, JobId job, UtcSeconds start) {
   return std::any_of(view.records.begin(), view.records.end(), [&](const AllocationRecord& record) {
@@ -171,6 +199,11 @@ void add_charges(const Run& run, const View& view, UtcSeconds now, const Patienc
                  std::vector<Action>& actions) {
   const Segment& segment = run.last();
   for (const AllocationRecord& record : view.records) {
+    if (makes_no_sense(record)) {
+      actions.push_back(NoteFinding{fmt::format(
+          "job {}: slurmdbd's record of {} GPUs from {} to {} makes no sense and is left alone",
+          record.id, record.gpus, record.start, record.end)});
+    }
     if (!is_closed(record)) continue;
     const auto until =
         charged_until(run, record.id, record.start, believable_end(run, view, record));
@@ -186,7 +219,7 @@ void add_charges(const Run& run, const View& view, UtcSeconds now, const Patienc
   }
   for (std::size_t place = 0; place < segment.seen.size(); ++place) {
     const AttemptStarted& seen = segment.seen[place];
-    const auto end = seen_end(segment, place, view);
+    const auto end = seen_end(run, place, view);
     if (!end || has_closed_record(view, seen.job, seen.start)) continue;
     if (charged_until(run, seen.job, seen.start, *end)) continue;
     const UtcSeconds noticed = segment.ended ? segment.ended_noticed : *end;
@@ -222,7 +255,7 @@ bool earlier_attempts_are_charged(const Run& run, const View& view, UtcSeconds n
   const Segment& segment = run.last();
   for (std::size_t place = 0; place < segment.seen.size(); ++place) {
     const AttemptStarted& seen = segment.seen[place];
-    const auto end = seen_end(segment, place, view);
+    const auto end = seen_end(run, place, view);
     if (end && !charged_until(run, seen.job, seen.start, *end)) return false;
   }
   if (view.job == nullptr || view.job->attempt <= allocations_charged(run)) return true;
@@ -236,7 +269,7 @@ bool is_settled(const Run& run, const View& view, UtcSeconds now, const Patience
   if (ended.gpus > 0 && !charged_until(run, ended.job, ended.start, ended.end)) return false;
   for (std::size_t place = 0; place < segment.seen.size(); ++place) {
     const AttemptStarted& seen = segment.seen[place];
-    const auto end = seen_end(segment, place, view);
+    const auto end = seen_end(run, place, view);
     if (end && !charged_until(run, seen.job, seen.start, *end)) return false;
   }
   if (has_waited) return true;

@@ -346,10 +346,12 @@ class SlurmCluster final : public Cluster {
     std::string text = name;
     slurmdb_job_cond_t condition{};
     condition.usage_start = since;
-    condition.jobname_list = slurm_list_create(nullptr);
-    slurm_list_append(condition.jobname_list, text.data());
+    if (!name.empty()) {
+      condition.jobname_list = slurm_list_create(nullptr);
+      slurm_list_append(condition.jobname_list, text.data());
+    }
     auto answer = records_where(condition, since);
-    slurm_list_destroy(condition.jobname_list);
+    if (!name.empty()) slurm_list_destroy(condition.jobname_list);
     return answer;
   }
 

@@ -362,6 +362,17 @@ ExitStatus resume(const Client& client, const std::string& run, const TrainOptio
                     {fmt::format("run {} is finished; there is nothing to resume",
                                  std::get<std::string>(id))});
   }
+  if (state == "paused") {
+    const auto done = ask(client, {{"verb", "resume"}, {"run", known.at("run")}});
+    if (const auto* status = std::get_if<ExitStatus>(&done)) return *status;
+    if (client.json) {
+      fmt::print("{}\n", json{{"run", known.at("run")}, {"requested", "resume"}}.dump(2));
+    } else {
+      fmt::print("{} goes on as soon as its fund can pay; `trainyard show {}` tells\n",
+                 known.at("run").get<std::string>(), known.at("run").get<std::string>());
+    }
+    return ExitStatus::kDone;
+  }
   if (state != "stopped" && state != "cancelled" && state != "failed") {
     return complain(client, ExitStatus::kRefused,
                     {fmt::format("run {} is {}; it can be resumed once it has ended",
@@ -392,6 +403,7 @@ ExitStatus resume(const Client& client, const std::string& run, const TrainOptio
   if (!asked.account.empty()) resources.account = asked.account;
   if (!asked.partition.empty()) resources.partition = asked.partition;
   if (!asked.qos.empty()) resources.qos = asked.qos;
+  if (asked.auto_resume) resources.auto_resume = true;
   if (asked.time_limit_s) resources.time_limit_s = asked.time_limit_s;
   for (const auto& [key, value] : asked.slurm) resources.slurm[key] = value;
 

@@ -58,6 +58,8 @@ class ResourceOptions {
     add(app, "--time-limit", "time_limit", "limit of an epochs run: 90m, 2h, 1-12:00:00");
     add(app, "--name", "name", "a name for people");
     add(app, "--runs", "runs", "folder that gets the run's folder");
+    app.add_flag("--auto-resume", auto_resume_,
+                 "an epochs run goes on by itself: when paid, after preemption, past a job's limit");
     app.add_option("--slurm", passed_, "passed through to Slurm: KEY=VALUE, several times")
         ->allow_extra_args(false);
   }
@@ -72,6 +74,7 @@ class ResourceOptions {
     for (const auto& [option, value] : values_) {
       if (option.first->count() > 0) out.push_back({option.first->get_name(), option.second, *value});
     }
+    if (auto_resume_) out.push_back({"--auto-resume", "auto_resume", "true"});
     for (const std::string& word : passed_) {
       const std::size_t equals = word.find('=');
       out.push_back({"--slurm", "slurm." + word.substr(0, equals),
@@ -89,6 +92,7 @@ class ResourceOptions {
   }
   std::vector<std::pair<std::pair<CLI::Option*, std::string>, std::shared_ptr<std::string>>> values_;
   std::vector<std::string> passed_;
+  bool auto_resume_ = false;
 };
 
 int run(int argc, char** argv) {
@@ -153,6 +157,7 @@ int run(int argc, char** argv) {
   logs->add_option("--lines,-n", lines, "at most so many")->capture_default_str();
   CLI::App* stop = verb("stop", "save a checkpoint and leave; ends the charge");
   stop->add_flag("--wait,-w", wait, "until it has ended and is charged");
+  CLI::App* pause = verb("pause", "save and wait; `resume` goes on, in the same job with --auto-resume");
   CLI::App* cancel = verb("cancel", "end at once; resumable from the last checkpoint");
   cancel->add_flag("--wait,-w", wait, "until it has ended and is charged");
 
@@ -243,6 +248,7 @@ int run(int argc, char** argv) {
   if (*watch) return done(scheduler::watch_run(client, run_name));
   if (*logs) return done(scheduler::print_log(client, run_name, lines, follow));
   if (*stop) return done(scheduler::stop_run(client, run_name, wait));
+  if (*pause) return done(scheduler::pause_run(client, run_name));
   if (*cancel) return done(scheduler::cancel_run(client, run_name, wait));
   if (*statement) {
     statement_options.format = csv ? "csv" : "text";

@@ -312,6 +312,87 @@ TEST_F(DispatcherTest, AControllerThatIsDownChangesNothing) {
   EXPECT_EQ(world.state(), "running");
 }
 
+TEST_F(DispatcherTest, Scenario15OneRecordThatMakesNoSenseHoldsUpNoOther) {
+  const JobId bad = world.launch(world.admission("badrun"));
+  const JobId good = world.launch(world.admission("goodrun"));
+  world.cluster.start(bad);
+  world.cluster.start(good);
+  world.tick();
+  world.cluster.now += 49;
+  world.cluster.end(bad, JobState::kCompleted, 0);
+  world.cluster.end(good, JobState::kCompleted, 0);
+  world.cluster.records[bad].back().gpus = -3;
+  world.cluster.records[bad].back().end = INT64_MAX;
+  world.tick();
+  EXPECT_EQ(world.state("goodrun"), "finished");
+  for (int i = 0; i < 3; ++i) world.tick(60);
+  EXPECT_EQ(world.state("badrun"), "finished");
+  EXPECT_EQ(world.run("badrun").charged().milli_gpu_s, 2 * 50 * 1000);
+  const auto findings = world.dispatcher().ledger().findings();
+  ASSERT_TRUE(findings);
+  EXPECT_EQ(findings->size(), 2u);  // The record, and that what was seen is charged.
+  world.expect_books_are_right();
+}
+
+TEST_F(DispatcherTest, Scenario33AFundThatIsClosedUnderARunningJobStillPaysForIt) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  const auto closed = world.dispatcher().ledger().set(
+      {"close1", "user:ada", "closed", "1", 0, "root", "account removed"}, world.cluster.now);
+  ASSERT_TRUE(closed && *closed == accounting::SetStatus::kSet);
+  world.cluster.now += 29;
+  // Slurm cancels the jobs of an account that is removed.
+  world.cluster.end(job, JobState::kCancelled, 0);
+  world.tick();
+  EXPECT_EQ(world.state(), "cancelled");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 30 * 1000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  const auto refused = world.dispatcher().admit(kAda, world.admission("another"), world.cluster.now);
+  ASSERT_TRUE(refused);
+  const auto* refusal = std::get_if<Refusal>(&*refused);
+  ASSERT_NE(refusal, nullptr);
+  EXPECT_NE(refusal->reasons.front().find("closed to new runs"), std::string::npos);
+  world.expect_books_are_right();
+}
+
+TEST_F(DispatcherTest, Scenario31WhatACopyDoesNotKnowIsNamedBeforeAnythingIsAdmitted) {
+  auto store = RunStore::open(world.database);
+  ASSERT_TRUE(store);
+  ASSERT_TRUE(store->set_restored(world.cluster.now));
+  // A job of a run that was admitted after the copy was made.
+  Plan plan;
+  plan.name = "lost";
+  plan.tres_per_node = "gres:gpu:2";
+  const auto lost = world.cluster.submit(make_job_spec(plan, {"lostrun", 0}, "/runs/l", world.site, {}));
+  world.cluster.start(lost->id);
+  world.restart();
+  world.cluster.database_is_up = false;
+  world.tick();
+  EXPECT_FALSE(world.dispatcher().admit(kAda, world.admission(), world.cluster.now));
+  world.cluster.database_is_up = true;
+  world.tick();
+  EXPECT_TRUE(world.dispatcher().admit(kAda, world.admission(), world.cluster.now));
+  const auto findings = world.dispatcher().ledger().findings();
+  ASSERT_TRUE(findings);
+  ASSERT_EQ(findings->size(), 1u);
+  EXPECT_NE(findings->front().text.find("lost.lostrun"), std::string::npos);
+  world.restart();
+  world.tick();
+  EXPECT_EQ(world.dispatcher().ledger().findings()->size(), 1u);
+}
+
+TEST_F(DispatcherTest, ARuleOfTheFundRefusesATrainingRunInWords) {
+  const auto set = world.dispatcher().ledger().set({"rule1", "user:ada", "gpus_max", "1", 0, "root", ""},
+                                                   world.cluster.now);
+  ASSERT_TRUE(set && *set == accounting::SetStatus::kSet);
+  const auto outcome = world.dispatcher().admit(kAda, world.admission(), world.cluster.now);
+  ASSERT_TRUE(outcome);
+  const auto* refusal = std::get_if<Refusal>(&*outcome);
+  ASSERT_NE(refusal, nullptr);
+  EXPECT_NE(refusal->reasons.front().find("may have 1 GPUs at once"), std::string::npos);
+}
+
 struct Ending {
   JobState state;
   int exit_code;

@@ -61,7 +61,7 @@ class FakeCluster final : public Cluster {
     std::vector<AllocationRecord> out;
     for (const auto& [id, attempts] : records) {
       for (const AllocationRecord& record : attempts) {
-        if (record.name == name && record.submit >= since) out.push_back(record);
+        if ((name.empty() || record.name == name) && record.submit >= since) out.push_back(record);
       }
     }
     return out;

@@ -280,6 +280,41 @@ TEST_F(PlainJobTest, Scenario25TheLastHoursAreGivenOnce) {
   world.expect_books_are_right();
 }
 
+TEST_F(PlainJobTest, ARuleOfTheFundIsToldInItsOwnWords) {
+  const auto set = world.dispatcher().ledger().set({"rule1", "user:ada", "gpus_max", "1", 0, "root", ""},
+                                                   world.cluster.now);
+  ASSERT_TRUE(set && *set == accounting::SetStatus::kSet);
+  const JobId id = world.cluster.submit_plain(2, 600);
+  world.tick();
+  EXPECT_NE(job(id).comment.find("may have 1 GPUs at once"), std::string::npos) << job(id).comment;
+}
+
+// Running while the service was away, and over before it came back: paid all the same.
+TEST_F(PlainJobTest, ARequeueThatNobodySawIsCharged) {
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.tick();
+  world.cluster.start(id);
+  world.tick(10);
+  world.cluster.now += 9;
+  world.cluster.end(id, JobState::kCompleted, 0);
+  world.tick();
+  ASSERT_EQ(world.state(plain_id(1)), "finished");
+  world.cluster.records[id].back().state = JobState::kCompleted;
+  JobSnapshot& again = world.cluster.jobs.at(id);
+  ++again.attempt;
+  again.submit = world.cluster.now + 5;
+  AllocationRecord record = world.cluster.records[id].back();
+  record.submit = again.submit;
+  again.start = record.start = world.cluster.now + 10;
+  again.end = record.end = world.cluster.now + 40;
+  world.cluster.records[id].push_back(record);
+  world.restart();
+  for (int i = 0; i < 3; ++i) world.tick(50);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, (19 + 30) * 1000);
+  EXPECT_TRUE(world.dispatcher().audit()->faults.empty());
+  world.expect_books_are_right();
+}
+
 TEST_F(PlainJobTest, AnEndedJobOfAResumedRunIsNotPaidAgain) {
   Admission admission = world.admission();
   admission.request.resources.type = "metered";

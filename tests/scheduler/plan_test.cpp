@@ -356,7 +356,7 @@ TEST(Plan, RefusesWithBothNumbersAndWhatWouldFit) {
       {"time_limit = 80 s is shorter than the 90 s that a run needs (start-up 30 s + 1 min).",
        [](Case& c) { c.request.resources.time_limit_s = 80; }},
       {"the limit from the estimate, 150.03 h, exceeds the limit of 24 h for a run (site.toml:12). "
-       "Take more GPUs, fewer epochs, or give a time limit and resume later.",
+       "Take more GPUs, fewer epochs, or let it go on by itself: --auto-resume.",
        [](Case& c) { c.request.args.epochs = 10'000; }},
       {"0 train images: no estimate can be made. Give a time limit.", [](Case& c) { c.data = {}; }},
       {"partition = \"gpu\" is not the \"cheap\" of type \"small\" (site.toml:44), whose GPUs "

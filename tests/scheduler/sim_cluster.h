@@ -133,7 +133,7 @@ class SimCluster final : public Cluster {
     if (!database_is_up) return tl::unexpected(Error{"slurmdbd is down"});
     std::vector<AllocationRecord> out;
     for (const auto& [key, record] : records) {
-      if (record.name == name && record.submit >= since) out.push_back(record);
+      if ((name.empty() || record.name == name) && record.submit >= since) out.push_back(record);
     }
     return out;
   }

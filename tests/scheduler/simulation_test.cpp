@@ -208,7 +208,8 @@ class Life {
     } else if (what == 23) {
       cluster_.note(fmt::format("somebody changes the limit of {}", id));
       job.shown.time_limit_s = 60 * dice_.between(1, 120);
-    } else if (what == 24 && job.shown.state == JobState::kPending && job.shown.array_tasks.empty()) {
+    } else if (what == 24 && job.shown.gpus > 0 && job.shown.state == JobState::kPending &&
+               job.shown.array_tasks.empty()) {
       cluster_.note(fmt::format("somebody changes the GPUs of {}", id));
       job.shown.gpus = static_cast<int>(dice_.between(1, 4));
     }

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// More hours for a run: while it runs, and for its next attempt.
+#include <algorithm>
+#include <limits>
+
+#include <fmt/format.h>
+
+#include "scheduler/dispatcher.h"
+#include "scheduler/plain_job.h"
+
+namespace scheduler {
+namespace {
+
+// The books are asked again without a change of theirs after this: weights and dated grants.
+constexpr std::int64_t kAskAgainS = 60;
+
+Error of(const accounting::Error& error) { return {"the books: " + error.message}; }
+accounting::Error to_books(const Error& error) { return {error.message}; }
+
+}  // namespace
+
+namespace {
+
+// What the fund has, or may go into, for another stretch.
+std::int64_t affordable_s(const accounting::FundBalance& balance, const Plan& plan) {
+  const auto second = accounting::usage_amount(plan.gpus, 1, plan.quote.weight_milli);
+  if (!second || second->milli_gpu_s == 0) return std::numeric_limits<std::int64_t>::max();
+  const std::int64_t free = balance.available.milli_gpu_s + balance.credit_limit.milli_gpu_s;
+  return balance.owed.milli_gpu_s > 0 ? 0 : std::max<std::int64_t>(free, 0) / second->milli_gpu_s;
+}
+
+std::string budget_reason(const Run& run, const Plan& plan, std::int64_t stretch_s,
+                          const accounting::FundBalance& balance) {
+  const auto needed = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
+  return fmt::format(
+      "budget: fund {} has {} available; the next {} min of this run need {}. It is saved where it "
+      "was. When the fund has more: trainyard resume {}",
+      plan.fund, accounting::to_gpu_hours(balance.available), stretch_s / 60,
+      accounting::to_gpu_hours(needed.value_or(Amount{})), run.id);
+}
+
+}  // namespace
+
+Expected<void> Dispatcher::extend_hold(Run& run, const ExtendHold& action, UtcSeconds now) {
+  const Plan plan = run.last().plan;
+  const int segment = run.last().index;
+  const auto balance = ledger_.balance(plan.fund);
+  if (!balance) return tl::unexpected(of(balance.error()));
+  if (!*balance) return tl::unexpected(Error{"fund " + plan.fund + " is not in the ledger"});
+  const std::int64_t stretch_s =
+      std::min(action.stretch_s, affordable_s(**balance, plan) / 60 * 60);
+  const BudgetEnded budget{segment, budget_reason(run, plan, action.stretch_s, **balance)};
+  if (stretch_s < 60) return store_.append(run, {now, budget});
+  const auto amount = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
+  if (!amount) return tl::unexpected(Error{"a stretch is more than the books can hold"});
+  auto status = accounting::ExtendStatus::kInvalid;
+  const auto done = db_->transact([&]() -> accounting::Expected<void> {
+    // The limit tells one extension of a hold from the next.
+    const std::int64_t limit_s = action.limit_s + stretch_s;
+    const auto extended = ledger_.extend(
+        {fmt::format("{}+{}", run.last().hold_id, run.last().extended.milli_gpu_s),
+         run.last().hold_id, *amount, run.about.user, fmt::format("limit {} s", limit_s)}, now);
+    if (!extended) return tl::unexpected(extended.error());
+    status = *extended;
+    if (status != accounting::ExtendStatus::kExtended) return {};
+    const auto added = store_.append(run, {now, HoldExtended{segment, *amount, limit_s}});
+    if (!added) return tl::unexpected(to_books(added.error()));
+    return {};
+  });
+  if (!done) return tl::unexpected(of(done.error()));
+  if (status != accounting::ExtendStatus::kExtended) return store_.append(run, {now, budget});
+  return {};
+}
+
+Expected<void> Dispatcher::fund_attempt(Run& run, const FundAttempt& action, UtcSeconds now) {
+  const std::string what = fmt::format("{} {}", action.limit_s, books_head_);
+  const auto asked = refused_.find(action.job);
+  const bool is_unchanged = asked != refused_.end() && asked->second.what == what &&
+                            now - asked->second.when < kAskAgainS;
+  if (is_unchanged) return {};
+  const Plan plan = run.last().plan;
+  const int segment = run.last().index;
+  const std::int64_t margin_s = patience().margin_s;
+  const auto balance = ledger_.balance(plan.fund);
+  if (!balance) return tl::unexpected(of(balance.error()));
+  if (!*balance) return tl::unexpected(Error{"fund " + plan.fund + " is not in the ledger"});
+  const Amount left = run.last().remaining();
+  const std::int64_t free = (*balance)->owed.milli_gpu_s > 0
+                                ? 0
+                                : std::max<std::int64_t>((*balance)->available.milli_gpu_s +
+                                                             (*balance)->credit_limit.milli_gpu_s, 0);
+  const std::int64_t payable_s = limit_that_fits_s({left.milli_gpu_s + free}, plan.gpus,
+                                                   plan.quote.weight_milli, margin_s);
+  const std::int64_t limit_s = std::min(action.limit_s, payable_s);
+  const auto refuse_it = [&]() -> Expected<void> {
+    refused_[action.job] = {what, now, {}};
+    const std::string why = budget_reason(run, plan, action.least_s, **balance);
+    if (!run.last().budget_ended) {
+      const auto added = store_.append(run, {now, BudgetEnded{segment, why}});
+      if (!added) return added;
+    }
+    const auto job = snapshots_.find(run.id);
+    if (job == snapshots_.end() || job->second.is_held_by_admin) return {};
+    return cluster_->hold(action.job, with_reason(job->second.comment, "budget"));
+  };
+  if (limit_s < action.least_s) return refuse_it();
+  if (limit_s < action.limit_s) {
+    if (const auto set = cluster_->set_time_limit(action.job, limit_s); !set) return set;
+    const auto cut = store_.append(run, {now, LimitCut{segment, action.limit_s, limit_s}});
+    if (!cut) return cut;
+  }
+  const auto needed = accounting::usage_amount(plan.gpus, limit_s + margin_s, plan.quote.weight_milli);
+  if (!needed) return tl::unexpected(Error{"an attempt is more than the books can hold"});
+  const Amount amount{needed->milli_gpu_s - left.milli_gpu_s};
+  if (amount.milli_gpu_s <= 0) return {};
+  auto status = accounting::ExtendStatus::kInvalid;
+  const auto done = db_->transact([&]() -> accounting::Expected<void> {
+    const auto extended = ledger_.extend(
+        {fmt::format("{}+{}", run.last().hold_id, run.last().extended.milli_gpu_s),
+         run.last().hold_id, amount, run.about.user, fmt::format("a further attempt, {} s", limit_s)},
+        now);
+    if (!extended) return tl::unexpected(extended.error());
+    status = *extended;
+    if (status != accounting::ExtendStatus::kExtended) return {};
+    const auto added = store_.append(run, {now, HoldExtended{segment, amount, limit_s}});
+    if (!added) return tl::unexpected(to_books(added.error()));
+    return {};
+  });
+  if (!done) return tl::unexpected(of(done.error()));
+  if (status != accounting::ExtendStatus::kExtended) return refuse_it();
+  refused_.erase(action.job);
+  return {};
+}
+
+}  // namespace scheduler
