@@ -158,13 +158,14 @@ Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
   const auto name = parse_comment(job.comment);
   const auto known = run_of_job_.find(job.id);
   Run* run = name ? open_run(name->run_id) : nullptr;
-  if (run == nullptr && known != run_of_job_.end()) run = open_run(known->second);
+  if (!name && known != run_of_job_.end()) run = open_run(known->second);
   const bool is_runs = run != nullptr && !run->about.is_plain && run->about.uid == job.uid &&
                        job.submit + kClockSlackS >= run->last().opened;
   // Without its comment it is known by what its user cannot change everywhere: another job may have
   // got its number from a controller that crashed.
   const bool is_surely = name ? name->segment == (run == nullptr ? -1 : run->last().index)
-                              : is_runs && (job.name.ends_with("." + run->id) || job.attempt > 0 ||
+                              : is_runs && (job.name.ends_with("." + run->id) ||
+                                             (job.attempt > 0 && run->last().running) ||
                                             is_known_submit(*run, job.id, job.submit));
   if (is_runs && is_surely) {
     if (run->last().job && *run->last().job != job.id) {
@@ -263,9 +264,11 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
     view.jobs_known = true;
     const auto before = last_seen_.find(id);
     if (before != last_seen_.end()) view.last_seen = before->second;
+    view.last_shown = last_shown_.try_emplace(id, now).first->second;
     const auto snapshot = snapshots_.find(id);
     if (snapshot != snapshots_.end()) {
       view.job = &snapshot->second;
+      last_shown_[id] = now;
       if (view.job->state == JobState::kRunning || view.job->state == JobState::kSuspended) {
         last_seen_[id] = now;
         UtcSeconds& kept_at = last_kept_[id];
@@ -398,6 +401,7 @@ Expected<void> Dispatcher::tick(UtcSeconds now) {
       snapshots_.erase(it->first);
       last_seen_.erase(it->first);
       last_kept_.erase(it->first);
+      last_shown_.erase(it->first);
       last_signal_.erase(it->first);
       if (it->second.last().job) last_update_.erase(*it->second.last().job);
       it = open_.erase(it);

@@ -182,6 +182,7 @@ class Dispatcher {
   std::map<std::string, Run> open_;                // By run id.
   std::map<std::string, JobSnapshot> snapshots_;   // Of open runs, at the last look.
   std::map<std::string, UtcSeconds> last_seen_;    // When an open run's job was last seen running.
+  std::map<std::string, UtcSeconds> last_shown_;   // When it was last there, waiting or running.
   std::map<std::string, UtcSeconds> last_kept_;    // When that was last written down.
   // Jobs with their submit times that open runs are known to have had.
   std::map<std::pair<JobId, UtcSeconds>, std::set<std::string>> submits_;

@@ -194,6 +194,7 @@ struct View {
   bool records_known = false;
   std::vector<AllocationRecord> records;  // Of the segment's job, by submit time.
   UtcSeconds last_seen = 0;             // When the job was seen running, before this look.
+  UtcSeconds last_shown = 0;            // When the controller had it, or the service began to look.
 };
 
 struct Patience {

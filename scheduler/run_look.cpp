@@ -159,7 +159,7 @@ std::vector<EventBody> observe(const Run& run, const View& view, UtcSeconds now,
       return events;
     }
   }
-  if (now - std::max(view.last_seen, segment.opened) > patience.record_wait_s) {
+  if (now - std::max({view.last_seen, view.last_shown, segment.opened}) > patience.record_wait_s) {
     events.push_back(without_job(run, view, now));
   }
   return events;
