@@ -84,7 +84,7 @@ void compare_record(const Compared& compared, const AllocationRecord& record) {
   }
   const std::int64_t recorded_s = end - record.start;
   if (charge == nullptr) {
-    if (recorded_s > 0 && run.last().closed) {
+    if (recorded_s > 0 && record.gpus > 0 && run.last().closed) {
       compared.differ(fmt::format("{}: slurmdbd has {} GPU x {} s from {} on, which nobody is charged",
                                   subject, record.gpus, recorded_s,
                                   accounting::format_utc(record.start)));

@@ -271,15 +271,19 @@ class Watch {
     }
     const bool is_stuck = waiting.is_inside != 0 && waiting.inside_s > options_.limit_s;
     const std::uint64_t call = is_stuck ? latest_call() : 0;
-    std::vector<std::string> missing;
+    std::vector<std::string> silent, absent;
     for (int rank = 1; rank < size_; ++rank) {
       const double allowed_s = is_stuck ? kQuietPeriods * period_s_ : options_.limit_s;
-      std::string why = silence_of(rank, now, allowed_s);
       const Beat& last = peers_.at(at(rank)).last;
-      if (why.empty() && is_stuck && last.call < call) why = absence_of(last);
-      if (!why.empty()) missing.push_back(std::move(why));
+      if (std::string why = silence_of(rank, now, allowed_s); !why.empty()) {
+        silent.push_back(std::move(why));
+      } else if (is_stuck && last.call < call) {
+        absent.push_back(absence_of(last));
+      }
     }
-    if (const Beat own = own_beat(); is_stuck && own.call < call) missing.push_back(absence_of(own));
+    if (const Beat own = own_beat(); is_stuck && own.call < call) absent.push_back(absence_of(own));
+    // Whom a silent rank keeps waiting in one call is late for the next, and not to blame.
+    const std::vector<std::string>& missing = silent.empty() ? absent : silent;
     if (!is_stuck && missing.empty()) return;
     std::string message = missing.empty()
                               ? "all ranks are in the same call, and it does not end"

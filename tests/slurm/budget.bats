@@ -5,32 +5,16 @@
 # pay, and saves, pauses and goes on where it was where the fund can only pay later.
 
 load cluster
+load training
 
 setup_file() {
   # A new one each time: his fund has to the second what the test gives it.
   export poor_user=typoor$((RANDOM % 10000))
   cluster_once
   cluster user add "$poor_user"
-  local user
-  for user in "$tytest_user" "$poor_user"; do
-    as "$user" bash -c 'test -e tiny/data.yaml ||
-      trainyard-trainer scenes --out tiny --seed 1 --train 24 --val 8 --size 96'
-  done
+  scenes_for "$tytest_user" "$poor_user"
   as trainyard trainyard admin grant "user:$tytest_user" 20h --id tytest-grant-0001
 }
-
-# train_as USER OPTIONS...: on one GPU with a limit of one minute; prints the id of the run.
-train_as() {
-  local user=$1
-  shift
-  as "$user" trainyard train data=tiny/data.yaml model=yolov8n imgsz=64 batch=8 workers=1 seed=7 \
-    --gpus 1 --type h100-metered --time-limit 1m --json "$@" | jq -r .run
-}
-show() { as trainyard trainyard show "$1" --json; }
-state_is() { [[ $(show "$1" | jq -r .state) == "$2" ]]; }
-is_over() { [[ $(show "$1" | jq -r .state) =~ ^(finished|stopped|cancelled|failed)$ ]]; }
-epochs_of() { as "$1" trainyard show "$2" --json | jq -r .epochs_done; }
-weights_of() { show "$1" | jq -r '.run_dir + "/weights/last.safetensors"'; }
 
 @test "budget: the hold grows for who can pay; who cannot is paused, told what it takes, and goes on" {
   # Exactly the first hold: one GPU for a minute and the margin. So many epochs last longer than that on
