@@ -23,10 +23,10 @@ has_trained() { [[ $(epochs_of "$1" "$2") -ge 1 ]]; }
 @test "go on: what a pause for want of hours, a grant, a user's pause and resume leave is one training" {
   local whole broken
   as trainyard trainyard admin grant "user:$poor_user" 125s
-  whole=$(train_as "$tytest_user" epochs=120 --auto-resume)
-  broken=$(train_as "$poor_user" epochs=120 --auto-resume)
+  whole=$(train_as "$tytest_user" epochs=400 --auto-resume)
+  broken=$(train_as "$poor_user" epochs=400 --auto-resume)
 
-  eventually 600 paused_at "$broken"
+  eventually 250 paused_at "$broken"
   show "$broken" | jq -r '.state + ": " + .reason'
   [[ $(show "$broken" | jq -r .reason) == *"user:$poor_user"*"GPU-h"* ]]
   local job
@@ -34,16 +34,16 @@ has_trained() { [[ $(epochs_of "$1" "$2") -ge 1 ]]; }
   [[ $(field "$job" JobState) == PENDING ]]
   # His own, and waiting: Slurm allocates nothing meanwhile, and releasing it himself buys nothing.
   as trainyard trainyard admin grant "user:$poor_user" 1h
-  eventually 600 has_trained "$tytest_user" "$whole"
+  eventually 250 has_trained "$tytest_user" "$whole"
   as "$tytest_user" trainyard pause "$whole"
-  eventually 600 paused_at "$whole"
+  eventually 250 paused_at "$whole"
   as "$tytest_user" trainyard resume "$whole"
 
-  eventually 900 is_over "$broken"
+  eventually 600 is_over "$broken"
   state_is "$broken" finished
-  eventually 900 is_over "$whole"
+  eventually 600 is_over "$whole"
   state_is "$whole" finished
-  [[ $(epochs_of "$poor_user" "$broken") -eq 120 ]]
+  [[ $(epochs_of "$poor_user" "$broken") -eq 400 ]]
   cmp "$(weights_of "$whole")" "$(weights_of "$broken")"
   as trainyard trainyard admin audit
 }
