@@ -75,10 +75,22 @@ run_on_hosts() {
     -x OMP_NUM_THREADS -x OPENBLAS_NUM_THREADS -host "${list%,}" -n $((hosts * ranks_per_host)) "$@"
 }
 
+# end_host HOST: all that runs on it.
+end_host() {
+  local pids
+  mapfile -t pids < <(ip netns pids "$tag-$1" 2>/dev/null)
+  ((${#pids[@]} == 0)) || kill -KILL "${pids[@]}" 2>/dev/null
+}
+
 hosts_down() {
   local h
   [[ -n ${relay:-} ]] && kill "$relay" 2>/dev/null
-  for ((h = 1; h <= hosts; ++h)); do ip netns del $tag-$h 2>/dev/null; done
+  # The links first and the processes too: a namespace goes only when the last of them has.
+  for ((h = 1; h <= hosts; ++h)); do
+    ip link del $tag-v$h 2>/dev/null
+    end_host $h
+    ip netns del $tag-$h 2>/dev/null
+  done
   ip link del $tag 2>/dev/null
   rm -rf "$work"
 }
