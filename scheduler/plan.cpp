@@ -358,9 +358,11 @@ class Planner {
     // A run whose epochs are done may still have its last evaluation before it.
     const double epochs = std::max(1, args.epochs - std::max(0, progress_.epochs_done));
     const auto images = static_cast<double>(data_.train_images);
-    const double train =
-        args.fraction > 1 ? std::min(images, args.fraction) : std::ceil(images * args.fraction);
-    const double val = args.val ? static_cast<double>(data_.val_images) * kValidationWork : 0;
+    const auto train =
+        static_cast<double>(contract::images_kept(args.fraction, data_.train_images));
+    const auto val_images =
+        static_cast<double>(contract::images_kept(args.fraction_val, data_.val_images));
+    const double val = args.val ? val_images * kValidationWork : 0;
     plan_.image_tenths = std::llround(epochs * (train + val) * 10);
     if (const auto rate = rate_of(args)) {
       band_permille_ = rate->band_permille;

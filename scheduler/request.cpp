@@ -309,14 +309,13 @@ std::string_view type_text(const toml::node& node) {
   }
 }
 
-// Strings, numbers, booleans and arrays of whole numbers as the texts that the command line would
-// have.
+// Strings, numbers, booleans and arrays of numbers as the texts that the command line would have.
 std::optional<std::string> to_setting_text(const toml::node& node) {
   if (const toml::array* array = node.as_array()) {
-    std::vector<std::int64_t> numbers;
+    std::vector<std::string> numbers;
     for (const toml::node& each : *array) {
-      if (!each.is_integer()) return std::nullopt;
-      numbers.push_back(each.as_integer()->get());
+      if (!each.is_number()) return std::nullopt;
+      numbers.push_back(*to_setting_text(each));
     }
     return fmt::format("[{}]", fmt::join(numbers, ", "));
   }
@@ -339,9 +338,15 @@ Answer check_train_type(const std::string& key, const toml::node& node) {
   const contract::ArgInfo* info = find_train_arg(key);
   if (info == nullptr) return std::nullopt;  // set_train_arg says so.
   if (info->type == "int" && !node.is_integer()) return wrong_type(key, "a whole number", node);
-  if (info->type == "float" && !node.is_number()) return wrong_type(key, "a number", node);
+  const bool is_pair = key == "fraction" && node.is_array() && to_setting_text(node);
+  if (info->type == "float" && !node.is_number() && !is_pair) {
+    return wrong_type(key, "a number", node);
+  }
   if (info->type == "bool" && !node.is_boolean()) return wrong_type(key, "true or false", node);
-  if (info->type == "list" && !node.is_integer() && !(node.is_array() && to_setting_text(node))) {
+  const toml::array* array = node.as_array();
+  const bool is_list =
+      array != nullptr && (array->empty() || array->is_homogeneous(toml::node_type::integer));
+  if (info->type == "list" && !node.is_integer() && !is_list) {
     return wrong_type(key, "a whole number or an array of whole numbers", node);
   }
   // Ultralytics' files say "amp: true", "cache: false" and "pretrained: false".

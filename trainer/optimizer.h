@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // trainer/optimizer.h
 //
-// SGD with Nesterov momentum, Adam and its kin, and RMSProp, over three parameter groups. Written
-// out instead of taken from libtorch because the state has to be saved and restored under the
-// parameters' names, and because libtorch has no Adamax, NAdam and RAdam.
+// SGD with Nesterov momentum, MuSGD, Adam and its kin, and RMSProp, over three parameter groups.
+// Written out instead of taken from libtorch because the state has to be saved and restored under
+// the parameters' names, and because libtorch has no Adamax, NAdam, RAdam and Muon.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -20,7 +20,7 @@
 
 namespace trainer {
 
-enum class OptimizerKind { kSgd, kAdam, kAdamW, kAdamax, kNAdam, kRAdam, kRmsProp };
+enum class OptimizerKind { kSgd, kMuSgd, kAdam, kAdamW, kAdamax, kNAdam, kRAdam, kRmsProp };
 
 // The order is that of the columns lr/pg0, lr/pg1, lr/pg2 of results.csv.
 enum Group : std::size_t { kBiases = 0, kWeights = 1, kNorms = 2, kGroupCount = 3 };
@@ -58,8 +58,9 @@ class Optimizer {
   [[nodiscard]] std::vector<torch::Tensor> gradients();
   [[nodiscard]] std::size_t group_size(Group group) const;
 
-  // "momentum.NAME" of SGD; "exp_avg.NAME" and "exp_avg_sq.NAME", of Adamax "exp_inf.NAME"; of
-  // RMSProp "momentum.NAME" and "square_avg.NAME"; and how many steps were made.
+  // "momentum.NAME" of SGD, of MuSGD "muon.NAME" too; "exp_avg.NAME" and "exp_avg_sq.NAME", of
+  // Adamax "exp_inf.NAME"; of RMSProp "momentum.NAME" and "square_avg.NAME"; and how many steps
+  // were made.
   [[nodiscard]] std::vector<std::pair<std::string, torch::Tensor>> state() const;
   [[nodiscard]] std::int64_t steps() const { return steps_; }
   // Throws std::invalid_argument where a tensor is missing or of another shape.

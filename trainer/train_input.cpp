@@ -56,12 +56,10 @@ void take_dataset(const contract::DatasetReport& report, TrainInput& input) {
   input.dataset = report.dataset;
 }
 
-// A part of the images, or so many of them; always at least one. The first ones, as the reference.
+// The first ones, as the reference.
 void apply_fraction(std::vector<contract::ImageEntry>& images, double fraction) {
-  if (fraction == 1) return;
-  const auto all = static_cast<double>(images.size());
-  const double kept = fraction > 1 ? fraction : std::round(fraction * all);
-  images.resize(static_cast<std::size_t>(std::clamp(kept, 1.0, all)));
+  images.resize(static_cast<std::size_t>(
+      contract::images_kept(fraction, static_cast<std::int64_t>(images.size()))));
 }
 
 // Drops the labels of all other classes; their images become background.
@@ -129,6 +127,7 @@ TrainInput prepare_input(const contract::TrainArgs& args, Communicator& communic
   agree_on_input(communicator, [&] {
     take_dataset(contract::load_dataset(args.data), input);
     apply_fraction(input.dataset.train, args.fraction);
+    apply_fraction(input.dataset.val, args.fraction_val);
     keep_classes(input.dataset, args.classes);
   });
   input.class_names = input.dataset.names;

@@ -47,6 +47,11 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
       {"fraction", "0", "fraction = 0 is neither a part above 0 to 1 nor a number of images."},
       {"fraction", "1.5", "fraction = 1.5 is neither a part above 0 to 1 nor a number of images."},
       {"fraction", "-0.1", "fraction = -0.1 is below the smallest allowed value 0."},
+      {"fraction", "[0.5, 2.5]",
+       "fraction = [0.5, 2.5] is neither a part above 0 to 1 nor a number of images."},
+      {"fraction", "0.5,", "fraction = \"\" is not a number."},
+      {"fraction", "[1, 1, 1]",
+       "fraction = [1, 1, 1] has 3 numbers; it takes 2, of training and validation."},
       {"freeze", "ten", "freeze = \"ten\" is not a whole number or a list such as [0, 2]."},
       {"freeze", "100", "freeze = 100 is above the largest allowed value 99."},
       {"freeze", "[0, 1", "freeze = \"[0, 1\" is not a whole number or a list such as [0, 2]."},
@@ -65,8 +70,8 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
       {"lr0", "inf", "lr0 = \"inf\" is not a number."},
       {"val", "maybe", "val = \"maybe\" is neither true nor false."},
       {"optimizer", "Adamw2",
-       "optimizer = \"Adamw2\" is not known. Known: auto, SGD, Adam, Adamax, AdamW, NAdam, RAdam, "
-       "RMSProp. Did you mean "
+       "optimizer = \"Adamw2\" is not known. Known: auto, SGD, MuSGD, Adam, Adamax, AdamW, NAdam, "
+       "RAdam, RMSProp. Did you mean "
        "\"AdamW\"?"},
       {"model", "yolov8q",
        "model = \"yolov8q\" is not known. Known: yolov8n, yolov8s, yolov8m, yolov8l, yolov8x, "
@@ -140,6 +145,10 @@ TEST(TrainArgs, TakeTheSpellingsOfTheReference) {
       {"fraction", "0.25", "0.25"},
       {"fraction", "1", "1"},
       {"fraction", "200", "200"},
+      {"fraction", "0.5,0.2", "[0.5, 0.2]"},
+      {"fraction", "[200, 1]", "200"},
+      {"fraction", "[1, 30]", "[1, 30]"},
+      {"optimizer", "musgd", "MuSGD"},
       {"amp", "False", "false"},
       {"amp", "BF16", "bf16"},
       {"amp", "1", "true"},

@@ -122,6 +122,12 @@ struct KinCase {
 // double precision, as PyTorch 2 has it: 1.13 multiplies one momentum too many into its product.
 TEST(Optimizer, TheKinOfAdamStepAsPyTorchs) {
   const KinCase cases[] = {
+      // Not in torch: computed in double precision from the papers. One row is a matrix of rank 1,
+      // whose singular value goes the way of one number.
+      {"MuSGD",
+       OptimizerKind::kMuSgd,
+       {0.482897313, -0.980725414, 2.002105026},
+       {0.154802827, -0.868328822, 1.995791411}},
       {"Adamax",
        OptimizerKind::kAdamax,
        {0.475462437, -0.969999671, 2.0094564},
@@ -170,6 +176,42 @@ TEST(Optimizer, TheKinOfAdamStepAsPyTorchs) {
       }
     }
   }
+}
+
+// A kernel of 6 filters of 2 x 3 x 3, a gain a filter, and a bias.
+struct Filters : torch::nn::Module {
+  Filters()
+      : weight(register_parameter("weight", torch::zeros({6, 2, 3, 3}))),
+        gain(register_parameter("gain", torch::zeros({6, 1, 1}))),
+        bias(register_parameter("bias", torch::zeros({6}))) {}
+  torch::Tensor weight, gain, bias;
+};
+
+// The first step from zero is 0.1 x 1.9 gradients of SGD, and for kernels 0.1 x 0.2 of a matrix
+// with the gradient's singular vectors and singular values near 1.
+TEST(Optimizer, MuSgdAddsAnOrthogonalStepToKernelsAlone) {
+  torch::manual_seed(3);
+  Filters module;
+  Optimizer optimizer(module, OptimizerKind::kMuSgd, 0);
+  for (torch::Tensor* each : {&module.weight, &module.gain, &module.bias}) {
+    each->mutable_grad() = torch::randn_like(*each);
+  }
+  constexpr double kLr = 0.1, kMomentum = 0.9, kPart = 0.2;
+
+  optimizer.step({.lr = {kLr, kLr, kLr}, .momentum = kMomentum});
+
+  torch::NoGradGuard no_grad;
+  const auto sgd = [&](const torch::Tensor& gradient) { return gradient * -kLr * (1 + kMomentum); };
+  EXPECT_TRUE(torch::allclose(module.gain, sgd(module.gain.grad())));
+  EXPECT_TRUE(torch::allclose(module.bias, sgd(module.bias.grad())));
+  const torch::Tensor gradient = module.weight.grad();
+  const torch::Tensor muon = (module.weight - sgd(gradient)).reshape({6, 18}) / (-kLr * kPart);
+  const auto [u, values, v] = torch::svd(gradient.reshape({6, 18}));
+  const torch::Tensor turned = u.t().mm(muon).mm(v);  // Diagonal, if the vectors are the same.
+  EXPECT_LE((turned - torch::diag(turned.diag())).abs().max().item<double>(), 1e-3);
+  EXPECT_GE(turned.diag().min().item<double>(), 0.6);
+  EXPECT_LE(turned.diag().max().item<double>(), 1.3);
+  EXPECT_GT(values.max().item<double>(), 2 * values.min().item<double>());  // They were not equal.
 }
 
 // Twelve steps of random gradients beside libtorch's own optimizers, in which nothing is grouped.

@@ -60,6 +60,15 @@ TEST_F(Input, AFractionIsAPartOrACount) {
   }
 }
 
+TEST_F(Input, AFractionOfTheValidationImagesIsTheFirstOfThem) {
+  const TrainInput all = prepare();
+  args_.fraction_val = 0.4;
+  const TrainInput some = prepare();
+  ASSERT_EQ(some.dataset.val.size(), 2U);
+  EXPECT_EQ(some.dataset.train.size(), all.dataset.train.size());
+  EXPECT_EQ(some.dataset.val[1].path, all.dataset.val[1].path);
+}
+
 TEST_F(Input, ClassesKeepOnlyTheirLabelsAndTheirNumbers) {
   const TrainInput all = prepare();
   const auto class_count = static_cast<int>(all.class_names.size());

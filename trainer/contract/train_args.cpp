@@ -69,17 +69,17 @@ const std::vector<Option>& options() {
       {"freeze", "run", &A::freeze, 0, 99, {}, "the first N layers, or the layers of a list, keep their weights",
        "none, N of 0 to 99, or a list"},
       {"cache", "data", &A::cache, -kAny, kAny, {"ram", "disk", "false"}, "keep decoded images, once a host, in memory or in the temporary folder"},
-      {"fraction", "data", &A::fraction, 0, 1e9, {}, "part of the training images to use, or how many",
-       "above 0 to 1, or a number of images"},
+      {"fraction", "data", &A::fraction, 0, 1e9, {}, "part of the training images to use, or how many; [0.5, 0.2]: also of the validation images",
+       "above 0 to 1, a number of images, or a list of two"},
       {"classes", "data", &A::classes, 0, 65'535, {}, "use only labels of these classes; they keep their numbers",
        "none or a list"},
       {"rect", "data", &A::rect, 0, 1, {}, "batches of images of like shape with little padding, without mosaic"},
       {"single_cls", "data", &A::single_cls, 0, 1, {}, "treat all classes as one"},
-      {"optimizer", "optimizer", &A::optimizer, -kAny, kAny, {"auto", "SGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSProp"}, "auto also sets lr0 and momentum"},
+      {"optimizer", "optimizer", &A::optimizer, -kAny, kAny, {"auto", "SGD", "MuSGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSProp"}, "auto also sets lr0 and momentum"},
       {"lr0", "optimizer", &A::lr0, 1e-5, 0.1, {}, "initial learning rate; not used by optimizer=auto"},
       {"lrf", "optimizer", &A::lrf, 0.01, 1, {}, "final learning rate as a part of lr0"},
       {"cos_lr", "optimizer", &A::cos_lr, 0, 1, {}, "cosine schedule instead of a linear one"},
-      {"momentum", "optimizer", &A::momentum, 0.6, 0.98, {}, "momentum of SGD and RMSProp, beta1 of the others"},
+      {"momentum", "optimizer", &A::momentum, 0.6, 0.98, {}, "momentum of SGD, MuSGD and RMSProp, beta1 of the others"},
       {"weight_decay", "optimizer", &A::weight_decay, 0, 0.001, {}, "of convolution weights, at the nominal batch"},
       {"warmup_epochs", "optimizer", &A::warmup_epochs, 0, 5, {}, "epochs of rising learning rate"},
       {"warmup_momentum", "optimizer", &A::warmup_momentum, 0, 0.95, {}, "momentum at the start of the warm-up"},
@@ -264,15 +264,48 @@ struct Setter {
   }
 
   Answer operator()(double TrainArgs::*field) const {
+    if (field == &TrainArgs::fraction) return set_fraction();
     double value = 0;
     if (Answer wrong = parse_float(value)) return wrong;
-    if (field == &TrainArgs::fraction &&
-        (value == 0 || (value > 1 && value != std::floor(value)))) {
-      return fmt::format("fraction = {} is neither a part above 0 to 1 nor a number of images.",
-                         text);
-    }
     args.*field = value;
     return std::nullopt;
+  }
+
+  // Of the training images, or a list: of these and of the validation images.
+  Answer set_fraction() const {
+    std::vector<double> parts;
+    for (const std::string_view word : list_words()) {
+      double value = 0;
+      if (Answer wrong = Setter{option, word, args}.parse_float(value)) return wrong;
+      if (value == 0 || (value > 1 && value != std::floor(value))) {
+        return fmt::format("fraction = {} is neither a part above 0 to 1 nor a number of images.",
+                           text);
+      }
+      parts.push_back(value);
+    }
+    constexpr std::size_t kSplits = 2;
+    if (parts.size() > kSplits) {
+      return fmt::format("fraction = {} has {} numbers; it takes {}, of training and validation.",
+                         text, parts.size(), kSplits);
+    }
+    args.fraction = parts.front();
+    args.fraction_val = parts.size() > 1 ? parts.back() : 1;
+    return std::nullopt;
+  }
+
+  // "a", "a, b" or "[a, b]"; at least one word, which may be empty.
+  std::vector<std::string_view> list_words() const {
+    std::string_view rest = trimmed(text);
+    if (rest.starts_with('[') && rest.ends_with(']')) {
+      rest = trimmed(rest.substr(1, rest.size() - 2));
+    }
+    std::vector<std::string_view> words;
+    for (;;) {
+      const std::size_t comma = rest.find(',');
+      words.push_back(trimmed(rest.substr(0, comma)));
+      if (comma == std::string_view::npos) return words;
+      rest.remove_prefix(comma + 1);
+    }
   }
 
   Answer operator()(std::optional<double> TrainArgs::*field) const {
@@ -298,24 +331,18 @@ struct Setter {
   }
 
   Answer operator()(std::vector<int> TrainArgs::*field) const {
-    std::string_view rest = trimmed(text);
-    const bool is_bare = rest.find_first_of("[,") == std::string_view::npos;
-    if (rest.starts_with('[') && rest.ends_with(']')) {
-      rest = trimmed(rest.substr(1, rest.size() - 2));
-    }
+    const std::vector<std::string_view> words = list_words();
+    const bool is_bare = text.find_first_of("[,") == std::string_view::npos;
     std::vector<int> list;
-    if (!is_none(rest)) {
-      for (bool is_more = true; is_more;) {
-        const std::size_t comma = rest.find(',');
-        const auto value = parse_number<long long>(trimmed(rest.substr(0, comma)));
+    if (words.size() > 1 || !is_none(words.front())) {
+      for (const std::string_view word : words) {
+        const auto value = parse_number<long long>(word);
         if (!value) {
           return fmt::format("{} = \"{}\" is not a whole number or a list such as [0, 2].",
                              option.name, text);
         }
         if (Answer wrong = out_of_range(static_cast<double>(*value))) return wrong;
         list.push_back(static_cast<int>(*value));
-        is_more = comma != std::string_view::npos;
-        if (is_more) rest.remove_prefix(comma + 1);
       }
     }
     if (field == &TrainArgs::freeze && is_bare && !list.empty()) {
@@ -418,7 +445,12 @@ struct Text {
     }
     return std::to_string(args.*field);
   }
-  std::string operator()(double TrainArgs::*field) const { return fmt::format("{}", args.*field); }
+  std::string operator()(double TrainArgs::*field) const {
+    if (field == &TrainArgs::fraction && args.fraction_val != 1) {
+      return fmt::format("[{}, {}]", args.fraction, args.fraction_val);
+    }
+    return fmt::format("{}", args.*field);
+  }
   std::string operator()(std::optional<double> TrainArgs::*field) const {
     return args.*field ? fmt::format("{}", *(args.*field)) : "none";
   }
@@ -444,6 +476,12 @@ struct Json {
   // As their texts, which are JSON, say.
   nlohmann::json operator()(int TrainArgs::*field) const {
     return nlohmann::json::parse(Text{args}(field));
+  }
+  nlohmann::json operator()(double TrainArgs::*field) const {
+    if (field == &TrainArgs::fraction && args.fraction_val != 1) {
+      return {args.fraction, args.fraction_val};
+    }
+    return args.*field;
   }
   nlohmann::json operator()(std::vector<int> TrainArgs::*field) const {
     const std::string text = Text{args}(field);
@@ -562,6 +600,12 @@ std::optional<ArgFault> check_model(const TrainArgs& args) {
   } catch (const std::invalid_argument& error) {
     return ArgFault{"model", error.what()};
   }
+}
+
+std::int64_t images_kept(double fraction, std::int64_t images) {
+  if (fraction == 1 || images == 0) return images;
+  const auto all = static_cast<double>(images);
+  return std::llround(std::clamp(fraction > 1 ? fraction : std::round(fraction * all), 1.0, all));
 }
 
 void to_json(nlohmann::json& json, const TrainArgs& args) {

@@ -5,6 +5,7 @@
 // help text and the checks, for `trainyard train`, request files and the trainer alike.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -39,10 +40,11 @@ struct TrainArgs {
   std::string pretrained;           // A weights file, or empty: random initialisation.
   bool single_cls = false;
   double fraction = 1.0;     // Of the training images; above 1: how many.
+  double fraction_val = 1.0; // Of the validation images; the second number of "fraction".
   std::vector<int> classes;  // Only labels of these are kept; empty: all.
   bool rect = false;         // Batches of images of like shape with little padding.
   // Optimiser and schedule.
-  std::string optimizer = "auto";   // auto, SGD, Adam, AdamW
+  std::string optimizer = "auto";   // auto, or a name of optimizer.h's kinds
   double lr0 = 0.01, lrf = 0.01;
   bool cos_lr = false;
   double momentum = 0.937, weight_decay = 0.0005;
@@ -100,6 +102,9 @@ struct ArgInfo {
 // "Did you mean ...": the nearest of `known` within edit distance 3, or nothing.
 [[nodiscard]] std::optional<std::string> nearest_name(std::string_view word,
                                                       const std::vector<std::string>& known);
+
+// How many of `images` a fraction keeps: so many, or a part, at least one of any.
+[[nodiscard]] std::int64_t images_kept(double fraction, std::int64_t images);
 
 // JSON object with typed values under the Ultralytics names ("time": null where unset).
 void to_json(nlohmann::json& json, const TrainArgs& args);
