@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -297,6 +298,7 @@ class SlurmCluster final : public Cluster {
     ClusterFacts facts;
     facts.name = copy(conf->cluster_name);
     facts.kill_wait_s = conf->kill_wait;
+    controllers_ = static_cast<int>(conf->control_cnt);
     // Minutes; "unlimited" means that limits do not bind at all, which no hold can cover.
     facts.over_time_limit_s =
         conf->over_time_limit == INFINITE16 ? INT32_MAX : std::int64_t{conf->over_time_limit} * 60;
@@ -305,7 +307,19 @@ class SlurmCluster final : public Cluster {
     return facts;
   }
 
-  bool is_reachable() override { return slurm_ping(0) == SLURM_SUCCESS; }
+  // The first controller, or one that has taken over. One that stands by answers as well: what is
+  // asked next then fails.
+  bool is_reachable() override {
+    if (slurm_ping(0) == SLURM_SUCCESS) return true;
+    for (int controller = 1; controller < controllers_; ++controller) {
+      if (slurm_ping(controller) == SLURM_SUCCESS) return true;
+    }
+    // Whether there is another is not known yet. Asking takes seconds where none answers.
+    const auto now = std::chrono::steady_clock::now();
+    if (controllers_ > 0 || now < next_guess_) return false;
+    next_guess_ = now + std::chrono::minutes(1);
+    return facts().has_value();
+  }
 
   Expected<std::vector<JobSnapshot>> load_jobs() override {
     job_info_msg_t* answer = nullptr;
@@ -542,7 +556,8 @@ class SlurmCluster final : public Cluster {
     out.name = copy(job.jobname);
     out.nodes = copy(job.nodes);
     out.submit = job.submit;
-    out.start = job.start;
+    // Of some jobs that never started slurmdbd has "no value".
+    out.start = job.start == NO_VAL ? 0 : job.start;
     out.end = job.end;
     out.gpus = tres_count(copy(job.tres_alloc_str), gpu_tres_);
     const int status = static_cast<int>(job.exitcode);
@@ -558,6 +573,8 @@ class SlurmCluster final : public Cluster {
 
   std::string cluster_name_;
   std::string gpu_tres_;
+  int controllers_ = 0;  // Of slurm.conf; 0: not read yet.
+  std::chrono::steady_clock::time_point next_guess_{};
 };
 
 }  // namespace
