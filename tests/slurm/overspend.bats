@@ -7,7 +7,7 @@
 load cluster
 load plain
 
-granted_s=300
+granted_s=270
 
 setup_file() {
   # A new one each time: his fund has to the second what the test gives it.
