@@ -129,6 +129,12 @@ void read_rights(TableReader& reader, Rights& rights) {
   reader.read_integer("refresh_s", rights.refresh_s, 10, kDay_s);
 }
 
+void read_slurm(TableReader& reader, SlurmLimits& slurm) {
+  reader.read("limits", slurm.limits);
+  reader.read("check", slurm.check);
+  reader.read_integer("refresh_s", slurm.refresh_s, 5, kDay_s);
+}
+
 void read_remote(TableReader& reader, Remote& remote) {
   for (const auto& [key, value] : {std::pair{"listen", &remote.listen},
                                    std::pair{"address", &remote.address}}) {
@@ -358,6 +364,7 @@ std::vector<LineFault> read_all(const toml::table& table, Site& site) {
   reader.read_table("defaults", [&site](TableReader& each) { read_defaults(each, site); });
   reader.read_table("books", [&site](TableReader& each) { read_books(each, site); });
   reader.read_table("alerts", [&site](TableReader& each) { read_alerts(each, site.alerts); });
+  reader.read_table("slurm", [&site](TableReader& each) { read_slurm(each, site.slurm); });
   reader.read_table("rights", [&site](TableReader& each) { read_rights(each, site.rights); });
   reader.read_table("remote", [&site](TableReader& each) { read_remote(each, site.remote); });
   reader.read_table("managed", [&site](TableReader& each) { read_managed(each, site.managed); });

@@ -66,6 +66,13 @@ struct Rights {
   std::int64_t refresh_s = 300;      // Learnt this often.
 };
 
+// What is done about Slurm's own limits (scheduler/slurm_limits.h).
+struct SlurmLimits {
+  bool limits = false;               // Written for the funds, as a second fence.
+  bool check = true;                 // What in Slurm's configuration weakens the holds is a finding.
+  std::int64_t refresh_s = 60;       // Both, this often.
+};
+
 // Other nodes than the service's, over TCP with MUNGE.
 struct Remote {
   std::string listen;         // "HOST:PORT" on which the service listens; empty: it does not.
@@ -92,6 +99,7 @@ struct Site {
   std::int64_t webhook_window_s = 300;   // A payment message may be this old.
   AlertWays alerts;
   Rights rights;
+  SlurmLimits slurm;
   Remote remote;
   Managed managed;
   RefundPolicy refunds;

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// The one file that knows libslurm. Strings inside libslurm's answers die with them and are copied;
-// every answer is freed by the function that belongs to it.
-#include <slurm/slurm.h>
-#include <slurm/slurm_errno.h>
-#include <slurm/slurmdb.h>
+// Knows libslurm, as slurm_policy.cpp does and nothing else. Strings inside libslurm's answers die with
+// them and are copied; every answer is freed by the function that belongs to it.
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -20,6 +18,7 @@
 
 #include "scheduler/cluster.h"
 #include "scheduler/request.h"
+#include "scheduler/slurm_calls.h"
 #include "scheduler/slurm_rights.h"
 
 // Exported by libslurm 22.05 but declared in none of its installed headers.
@@ -30,12 +29,6 @@ extern char* slurm_job_reason_string(enum job_state_reason reason);
 
 namespace scheduler {
 namespace {
-
-std::string copy(const char* text) { return text != nullptr ? text : ""; }
-
-Error slurm_error(const std::string& what, int code) {
-  return {fmt::format("{}: {} (Slurm error {})", what, slurm_strerror(code), code)};
-}
 
 // Answers of libslurm are 0, -1 with errno, or (some calls) the positive error number itself.
 int error_of(int returned) { return returned > 0 ? returned : errno; }
@@ -75,8 +68,7 @@ int tres_count(const std::string& tres, const std::string& key) {
 }
 
 std::int64_t limit_seconds(std::uint32_t minutes) {
-  if (minutes == INFINITE || minutes == NO_VAL) return INT64_MAX / 1'000'000;
-  return std::int64_t{minutes} * 60;
+  return minutes == INFINITE || minutes == NO_VAL ? INT64_MAX / 1'000'000 : std::int64_t{minutes} * 60;
 }
 
 // "0-2,7%4" -> 0, 1, 2, 7. Slurm may print a step: "0-8:4".
@@ -116,6 +108,13 @@ std::string gpu_type_of(const slurm_job_info_t& job) {
   return "";
 }
 
+template <typename Job>
+void set_exit(Job& out, std::uint32_t slurms) {
+  const int status = static_cast<int>(slurms);
+  if (WIFSIGNALED(status)) out.exit_signal = WTERMSIG(status);
+  if (WIFEXITED(status)) out.exit_code = WEXITSTATUS(status);
+}
+
 JobSnapshot to_snapshot(const slurm_job_info_t& job) {
   JobSnapshot out;
   out.id = job.job_id;
@@ -138,6 +137,13 @@ JobSnapshot to_snapshot(const slurm_job_info_t& job) {
   out.gpus = tres_count(copy(job.tres_alloc_str), "gres/gpu");
   if (out.gpus == 0) out.gpus = tres_count(copy(job.tres_req_str), "gres/gpu");
   out.node_count = static_cast<int>(job.num_nodes);
+  // "--nodes=1-4" may start on four: quoted are the most that it may get.
+  const int most = job.max_nodes < INFINITE16 ? static_cast<int>(job.max_nodes) : 0;
+  if (out.state == JobState::kPending && out.node_count > 0 && most > out.node_count) {
+    const bool is_per_node = copy(job.tres_per_node).find("gpu") != std::string::npos;
+    if (is_per_node) out.gpus = out.gpus / out.node_count * most;
+    out.node_count = most;
+  }
   out.account = copy(job.account);
   out.gpu_type = gpu_type_of(job);
   out.is_exclusive = job.shared == 0;
@@ -149,9 +155,7 @@ JobSnapshot to_snapshot(const slurm_job_info_t& job) {
   } else if (job.array_task_str != nullptr) {
     out.array_tasks = tasks_of(job.array_task_str);
   }
-  const int status = static_cast<int>(job.exit_code);
-  if (WIFSIGNALED(status)) out.exit_signal = WTERMSIG(status);
-  if (WIFEXITED(status)) out.exit_code = WEXITSTATUS(status);
+  set_exit(out, job.exit_code);
   return out;
 }
 
@@ -268,25 +272,6 @@ Expected<std::unique_ptr<Description>> describe(const JobSpec& spec) {
   return description;
 }
 
-// A connection to slurmdbd for one question. slurmdbd gives each connection one transaction of its
-// database, so a kept connection would see for ever what its first question saw.
-class DatabaseConnection {
- public:
-  DatabaseConnection() {
-    std::uint16_t flags = 0;
-    connection_ = slurmdb_connection_get(&flags);
-  }
-  ~DatabaseConnection() {
-    if (connection_ != nullptr) slurmdb_connection_close(&connection_);
-  }
-  DatabaseConnection(const DatabaseConnection&) = delete;
-  DatabaseConnection& operator=(const DatabaseConnection&) = delete;
-  [[nodiscard]] void* get() const { return connection_; }
-
- private:
-  void* connection_ = nullptr;
-};
-
 class SlurmCluster final : public Cluster {
  public:
   Expected<ClusterFacts> facts() override {
@@ -297,6 +282,7 @@ class SlurmCluster final : public Cluster {
     ClusterFacts facts;
     facts.name = copy(conf->cluster_name);
     facts.kill_wait_s = conf->kill_wait;
+    controllers_ = static_cast<int>(conf->control_cnt);
     // Minutes; "unlimited" means that limits do not bind at all, which no hold can cover.
     facts.over_time_limit_s =
         conf->over_time_limit == INFINITE16 ? INT32_MAX : std::int64_t{conf->over_time_limit} * 60;
@@ -305,7 +291,18 @@ class SlurmCluster final : public Cluster {
     return facts;
   }
 
-  bool is_reachable() override { return slurm_ping(0) == SLURM_SUCCESS; }
+  // The first controller, or one that has taken over. One that stands by answers as well: what is
+  // asked next then fails.
+  bool is_reachable() override {
+    for (int controller = 0; controller < std::max(controllers_, 1); ++controller) {
+      if (slurm_ping(controller) == SLURM_SUCCESS) return true;
+    }
+    // Whether there is another is not known yet; asking takes seconds where none answers.
+    const auto now = std::chrono::steady_clock::now();
+    if (controllers_ > 0 || now < next_guess_) return false;
+    next_guess_ = now + std::chrono::minutes(1);
+    return facts().has_value();
+  }
 
   Expected<std::vector<JobSnapshot>> load_jobs() override {
     job_info_msg_t* answer = nullptr;
@@ -366,7 +363,9 @@ class SlurmCluster final : public Cluster {
     void* connection = database.get();
     if (connection == nullptr) return tl::unexpected(slurm_error("connecting to slurmdbd", errno));
     if (gpu_tres_.empty()) {
-      if (const auto found = find_gpu_tres(connection); !found) return tl::unexpected(found.error());
+      const auto found = find_gpu_tres(connection);
+      if (!found) return tl::unexpected(found.error());
+      gpu_tres_ = *found;
     }
 
     // All attempts of a requeued job, with their true times.
@@ -478,8 +477,8 @@ class SlurmCluster final : public Cluster {
   }
 
   static Expected<void> outcome(int rc, const std::string& what) {
-    if (rc == SLURM_SUCCESS) return {};
-    const int error = error_of(rc);
+    const int error = rc == SLURM_SUCCESS ? 0 : error_of(rc);
+    if (error == 0) return {};
     // The job is over already: what was asked for holds.
     if (error == ESLURM_ALREADY_DONE || error == ESLURM_INVALID_JOB_ID) return {};
     return tl::unexpected(slurm_error(what, error));
@@ -511,29 +510,6 @@ class SlurmCluster final : public Cluster {
     return rights;
   }
 
-  // The number under which slurmdbd counts GPUs: the first site-defined TRES on most sites, but a
-  // constant on none.
-  Expected<void> find_gpu_tres(void* connection) {
-    slurmdb_tres_cond_t condition{};
-    slurmdb_init_tres_cond(&condition, 0);
-    errno = 0;
-    List answer = slurmdb_tres_get(connection, &condition);
-    if (answer == nullptr) return tl::unexpected(slurm_error("asking slurmdbd for its TRES", errno));
-    ListIterator rows = slurm_list_iterator_create(answer);
-    while (void* row = slurm_list_next(rows)) {
-      const auto& tres = *static_cast<slurmdb_tres_rec_t*>(row);
-      if (copy(tres.type) == "gres" && copy(tres.name) == "gpu") gpu_tres_ = std::to_string(tres.id);
-    }
-    slurm_list_iterator_destroy(rows);
-    slurm_list_destroy(answer);
-    if (gpu_tres_.empty()) {
-      return tl::unexpected(
-          Error{"slurmdbd does not count GPUs: set AccountingStorageTRES=gres/gpu in slurm.conf and "
-                "restart slurmctld"});
-    }
-    return {};
-  }
-
   AllocationRecord to_record(const slurmdb_job_rec_t& job) const {
     AllocationRecord out;
     out.id = job.jobid;
@@ -542,12 +518,11 @@ class SlurmCluster final : public Cluster {
     out.name = copy(job.jobname);
     out.nodes = copy(job.nodes);
     out.submit = job.submit;
-    out.start = job.start;
+    // Of some jobs that never started slurmdbd has "no value".
+    out.start = job.start == NO_VAL ? 0 : job.start;
     out.end = job.end;
     out.gpus = tres_count(copy(job.tres_alloc_str), gpu_tres_);
-    const int status = static_cast<int>(job.exitcode);
-    if (WIFSIGNALED(status)) out.exit_signal = WTERMSIG(status);
-    if (WIFEXITED(status)) out.exit_code = WEXITSTATUS(status);
+    set_exit(out, job.exitcode);
     out.killed_by_uid = job.requid;
     if (job.array_task_id != NO_VAL) {
       out.array_job = job.array_job_id;
@@ -558,6 +533,8 @@ class SlurmCluster final : public Cluster {
 
   std::string cluster_name_;
   std::string gpu_tres_;
+  int controllers_ = 0;  // Of slurm.conf; 0: not read yet.
+  std::chrono::steady_clock::time_point next_guess_{};
 };
 
 }  // namespace

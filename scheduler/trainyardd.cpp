@@ -23,6 +23,7 @@
 #include "scheduler/dispatcher.h"
 #include "scheduler/restore.h"
 #include "scheduler/service.h"
+#include "scheduler/slurm_limits.h"
 #include "scheduler/slurm_rights.h"
 
 namespace {
@@ -81,6 +82,16 @@ int print_rights() {
   return 0;
 }
 
+// What FenceKeeper runs aside.
+int look_after_limits(const scheduler::Site& site, const std::string& path) {
+  const auto cluster = scheduler::open_slurm_cluster();  // Sets libslurm up.
+  if (!cluster) return fail(cluster.error().message);
+  const auto round = scheduler::fence_once(site, path);
+  if (!round) return fail(round.error().message);
+  fmt::print("{}\n", nlohmann::json(*round).dump());
+  return 0;
+}
+
 std::string own_program() {
   char path[4096];
   const ssize_t length = readlink("/proc/self/exe", path, sizeof path);
@@ -89,11 +100,13 @@ std::string own_program() {
 
 // What goes on beside the look at Slurm and the answers. Whether something is under way that is to be
 // looked at again soon.
-bool pump(scheduler::AlertSender& alerts, scheduler::RightsCache& rights) {
+bool pump(scheduler::AlertSender& alerts, scheduler::RightsCache& rights,
+          scheduler::FenceKeeper& fence) {
   const auto steady = std::chrono::steady_clock::now();
+  for (const std::string& line : fence.pump(std::time(nullptr), steady)) log(line);
   if (const std::string line = rights.pump(steady); !line.empty()) log(line);
   for (const std::string& line : alerts.pump(std::time(nullptr), steady)) log(line);
-  return alerts.is_busy() || rights.is_busy();
+  return alerts.is_busy() || rights.is_busy() || fence.is_busy();
 }
 
 int serve(const scheduler::Site& site) {
@@ -132,6 +145,8 @@ int serve(const scheduler::Site& site) {
                   site.database));
 
   scheduler::AlertSender alerts(site, *database);
+  scheduler::FenceKeeper fence(site, dispatcher->ledger(),
+                               {own_program(), "--site", site.path, "--limits"});
   std::string last_trouble;
   std::time_t last_turn = 0;
   const int interval_ms = static_cast<int>(site.poll_interval_s * 1000);
@@ -149,7 +164,7 @@ int serve(const scheduler::Site& site) {
     const auto next_look =
         std::chrono::steady_clock::now() + std::chrono::milliseconds(interval_ms);
     for (int left_ms = interval_ms; left_ms > 0 && g_stop == 0;) {
-      const bool is_busy = pump(alerts, rights);
+      const bool is_busy = pump(alerts, rights, fence);
       service->serve(*dispatcher, site, is_busy ? std::min(left_ms, kPumpInterval_ms) : left_ms);
       left_ms = static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(
                                      next_look - std::chrono::steady_clock::now())
@@ -171,6 +186,9 @@ int main(int argc, char** argv) {
   app.add_option("--restore", copy, "put this copy in the place of the books, and end");
   bool is_for_rights = false;
   app.add_flag("--rights", is_for_rights, "print Slurm's operators and coordinators, and end");
+  std::string spendable;
+  app.add_option("--limits", spendable,
+                 "look after Slurm's own limits once, by the file that says what funds can spend, and end");
   app.set_version_flag("--version", TRAINYARD_VERSION);
   CLI11_PARSE(app, argc, argv);
   if (geteuid() == 0) {
@@ -183,6 +201,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   if (is_for_rights) return print_rights();
+  if (!spendable.empty()) return look_after_limits(outcome.site, spendable);
   if (!copy.empty()) return restore(outcome.site, copy);
   struct sigaction action{};
   action.sa_handler = ask_to_end;

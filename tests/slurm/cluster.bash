@@ -57,7 +57,8 @@ cluster_once() {
 }
 
 # service_pid, kill_service, start_service: trainyardd of the shared cluster, and it alone.
-service_pid() { pgrep --uid trainyard --full "$tytest_state/prefix/bin/trainyardd"; }
+# Not by its name: it runs itself for a moment, to ask slurmdbd for people's rights.
+service_pid() { cut -d' ' -f1 "$tytest_state/run/trainyardd.pid"; }
 kill_service() {
   local pid
   pid=$(service_pid)

@@ -5,6 +5,7 @@
 # nobody edits his way past the hold, and the charge is what Slurm recorded.
 
 load cluster
+load plain
 
 plain_user=tyclara
 
@@ -13,41 +14,6 @@ setup_file() {
   cluster user add "$plain_user"
   as trainyard trainyard admin grant "user:$plain_user" 2h --id plain-grant-0001
 }
-
-clara() { as "$plain_user" "$@"; }
-# plain OPTIONS... -- SECONDS: submits; the job in $job_id.
-plain() {
-  local options=()
-  while [[ $1 != -- ]]; do options+=("$1") && shift; done
-  job_id=$(clara sbatch --parsable --partition=metered --time=3 --output=/dev/null "${options[@]}" \
-    --wrap "sleep $2")
-}
-field() { cluster run -- scontrol show job "$1" | sed -nE "s/.*[[:space:]]$2=([^ ]*).*/\1/p" | head -n1; }
-comment_of() { cluster run -- squeue --noheader --jobs "$1" --format=%k; }
-state_is() { [[ $(cluster run -- squeue --noheader --states=all --jobs "$1" --format=%T | sort -u) == "$2" ]]; }
-waits_for() { [[ $(comment_of "$1") == *"$2"* ]]; }
-run_of() { field "$1" AdminComment | cut -d: -f2; }
-run_state_is() { [[ $(as trainyard trainyard show "$1" --json | jq -r .state) == "$2" ]]; }
-charged() { as "$plain_user" trainyard funds --json | jq '[.funds[].charged] | add'; }
-held() { as "$plain_user" trainyard funds --json | jq '[.funds[].held] | add'; }
-explained() { as trainyard trainyard admin audit --json | jq .unallocated_gpu_s; }
-is_charged_exactly() { [[ $(charged) == "$((($(slurm_gpu_seconds) - $(explained)) * 1000))" ]]; }
-nothing_is_held() { [[ $(held) -eq 0 ]]; }
-slurm_gpu_seconds() {
-  clara sacct --duplicates --allocations --noheader --parsable2 --partition=metered \
-    --starttime=2020-01-01 --format=ElapsedRaw,AllocTRES |
-    sed -nE 's/^([0-9]+)\|.*gres\/gpu=([0-9]+).*/\1 \2/p' | awk '{sum += $1 * $2} END {print sum + 0}'
-}
-# Everything has ended: the books equal Slurm's record to the second, and nothing is held.
-expect_exact_books() {
-  eventually 40 is_charged_exactly || {
-    echo "charged $(charged) milli-GPU-s, Slurm recorded $(slurm_gpu_seconds) GPU-s"
-    return 1
-  }
-  eventually 30 nothing_is_held
-  as trainyard trainyard admin audit
-}
-no_jobs() { [[ -z $(clara squeue --noheader --me) ]]; }
 
 @test "a plain GPU job is funded, released, and charged what Slurm recorded" {
   plain --gpus=2 -- 3
