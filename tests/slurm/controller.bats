@@ -68,19 +68,25 @@ is_unknown() { ! cluster run -- scontrol show job "$1" >/dev/null 2>&1; }
   echo "# suspended for $suspended_s s, charged $(as trainyard trainyard show "$(run_of "$job_id")" --json | jq .charged) milli-GPU-s" >&3
   # What sacct calls elapsed leaves these out.
   [[ $suspended_s -ge 5 ]]
-  [[ $(as trainyard trainyard show "$(run_of "$job_id")" --json | jq .charged) -ge $(((suspended_s + 4) * 2000)) ]]
+  [[ $(as trainyard trainyard show "$(run_of "$job_id")" --json | jq .charged) -eq $(((suspended_s +
+    $(clara sacct --noheader --allocations --parsable2 --jobs "$job_id" --format=ElapsedRaw)) * 2000)) ]]
 }
 
-# The second controller stands on the first host, whose files are those of the first.
+# The second controller stands on the first host, whose files are those of the first, but for the
+# process id: a controller ends the one that it finds there.
 backup_pid=
 start_backup() {
   local init
   init=$(pgrep --parent "$(cut -d' ' -f1 "$tytest_state/run/host-$tytest-n1.pid")" | head -n1)
   : >"$tytest_state/log/slurmctld-backup.out"
-  nsenter --target "$init" --net --mount --uts setpriv --reuid slurm --regid slurm --init-groups \
-    env --ignore-environment PATH="$PATH" TRAINYARD_CLUSTER_STATE="$tytest_state" \
-    SLURM_CONF="$tytest_state/etc/slurm.conf" slurmctld -D -L "$tytest_state/log/slurmctld-backup.log" \
-    >>"$tytest_state/log/slurmctld-backup.out" 2>&1 3>&- &
+  install --directory --owner=slurm "$tytest_state/run/slurm-backup"
+  install --owner=slurm /dev/null "$tytest_state/log/slurmctld-backup.log"
+  # shellcheck disable=SC2016
+  nsenter --target "$init" --net --mount --uts env --ignore-environment PATH="$PATH" \
+    TRAINYARD_CLUSTER_STATE="$tytest_state" SLURM_CONF="$tytest_state/etc/slurm.conf" \
+    unshare --mount sh -c 'mount --bind "$0/run/slurm-backup" "$0/run/slurm" &&
+      exec setpriv --reuid slurm --regid slurm --init-groups slurmctld -D -L "$0/log/slurmctld-backup.log"' \
+    "$tytest_state" >>"$tytest_state/log/slurmctld-backup.out" 2>&1 3>&- &
   backup_pid=$!
 }
 stop_backup() {
