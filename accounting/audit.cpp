@@ -121,6 +121,11 @@ class Auditor {
     }
     balances_[t.debit] = *debit;
     balances_[t.credit] = *credit;
+    if (t.debit_after != *debit || t.credit_after != *credit) {
+      fault(t, "it says that {} has {} mGPUs after it and {} has {}, which are {} and {}", t.debit,
+            t.debit_after.milli_gpu_s, t.credit, t.credit_after.milli_gpu_s, debit->milli_gpu_s,
+            credit->milli_gpu_s);
+    }
     const auto floor = floor_of(t.debit);
     if (floor && *debit < *floor) {
       fault(t, "it takes {} to {} mGPUs, below its floor of {}", t.debit, debit->milli_gpu_s,
@@ -448,27 +453,39 @@ Expected<void> Auditor::compare_findings(Database& db) {
   return done;
 }
 
+using Objects = std::map<std::string, std::string>;  // By "trigger NAME": the SQL that made it.
+
+Expected<Objects> objects_of(Database& db) {
+  Objects objects;
+  auto done = db.query(
+      "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND type <> 'index'", {},
+      [&objects](const Row& row) { objects[row.text(0) + " " + row.text(1)] = row.text(2); });
+  if (!done) return tl::unexpected(done.error());
+  return objects;
+}
+
 // Each trigger and constraint is there as the schema made it.
 Expected<void> Auditor::compare_triggers(Database& db) {
-  auto fresh = Database::open(":memory:");
-  if (!fresh) return tl::unexpected(fresh.error());
-  for (const char* script : kMigrations) {
-    if (auto made = fresh->execute_script(script); !made) return made;
-  }
-  constexpr std::string_view kObjects =
-      "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND type <> 'index'";
-  std::map<std::string, std::string> stored;
-  const auto key = [](const Row& row) { return row.text(0) + " " + row.text(1); };
-  auto done = db.query(kObjects, {}, [&](const Row& row) { stored[key(row)] = row.text(2); });
-  if (!done) return done;
-  return fresh->query(kObjects, {}, [&](const Row& row) {
-    const auto found = stored.find(key(row));
-    if (found == stored.end()) {
-      faults_.push_back(fmt::format("schema: the {} is missing.", key(row)));
-    } else if (found->second != row.text(2)) {
-      faults_.push_back(fmt::format("schema: the {} was changed.", key(row)));
+  static const auto kMade = []() -> Expected<Objects> {
+    auto fresh = Database::open(":memory:");
+    if (!fresh) return tl::unexpected(fresh.error());
+    for (const char* script : kMigrations) {
+      if (auto made = fresh->execute_script(script); !made) return tl::unexpected(made.error());
     }
-  });
+    return objects_of(*fresh);
+  }();
+  if (!kMade) return tl::unexpected(kMade.error());
+  const auto stored = objects_of(db);
+  if (!stored) return tl::unexpected(stored.error());
+  for (const auto& [name, sql] : *kMade) {
+    const auto found = stored->find(name);
+    if (found == stored->end()) {
+      faults_.push_back(fmt::format("schema: the {} is missing.", name));
+    } else if (found->second != sql) {
+      faults_.push_back(fmt::format("schema: the {} was changed.", name));
+    }
+  }
+  return {};
 }
 
 Expected<void> Auditor::compare(Database& db) {

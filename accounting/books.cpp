@@ -13,13 +13,62 @@
 namespace accounting {
 namespace {
 
-// Moves `balance` where it is the balance of one of the transfer's two accounts.
-bool apply(const Transfer& t, const std::string& account, Amount& balance) {
-  std::optional<Amount> after = balance;
-  if (t.debit == account) after = checked_sub(balance, t.amount);
-  if (t.credit == account) after = checked_add(balance, t.amount);
-  balance = after.value_or(balance);
-  return after.has_value();
+// What the account had after transfer `seq`, by the newest transfer of it up to there.
+Expected<Amount> balance_after(Database& db, const std::string& account, std::int64_t seq) {
+  Amount balance;
+  auto done = db.query(
+      "SELECT * FROM (SELECT seq, debit_after FROM transfer WHERE debit = ?1 AND seq <= ?2 "
+      "               ORDER BY seq DESC LIMIT 1) "
+      "UNION ALL "
+      "SELECT * FROM (SELECT seq, credit_after FROM transfer WHERE credit = ?1 AND seq <= ?2 "
+      "               ORDER BY seq DESC LIMIT 1) ORDER BY seq DESC LIMIT 1",
+      {account, seq}, [&balance](const Row& row) { balance = {row.integer(1)}; });
+  if (!done) return tl::unexpected(done.error());
+  return balance;
+}
+
+// The balances of one fund, from line to line.
+class Running {
+ public:
+  // `follows`: the transfer is the fund's next after the one before.
+  Expected<void> move(Database& db, const std::string& fund, const Transfer& t, bool follows) {
+    const std::string free = fund_account(fund), set_aside = held_account(fund);
+    auto done = move_one(db, t, free, follows, available);
+    return done ? move_one(db, t, set_aside, follows, held) : done;
+  }
+  std::optional<Amount> available, held;
+
+ private:
+  static Expected<void> move_one(Database& db, const Transfer& t, const std::string& account,
+                                 bool follows, std::optional<Amount>& balance) {
+    if (t.debit == account) {
+      balance = t.debit_after;
+    } else if (t.credit == account) {
+      balance = t.credit_after;
+    } else if (!follows || !balance) {
+      const auto found = balance_after(db, account, t.seq);
+      if (!found) return tl::unexpected(found.error());
+      balance = *found;
+    }
+    return {};
+  }
+};
+
+// The first transfer at or after this second; beyond the last where there is none. Times grow with
+// the numbers.
+Expected<std::int64_t> first_at(Database& db, UtcSeconds when) {
+  std::int64_t low = 1, high = 1;
+  auto done = db.query("SELECT coalesce(max(seq), 0) + 1 FROM transfer", {},
+                       [&high](const Row& row) { high = row.integer(0); });
+  while (done && low < high) {
+    const std::int64_t middle = low + (high - low) / 2;
+    bool is_earlier = false;
+    done = db.query("SELECT ts_us FROM transfer WHERE seq >= ?1 ORDER BY seq LIMIT 1", {middle},
+                    [&](const Row& row) { is_earlier = row.integer(0) / 1'000'000 < when; });
+    (is_earlier ? low : high) = is_earlier ? middle + 1 : middle;
+  }
+  if (!done) return tl::unexpected(done.error());
+  return low;
 }
 
 // Without the balances behind it.
@@ -194,49 +243,46 @@ Expected<Amount> Ledger::member_use(const std::string& fund, const std::string& 
   return use_of_member(*db_, fund, member);
 }
 
-Expected<std::vector<StatementLine>> Ledger::lines(const std::string& fund,
-                                                   const std::string& run) const {
-  // A line shows its fund's balances, so every transfer of the funds concerned is walked through,
-  // and those of other runs are left out of the answer.
-  std::string where;
-  std::vector<Value> values;
-  if (!fund.empty() || !run.empty()) {
-    const std::string_view funds =
-        fund.empty() ? "IN (SELECT fund FROM hold WHERE run = ?1)" : "= ?1";
-    const std::string accounts = fmt::format(
-        "(SELECT name FROM account WHERE fund {0} UNION "
-        "SELECT kinds.column1 || fund FROM account, (VALUES ('debt:'), ('later:'), ('expired:')) "
-        "AS kinds WHERE fund {0})",
-        funds);
-    where = fmt::format("WHERE debit IN {0} OR credit IN {0}", accounts);
-    values = {fund.empty() ? run : fund};
-  }
-  struct Running {
-    Amount available;
-    Amount held;
-  };
-  std::map<std::string, Running> running;
+Expected<std::vector<StatementLine>> Ledger::lines(const std::string& fund, const std::string& run,
+                                                   const Period& period) const {
   std::vector<StatementLine> lines;
-  std::int64_t overflow_seq = 0;
-  auto done = each_transfer(*db_, where, values, [&](const Transfer& t) {
-    StatementLine line = line_of(t);
-    Running& now = running[line.fund];
-    const bool fits = apply(t, fund_account(line.fund), now.available) &&
-                      apply(t, held_account(line.fund), now.held);
-    const auto balance = checked_add(now.available, now.held);
-    if (!fits || !balance) {
-      overflow_seq = t.seq;
-      return;
+  auto done = db_->snapshot([&]() -> Expected<void> {
+    const auto first = first_at(*db_, period.from);
+    if (!first) return tl::unexpected(first.error());
+    const auto end = period.to == 0 ? Expected<std::int64_t>{INT64_MAX} : first_at(*db_, period.to);
+    if (!end) return tl::unexpected(end.error());
+    std::string where = "WHERE seq >= ?1 AND seq < ?2";
+    std::vector<Value> values{*first, *end};
+    if (!run.empty()) {
+      where += " AND run = ?3";
+      values.emplace_back(run);
+    } else if (!fund.empty()) {
+      constexpr std::string_view kAccounts =
+          "(SELECT name FROM account WHERE fund = ?3 UNION "
+          "SELECT kinds.column1 || ?3 FROM (VALUES ('debt:'), ('later:'), ('expired:')) AS kinds)";
+      where += fmt::format(" AND (debit IN {0} OR credit IN {0})", kAccounts);
+      values.emplace_back(fund);
     }
-    line.available_after = now.available;
-    line.balance_after = *balance;
-    if (run.empty() || t.run == run) lines.push_back(std::move(line));
+    std::map<std::string, Running> running;
+    Expected<void> fault;
+    auto walked = each_transfer(*db_, where, values, [&](const Transfer& t) {
+      StatementLine line = line_of(t);
+      if (!fault || (!fund.empty() && line.fund != fund)) return;
+      Running& now = running[line.fund];
+      fault = now.move(*db_, line.fund, t, run.empty());
+      if (!fault) return;
+      const auto balance = checked_add(*now.available, *now.held);
+      if (!balance) {
+        fault = tl::unexpected(Error{fmt::format(
+            "transfer {}: the running balance overflows. The file was changed: verify it.", t.seq)});
+        return;
+      }
+      line.available_after = *now.available;
+      line.balance_after = *balance;
+      lines.push_back(std::move(line));
+    });
+    return walked ? fault : walked;
   });
-  if (done && overflow_seq != 0) {
-    done = tl::unexpected(Error{
-        fmt::format("transfer {}: the running balance overflows. The file was changed: verify it.",
-                    overflow_seq)});
-  }
   if (!done) {
     return with_noun<std::vector<StatementLine>>(tl::unexpected(done.error()), "statement of",
                                                  fund.empty() ? run : fund);

@@ -209,6 +209,10 @@ struct Database::Impl {
     }
   }
 
+  [[nodiscard]] Expected<void> step(const std::string& sql) {
+    return step_all(sql, {}, [](sqlite3_stmt*) {});
+  }
+
   [[nodiscard]] Expected<std::string> pragma(const std::string& text) {
     std::string answer;
     auto done = step_all(text, {}, [&answer](sqlite3_stmt* row) {
@@ -306,7 +310,8 @@ Expected<void> Database::transact(const std::function<Expected<void>()>& body) {
     return tl::unexpected(Error{fmt::format("{}: transact inside a snapshot.", impl.path)});
   }
   const std::string savepoint = impl.depth == 0 ? "" : fmt::format("nested_{}", impl.depth);
-  if (auto begun = impl.execute(savepoint.empty() ? "BEGIN IMMEDIATE" : "SAVEPOINT " + savepoint);
+  // Prepared once and kept, as every statement: short transactions are many.
+  if (auto begun = impl.step(savepoint.empty() ? "BEGIN IMMEDIATE" : "SAVEPOINT " + savepoint);
       !begun) {
     return begun;
   }
@@ -323,7 +328,7 @@ Expected<void> Database::transact(const std::function<Expected<void>()>& body) {
     impl.roll_back(savepoint);
     throw;
   }
-  if (result) result = impl.execute(savepoint.empty() ? "COMMIT" : "RELEASE " + savepoint);
+  if (result) result = impl.step(savepoint.empty() ? "COMMIT" : "RELEASE " + savepoint);
   if (!result) impl.roll_back(savepoint);
   return result;
 }

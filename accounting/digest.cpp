@@ -30,12 +30,21 @@ std::string hex_of(const std::array<unsigned char, EVP_MAX_MD_SIZE>& digest, uns
   std::abort();
 }
 
+// Fetched once: OpenSSL 3 would look it up anew for every hash.
+const EVP_MD* sha256() {
+  static const EVP_MD* const fetched = [] {
+    const EVP_MD* found = EVP_MD_fetch(nullptr, "SHA256", nullptr);
+    return found != nullptr ? found : EVP_sha256();
+  }();
+  return fetched;
+}
+
 }  // namespace
 
 std::string sha256_hex(std::string_view bytes) {
   std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
   unsigned length = 0;
-  if (EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, EVP_sha256(), nullptr) != 1 ||
+  if (EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, sha256(), nullptr) != 1 ||
       length != 32) {
     give_up();
   }

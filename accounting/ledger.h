@@ -29,6 +29,7 @@
 
 #include "accounting/amount.h"
 #include "accounting/database.h"
+#include "accounting/period.h"
 
 namespace accounting {
 
@@ -256,9 +257,11 @@ class Ledger {
   [[nodiscard]] Expected<std::optional<FundBalance>> balance(const std::string& fund) const;
   [[nodiscard]] Expected<std::vector<FundBalance>> balances() const;
   [[nodiscard]] Expected<std::optional<HoldState>> hold_state(const std::string& hold_id) const;
-  // Oldest first. Empty fund or run: all. The running balances are of each line's own fund.
+  // Those of the period, oldest first. Empty fund or run: all. The running balances are of each
+  // line's own fund, whatever is left out.
   [[nodiscard]] Expected<std::vector<StatementLine>> lines(const std::string& fund,
-                                                           const std::string& run) const;
+                                                           const std::string& run,
+                                                           const Period& period = {}) const;
 
   // An observation for the audit; never changes a balance. The same text twice is kept once.
   [[nodiscard]] Expected<void> record_finding(const Finding& finding);

@@ -221,8 +221,8 @@ Expected<void> each_transfer(Database& db, std::string_view where, const std::ve
                              const std::function<void(const Transfer&)>& visit) {
   const std::string sql =
       "SELECT seq, id, kind, debit, credit, amount, hold_id, run, gpus, seconds, weight_milli, "
-      "start_s, end_s, actor, note, content_hash, ts_us, prev_hash, hash, ref, value "
-      "FROM transfer " +
+      "start_s, end_s, actor, note, content_hash, ts_us, prev_hash, hash, ref, value, "
+      "debit_after, credit_after FROM transfer " +
       std::string(where) + " ORDER BY seq";
   return db.query(sql, values, [&visit](const Row& row) {
     Transfer t;
@@ -247,6 +247,8 @@ Expected<void> each_transfer(Database& db, std::string_view where, const std::ve
     t.hash = row.text(18);
     if (!row.is_null(19)) t.ref = row.text(19);
     if (!row.is_null(20)) t.value = row.text(20);
+    t.debit_after = {row.integer(21)};
+    t.credit_after = {row.integer(22)};
     visit(t);
   });
 }
@@ -259,8 +261,10 @@ Expected<void> insert_transfer(Database& db, const Transfer& t) {
   auto inserted = db.run(
       "INSERT INTO transfer (seq, id, kind, debit, credit, amount, hold_id, run, gpus, seconds, "
       "weight_milli, start_s, end_s, actor, note, content_hash, ts_us, prev_hash, hash, ref, "
-      "value) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, "
-      "?18, ?19, ?20, ?21)",
+      "value, debit_after, credit_after) "
+      "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, "
+      "?18, ?19, ?20, ?21, (SELECT balance - ?6 FROM account WHERE name = ?4), "
+      "(SELECT balance + ?6 FROM account WHERE name = ?5))",
       {t.seq, t.id, t.kind, t.debit, t.credit, t.amount.milli_gpu_s, hold_id, t.run, t.gpus,
        t.seconds, t.weight_milli, t.start, t.end, t.actor, t.note, t.content_hash, t.ts_us,
        t.prev_hash, t.hash, nullable(t.ref), nullable(t.value)});

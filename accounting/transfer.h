@@ -35,6 +35,8 @@ struct Transfer {
   std::int64_t ts_us = 0;
   std::string prev_hash;
   std::string hash;
+  // What the two accounts had after it: a cache, which the insert fills in.
+  Amount debit_after, credit_after;
 };
 
 // The account `prefix:rest`, such as fund_account("user:ada") = "fund:user:ada".

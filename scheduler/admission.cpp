@@ -189,7 +189,7 @@ Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller,
 
 Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& admission,
                                          UtcSeconds now) {
-  if (const auto known = learn_facts(); !known) return tl::unexpected(known.error());
+  if (const auto known = learn_facts(now); !known) return tl::unexpected(known.error());
   if (restored_since_) {
     return tl::unexpected(Error{"the books were restored from a copy, and Slurm is not read yet for what "
                                 "it does not know. Try again in a moment"});

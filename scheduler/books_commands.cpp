@@ -20,26 +20,6 @@ namespace {
 using nlohmann::json;
 using Text = std::shared_ptr<std::string>;
 
-// Asks, and prints with `print`, or as JSON where that is wanted.
-ExitStatus show(const Client& client, const json& request,
-                const std::function<void(const json&)>& print) {
-  const auto answer = ask(client, request);
-  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
-  const json& result = std::get<json>(answer);
-  if (client.json) {
-    fmt::print("{}\n", result.dump(2));
-  } else {
-    print(result);
-  }
-  return ExitStatus::kDone;
-}
-
-void print_body(const json& result) { fmt::print("{}", result.at("body").get<std::string>()); }
-
-std::string hours_of(const json& result, const char* key) {
-  return gpu_hours(result.at(key).get<std::int64_t>());
-}
-
 std::string day_of(std::int64_t when) {
   return when == 0 ? "never" : accounting::format_utc(when);
 }

@@ -58,11 +58,17 @@ struct JobSnapshot {
   bool is_exclusive = false;       // Gets every GPU of its nodes, whatever it asked for.
   bool is_held = false;            // Priority 0: waits until somebody releases it.
   bool is_held_by_admin = false;   // Its owner cannot release it.
+  JobId het_job = 0;               // The first component of a heterogeneous job; 0: it is none.
   JobId array_job = 0;             // 0: of no array.
   int array_task = -1;             // -1: of no array, or several tasks in one (array_tasks).
   std::vector<int> array_tasks;    // The waiting tasks of an array, which Slurm keeps as one job.
   int exit_code = 0, exit_signal = 0;
 };
+
+// What is to be cancelled to end this job: a heterogeneous one is ended whole.
+[[nodiscard]] inline JobId whole_of(const JobSnapshot& job) {
+  return job.het_job != 0 ? job.het_job : job.id;
+}
 
 // One allocation as slurmdbd recorded it. seconds = end - start: suspended time is included.
 struct AllocationRecord {

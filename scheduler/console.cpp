@@ -108,4 +108,23 @@ std::string estimate_text(const Quote& quote) {
 
 bool prints_to_terminal() { return isatty(STDOUT_FILENO) == 1; }
 
+ExitStatus show(const Client& client, const nlohmann::json& request,
+                const std::function<void(const nlohmann::json&)>& print) {
+  const auto answer = ask(client, request);
+  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
+  const nlohmann::json& result = std::get<nlohmann::json>(answer);
+  if (client.json) {
+    fmt::print("{}\n", result.dump(2));
+  } else {
+    print(result);
+  }
+  return ExitStatus::kDone;
+}
+
+void print_body(const nlohmann::json& result) { fmt::print("{}", result.at("body").get<std::string>()); }
+
+std::string hours_of(const nlohmann::json& object, const char* key) {
+  return gpu_hours(object.at(key).get<std::int64_t>());
+}
+
 }  // namespace scheduler

@@ -4,6 +4,7 @@
 // What the verbs of `trainyard` share: asking the service, printing its answers and refusals.
 #pragma once
 
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <variant>
@@ -18,6 +19,13 @@ namespace scheduler {
 // The service's `result`; or, already printed, why there is none.
 [[nodiscard]] std::variant<nlohmann::json, ExitStatus> ask(const Client& client,
                                                            const nlohmann::json& request);
+
+// Asks, and prints the result with `print`, or as JSON with client.json.
+ExitStatus show(const Client& client, const nlohmann::json& request,
+                const std::function<void(const nlohmann::json&)>& print);
+void print_body(const nlohmann::json& result);
+// An amount of the result: "0.045 GPU-h".
+[[nodiscard]] std::string hours_of(const nlohmann::json& object, const char* key);
 
 // Prints messages (to standard error, or as one JSON object with client.json) and returns `status`.
 ExitStatus complain(const Client& client, ExitStatus status, const std::vector<std::string>& messages);

@@ -26,6 +26,8 @@ constexpr std::int64_t kRepeatAfterS = 5;
 constexpr std::int64_t kDatabaseRetryS = 5;
 // The last sighting of a running job is written down this often.
 constexpr std::int64_t kSightingS = 20;
+// An admin may change Slurm's configuration while the service lives.
+constexpr std::int64_t kFactsS = 600;
 // Clocks of the service and of slurmctld may differ by this.
 constexpr std::int64_t kClockSlackS = 300;
 
@@ -47,6 +49,11 @@ Expected<Dispatcher> Dispatcher::open(const Site& site, accounting::Database& db
   const auto restored = dispatcher.store_.restored_since();
   if (!restored) return tl::unexpected(restored.error());
   dispatcher.restored_since_ = *restored;
+  auto closed = dispatcher.store_.lately_closed();
+  if (!closed) return tl::unexpected(closed.error());
+  for (const auto& [id, when] : *closed) {
+    dispatcher.second_looks_[id] = when + site.record_wait_s;
+  }
   auto open_runs = dispatcher.store_.load_open();
   if (!open_runs) return tl::unexpected(open_runs.error());
   for (Run& run : *open_runs) {
@@ -59,15 +66,17 @@ Expected<Dispatcher> Dispatcher::open(const Site& site, accounting::Database& db
   return dispatcher;
 }
 
-Expected<void> Dispatcher::learn_facts() {
-  if (facts_) return {};
+Expected<void> Dispatcher::learn_facts(UtcSeconds now) {
+  if (facts_ && now - facts_at_ < kFactsS) return {};
   auto facts = cluster_->facts();
+  if (!facts && facts_) return {};
   if (!facts) return tl::unexpected(facts.error());
   if (!site_->cluster.empty() && facts->name != site_->cluster) {
     return tl::unexpected(Error{fmt::format("{}: cluster = \"{}\", but Slurm here calls itself \"{}\"",
                                             site_->path, site_->cluster, facts->name)});
   }
   facts_ = *facts;
+  facts_at_ = now;
   return {};
 }
 
@@ -77,7 +86,10 @@ Patience Dispatcher::patience() const {
   patience.record_wait_s = site_->record_wait_s;
   patience.extend_lead_s = site_->extend_lead_s;
   patience.longest_limit_s = site_->limits.max_time_s.value_or(0);
-  if (facts_) patience.margin_s = facts_->margin_s();
+  if (facts_) {
+    patience.margin_s = facts_->margin_s();
+    patience.partition_max_s = &facts_->partition_max_s;
+  }
   return patience;
 }
 
@@ -192,32 +204,6 @@ Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
   return {};
 }
 
-Expected<void> Dispatcher::end_unfunded(const JobSnapshot& job, const std::string& run_id,
-                                        UtcSeconds now) {
-  const bool is_live = !is_ended(job.state);
-  const bool has_allocation = job.start > 0 && !job.nodes.empty() && job.gpus > 0 &&
-                              job.state != JobState::kPending;
-  const auto settled = settled_.find(job.id);
-  const bool is_known = settled != settled_.end() && settled->second == job.start;
-  if (has_allocation && (is_live || !is_known)) {
-    const auto stored = store_.load(run_id);
-    if (!stored) return tl::unexpected(stored.error());
-    const UtcSeconds end = is_live ? now : job.end;
-    const auto until = *stored ? charged_until(**stored, job.id, job.start, end) : std::nullopt;
-    if (!until || (is_live || *until < end)) {
-      // What the whole of it comes to is in slurmdbd's record; the audit compares that.
-      const auto noted = ledger_.record_finding(
-          {now, "run " + run_id,
-           fmt::format("job {} of run {} had {} GPUs from {} on and no hold: its segment is closed. "
-                       "Nobody pays for it", job.id, run_id, job.gpus,
-                       accounting::format_utc(job.start))});
-      if (!noted) return tl::unexpected(of(noted.error()));
-    }
-    if (!is_live) settled_[job.id] = job.start;
-  }
-  return is_live ? cluster_->cancel(job.id) : Expected<void>{};
-}
-
 Expected<std::optional<std::uint32_t>> Dispatcher::owner_of_run(const std::string& run_id) {
   const auto known = owners_.find(run_id);
   if (known != owners_.end()) return std::optional{known->second};
@@ -252,13 +238,18 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
   const auto is_gone = [&present](const auto& each) { return present.count(each.first) == 0; };
   std::erase_if(refused_, is_gone);
   std::erase_if(settled_, is_gone);
+  components_.clear();
   for (JobSnapshot& job : *jobs) {
     job.gpus = gpus_of_job(job, *site_);
+    if (job.het_job != 0) components_[job.het_job].push_back(job);
+  }
+  for (const JobSnapshot& job : *jobs) {
     // One job that cannot be looked after keeps no other from it.
     if (const auto matched = match_job(job, now); !matched) {
       trouble_ = fmt::format("job {}: {}", job.id, matched.error().message);
     }
   }
+  std::vector<Sighting> sightings;
   for (const auto& [id, run] : open_) {
     View& view = views[id];
     view.jobs_known = true;
@@ -271,15 +262,14 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
       last_shown_[id] = now;
       if (view.job->state == JobState::kRunning || view.job->state == JobState::kSuspended) {
         last_seen_[id] = now;
-        UtcSeconds& kept_at = last_kept_[id];
-        if (now - kept_at >= kSightingS) {
-          kept_at = now;
-          const auto kept = store_.observe(id, {view.job->id, view.job->attempt, now});
-          if (!kept) return tl::unexpected(kept.error());
+        if (now - last_kept_[id] >= kSightingS) {
+          sightings.push_back({id, {view.job->id, view.job->attempt, now}});
         }
       }
     }
   }
+  if (const auto kept = store_.observe(sightings); !kept) return tl::unexpected(kept.error());
+  for (const Sighting& sighting : sightings) last_kept_[sighting.run_id] = now;
   ask_for_records(now, views);
   return {};
 }
@@ -357,24 +347,13 @@ void Dispatcher::ask_for_records(UtcSeconds now, std::map<std::string, View>& vi
   }
 }
 
-Expected<bool> Dispatcher::is_of_another(const std::string& run_id,
-                                         const AllocationRecord& record) const {
-  if (record.start > 0) {
-    const auto payer = store_.payer(record.id, record.start);
-    if (!payer) return tl::unexpected(payer.error());
-    if (*payer) return **payer != run_id;
-  }
-  const auto claims = submits_.find({record.id, record.submit});
-  return claims != submits_.end() && claims->second.count(run_id) == 0;
-}
-
 Expected<void> Dispatcher::tick(UtcSeconds now) {
   trouble_.clear();
   if (!cluster_->is_reachable()) {
     trouble_ = "slurmctld does not answer";
     return {};
   }
-  if (const auto known = learn_facts(); !known) {
+  if (const auto known = learn_facts(now); !known) {
     trouble_ = known.error().message;
     return {};
   }
@@ -409,6 +388,7 @@ Expected<void> Dispatcher::tick(UtcSeconds now) {
       ++it;
     }
   }
+  if (const auto looked = look_again(now); !looked) trouble_ = looked.error().message;
   if (!faults.empty()) return tl::unexpected(Error{faults});
   return {};
 }
@@ -457,7 +437,9 @@ Expected<void> Dispatcher::perform(Run& run, const Action& action, UtcSeconds no
               const auto added = store_.append(run, {now, JobRejected{segment.index, a.why}});
               if (!added) return tl::unexpected(added.error());
             }
-            return is_due() ? cluster_->cancel(a.job) : Expected<void>{};
+            if (!is_due()) return {};
+            const auto job = snapshots_.find(run.id);
+            return cluster_->cancel(job == snapshots_.end() ? a.job : whole_of(job->second));
           },
           [&](const CutLimit& a) -> Expected<void> {
             const auto job = snapshots_.find(run.id);
@@ -573,6 +555,7 @@ Expected<void> Dispatcher::close_segment(Run& run, const CloseSegment& action, U
     return {};
   });
   if (!done) return tl::unexpected(of(done.error()));
+  second_looks_[run.id] = now + site_->record_wait_s;
   return {};
 }
 

@@ -115,7 +115,8 @@ class Dispatcher {
       : site_(&site), db_(&db), cluster_(&cluster), ledger_(std::move(ledger)),
         store_(std::move(store)) {}
 
-  [[nodiscard]] Expected<void> learn_facts();
+  // Reads them where they are not known, or were read ten minutes ago and Slurm answers.
+  [[nodiscard]] Expected<void> learn_facts(UtcSeconds now);
   // admission.cpp: the plan with the quote's weight, or why the quote does not fit it.
   [[nodiscard]] Expected<std::variant<Plan, Refusal>> by_quote(const Caller& caller, Plan plan,
                                                                const Admission& admission,
@@ -138,6 +139,9 @@ class Dispatcher {
   [[nodiscard]] Expected<void> match_job(const JobSnapshot& job, UtcSeconds now);
   // Names what ran while nobody knew it, in findings. Until then nothing is admitted.
   [[nodiscard]] Expected<void> catch_up(UtcSeconds now);
+  // Names what runs whose last segment was closed record_wait_s ago had beyond their charges: a
+  // controller that crashed may have started their job once more.
+  [[nodiscard]] Expected<void> look_again(UtcSeconds now);
   void ask_by_name(UtcSeconds now, std::map<std::string, View>& views);
   void ask_for_records(UtcSeconds now, std::map<std::string, View>& views);
   // Two runs may have had a job of one number: whose allocation is it?
@@ -151,16 +155,19 @@ class Dispatcher {
 
   // plain_admission.cpp
   struct WantedTask;
+  struct WantedJob;
   [[nodiscard]] Expected<void> match_plain_job(const JobSnapshot& job, const JobStamp& stamp,
                                                UtcSeconds now);
-  [[nodiscard]] Expected<std::optional<Refusal>> admit_plain(const JobSnapshot& job,
-                                                             const JobStamp& stamp,
-                                                             std::vector<WantedTask>& wanted,
+  // Nothing where all of its tasks are known or over.
+  [[nodiscard]] Expected<std::optional<WantedJob>> wanted_of(const JobSnapshot& job,
+                                                             const JobStamp& stamp);
+  // A job, or all components of a heterogeneous one: together or not at all.
+  [[nodiscard]] Expected<std::optional<Refusal>> admit_plain(std::vector<WantedJob>& wanted,
                                                              UtcSeconds now);
+  [[nodiscard]] Expected<std::optional<Refusal>> plan_plain(WantedJob& wanted, const Caller& owner,
+                                                            UtcSeconds now);
   [[nodiscard]] Expected<std::optional<Refusal>> hold_tasks(const Caller& owner,
-                                                            const JobSnapshot& job,
-                                                            const Plan& plan,
-                                                            std::vector<WantedTask>& wanted,
+                                                            std::vector<WantedJob>& wanted,
                                                             UtcSeconds now);
   [[nodiscard]] Expected<void> turn_away(const JobSnapshot& job, const Refusal& refusal,
                                          UtcSeconds now);
@@ -179,6 +186,7 @@ class Dispatcher {
   accounting::Ledger ledger_;
   RunStore store_;
   std::optional<ClusterFacts> facts_;
+  UtcSeconds facts_at_ = 0;                        // When they were last read.
   std::map<std::string, Run> open_;                // By run id.
   std::map<std::string, JobSnapshot> snapshots_;   // Of open runs, at the last look.
   std::map<std::string, UtcSeconds> last_seen_;    // When an open run's job was last seen running.
@@ -186,9 +194,11 @@ class Dispatcher {
   std::map<std::string, UtcSeconds> last_kept_;    // When that was last written down.
   // Jobs with their submit times that open runs are known to have had.
   std::map<std::pair<JobId, UtcSeconds>, std::set<std::string>> submits_;
+  std::map<std::string, UtcSeconds> second_looks_;  // By run: when it is due.
   std::map<std::string, UtcSeconds> last_asked_;   // When its records were last asked for.
   std::map<std::string, UtcSeconds> last_signal_;  // When its job was last asked to stop.
   std::map<JobId, std::string> run_of_job_;        // Of open runs, at the last look.
+  std::map<JobId, std::vector<JobSnapshot>> components_;  // Of heterogeneous jobs, at the last look.
   std::map<JobId, UtcSeconds> last_update_;        // When a job was last held or released.
   std::map<JobId, UtcSeconds> settled_;            // Start of an ended job's allocation, looked after.
   struct Asked {

@@ -13,26 +13,6 @@ namespace {
 
 using nlohmann::json;
 
-// Asks, and prints with `print`, or as JSON where that is wanted.
-ExitStatus show(const Client& client, const json& request,
-                const std::function<void(const json&)>& print) {
-  const auto answer = ask(client, request);
-  if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
-  const json& result = std::get<json>(answer);
-  if (client.json) {
-    fmt::print("{}\n", result.dump(2));
-  } else {
-    print(result);
-  }
-  return ExitStatus::kDone;
-}
-
-void print_body(const json& result) { fmt::print("{}", result.at("body").get<std::string>()); }
-
-std::string hours_of(const json& object, const char* key) {
-  return gpu_hours(object.at(key).get<std::int64_t>());
-}
-
 std::string number_or_dash(const json& object, const char* key) {
   return object.contains(key) ? std::to_string(object.at(key).get<std::int64_t>()) : "-";
 }

@@ -32,30 +32,36 @@ Refusal refuse(std::string reason) { return Refusal{{std::move(reason)}}; }
 
 bool has_run(const JobSnapshot& job) { return job.start > 0 && !job.nodes.empty(); }
 
-std::string beyond_fund(const Plan& plan, std::size_t tasks, std::int64_t margin_s,
-                        const std::optional<accounting::FundBalance>& balance) {
-  const std::string count = tasks == 1 ? "" : fmt::format("{} tasks x ", tasks);
-  const accounting::Amount needed{plan.quote.hold.milli_gpu_s * static_cast<std::int64_t>(tasks)};
-  return fmt::format("needs {} ({}{} GPU x ({} + {} s) x {}), fund {} has {}",
-                     accounting::to_gpu_hours(needed), count, plan.gpus,
-                     fmt::format("{} min", plan.time_limit_s / 60), margin_s,
-                     accounting::format_weight(plan.quote.weight_milli), plan.fund,
-                     balance ? accounting::to_gpu_hours(balance->available) : "no GPU-hours");
-}
-
 }  // namespace
 
 // A job, or one task of an array, that has no open run yet.
 struct Dispatcher::WantedTask {
   Run run;  // What is known of it: earlier segments, or nothing but its id.
 };
+struct Dispatcher::WantedJob {
+  JobSnapshot job;
+  JobStamp stamp;
+  std::vector<WantedTask> tasks;
+  Plan plan;  // Of one task.
 
-Expected<void> Dispatcher::match_plain_job(const JobSnapshot& job, const JobStamp& stamp,
-                                           UtcSeconds now) {
+  // What it asks for: the same again is not quoted again until the books change.
+  [[nodiscard]] std::string asked() const {
+    return fmt::format("{} {} {} {} {} {} {}", job.gpus, job.time_limit_s, job.partition, job.account,
+                       job.gpu_type, without_reason(job.comment), tasks.size());
+  }
+  [[nodiscard]] std::string arithmetic(std::int64_t margin_s) const {
+    const std::string count = tasks.size() == 1 ? "" : fmt::format("{} tasks x ", tasks.size());
+    return fmt::format("{}{} GPU x ({} min + {} s) x {}", count, plan.gpus, plan.time_limit_s / 60,
+                       margin_s, accounting::format_weight(plan.quote.weight_milli));
+  }
+};
+
+Expected<std::optional<Dispatcher::WantedJob>> Dispatcher::wanted_of(const JobSnapshot& job,
+                                                                     const JobStamp& stamp) {
   const bool is_live = !is_ended(job.state);
   std::vector<int> tasks = job.array_tasks;
   if (tasks.empty()) tasks.push_back(job.array_task);
-  std::vector<WantedTask> wanted;
+  WantedJob wanted{job, stamp, {}, {}};
   for (const int task : tasks) {
     const std::string id = plain_run_id(stamp, task);
     if (open_run(id) != nullptr) {
@@ -74,111 +80,169 @@ Expected<void> Dispatcher::match_plain_job(const JobSnapshot& job, const JobStam
     WantedTask each;
     each.run.id = id;
     if (*stored) each.run = std::move(**stored);
-    wanted.push_back(std::move(each));
+    wanted.tasks.push_back(std::move(each));
   }
-  if (wanted.empty()) return {};
+  if (wanted.tasks.empty()) return std::optional<WantedJob>{};
+  return std::optional{std::move(wanted)};
+}
+
+Expected<void> Dispatcher::match_plain_job(const JobSnapshot& job, const JobStamp& stamp,
+                                           UtcSeconds now) {
+  auto own = wanted_of(job, stamp);
+  if (!own) return tl::unexpected(own.error());
+  if (!*own) return {};
   if (job.gpus == 0 && !has_run(job)) {
     // Without GPUs it costs nothing. One that gets some after all is met here again.
     if (!is_our_hold(job) || !is_update_due(job.id, now)) return {};
     return cluster_->release(job.id, without_reason(job.comment));
   }
   if (job.gpus == 0) return {};
+  std::vector<WantedJob> wanted{std::move(**own)};
+  const auto components = components_.find(job.het_job);
+  if (job.state == JobState::kPending && components != components_.end()) {
+    for (const JobSnapshot& other : components->second) {
+      const auto its_stamp = parse_stamp(other.admin_comment);
+      const bool is_waiting = other.state == JobState::kPending && other.gpus > 0;
+      if (other.id == job.id || !its_stamp || !is_waiting || other.uid != job.uid) continue;
+      auto component = wanted_of(other, *its_stamp);
+      if (!component) return tl::unexpected(component.error());
+      if (*component) wanted.push_back(std::move(**component));
+    }
+  }
   // A job that waits for its hours asks again where it or the books changed, or once a minute, for
   // weights and tiers change by themselves.
-  const std::string what = fmt::format(
-      "{} {} {} {} {} {} {} {}", job.gpus, job.time_limit_s, job.partition, job.account, job.gpu_type,
-      without_reason(job.comment), wanted.size(), books_head_);
+  std::string what = std::to_string(books_head_);
+  for (const WantedJob& each : wanted) what += "; " + each.asked();
   const auto asked = refused_.find(job.id);
   const bool is_unchanged = job.state == JobState::kPending && asked != refused_.end() &&
                             asked->second.what == what && now - asked->second.when < kAskAgainS;
   if (is_unchanged) return turn_away(job, asked->second.answer, now);
-  const auto refusal = admit_plain(job, stamp, wanted, now);
+  const auto refusal = admit_plain(wanted, now);
   if (!refusal) return tl::unexpected(refusal.error());
   if (*refusal) {
     refused_[job.id] = {what, now, **refusal};
     return turn_away(job, **refusal, now);
   }
-  refused_.erase(job.id);
-  for (const WantedTask& each : wanted) snapshots_.emplace(each.run.id, job);
+  for (const WantedJob& each : wanted) {
+    refused_.erase(each.job.id);
+    for (const WantedTask& task : each.tasks) snapshots_.emplace(task.run.id, each.job);
+  }
   return {};
 }
 
-Expected<std::optional<Refusal>> Dispatcher::admit_plain(const JobSnapshot& job,
-                                                         const JobStamp& stamp,
-                                                         std::vector<WantedTask>& wanted,
-                                                         UtcSeconds now) {
-  if (wanted.size() > kArrayTasksMax) {
+Expected<std::optional<Refusal>> Dispatcher::plan_plain(WantedJob& wanted, const Caller& owner,
+                                                        UtcSeconds now) {
+  if (wanted.tasks.size() > kArrayTasksMax) {
     return std::optional{refuse(fmt::format("the array has {} tasks; up to {} are possible here",
-                                            wanted.size(), kArrayTasksMax))};
+                                            wanted.tasks.size(), kArrayTasksMax))};
   }
-  const auto owner = look_up_(job.uid, *site_);
-  if (!owner) return std::optional{refuse(owner.error().message)};
-  const std::string fund = fund_of_job(job, stamp, *site_, owner->user);
-  const PlanOutcome planned = plan_of_job(job, *site_, *facts_, fund, now);
+  const std::string fund = fund_of_job(wanted.job, wanted.stamp, *site_, owner.user);
+  const PlanOutcome planned = plan_of_job(wanted.job, *site_, *facts_, fund, now);
   if (const auto* refusal = std::get_if<Refusal>(&planned)) return std::optional{*refusal};
-  if (!may_spend(*owner, fund)) {
+  wanted.plan = std::get<Plan>(planned);
+  if (!may_spend(owner, fund)) {
     return std::optional{refuse(
         fmt::format("fund {} is not {}'s to spend: it takes the user himself or a member of the "
-                    "Unix group", fund, owner->user))};
+                    "Unix group", fund, owner.user))};
   }
+  // A change of tier binds new jobs only, not one that was quoted before and is quoted anew.
+  const bool is_new =
+      std::any_of(wanted.tasks.begin(), wanted.tasks.end(),
+                  [](const WantedTask& each) { return each.run.segments.empty(); });
+  if (!is_new) return std::optional<Refusal>{};
+  const auto beyond = beyond_tier_of(owner, wanted.plan, static_cast<int>(wanted.tasks.size()));
+  if (!beyond) return tl::unexpected(beyond.error());
+  return beyond->empty() ? std::nullopt : std::optional{Refusal{*beyond}};
+}
+
+Expected<std::optional<Refusal>> Dispatcher::admit_plain(std::vector<WantedJob>& wanted,
+                                                         UtcSeconds now) {
+  const auto owner = look_up_(wanted.front().job.uid, *site_);
+  if (!owner) return std::optional{refuse(owner.error().message)};
   if (const auto given = give_allowance(ledger_, *site_, owner->user, now); !given) {
     return tl::unexpected(given.error());
   }
-  // A change of tier binds new jobs only, not one that was quoted before and is quoted anew.
-  const bool is_new = std::any_of(wanted.begin(), wanted.end(),
-                                  [](const WantedTask& each) { return each.run.segments.empty(); });
-  Expected<std::vector<std::string>> beyond;
-  if (is_new) {
-    beyond = beyond_tier_of(*owner, std::get<Plan>(planned), static_cast<int>(wanted.size()));
+  for (WantedJob& each : wanted) {
+    auto refusal = plan_plain(each, *owner, now);
+    if (!refusal) return refusal;
+    if (!*refusal) continue;
+    if (wanted.size() > 1) {
+      std::string& why = (*refusal)->reasons.front();
+      why = fmt::format("component {}: {}", each.job.id, why);
+    }
+    return refusal;
   }
-  if (!beyond) return tl::unexpected(beyond.error());
-  if (!beyond->empty()) return std::optional{Refusal{*beyond}};
-  return hold_tasks(*owner, job, std::get<Plan>(planned), wanted, now);
+  return hold_tasks(*owner, wanted, now);
 }
 
 Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner,
-                                                        const JobSnapshot& job, const Plan& plan,
-                                                        std::vector<WantedTask>& wanted,
+                                                        std::vector<WantedJob>& wanted,
                                                         UtcSeconds now) {
+  const std::vector<WantedJob> before = wanted;
   std::optional<Refusal> refusal;
-  const std::vector<WantedTask> before = wanted;
+  std::optional<std::string> short_fund;
+  const auto beyond_fund = [&](const std::string& fund) -> accounting::Expected<std::string> {
+    const auto balance = ledger_.balance(fund);
+    if (!balance) return tl::unexpected(balance.error());
+    accounting::Amount needed;
+    std::vector<std::string> parts;
+    for (const WantedJob& each : wanted) {
+      if (each.plan.fund != fund) continue;
+      needed.milli_gpu_s +=
+          each.plan.quote.hold.milli_gpu_s * static_cast<std::int64_t>(each.tasks.size());
+      parts.push_back(each.arithmetic(facts_->margin_s()));
+    }
+    return fmt::format("needs {} ({}), fund {} has {}", accounting::to_gpu_hours(needed),
+                       fmt::join(parts, " + "), fund,
+                       *balance ? accounting::to_gpu_hours((*balance)->available) : "no GPU-hours");
+  };
+  const auto hold_one = [&](const WantedJob& job, Run& run) -> accounting::Expected<void> {
+    const Plan& plan = job.plan;
+    const int segment = static_cast<int>(run.segments.size());
+    const std::string hold_id = fmt::format("{}/{}", run.id, segment);
+    const auto held = ledger_.hold({hold_id, plan.fund, plan.quote.hold, run.id, owner.user,
+                                    plan.gpus}, now);
+    if (!held) return tl::unexpected(held.error());
+    if (*held != accounting::HoldStatus::kHeld) {
+      const auto rule = rule_refusal(ledger_, *held,
+                                     {plan.fund, owner.user, plan.quote.hold, plan.gpus});
+      if (!rule) return tl::unexpected(to_books(rule.error()));
+      if (*rule) refusal = **rule;
+      short_fund = plan.fund;
+      return tl::unexpected(accounting::Error{"refused"});  // Rolls all of them back.
+    }
+    if (segment == 0) {
+      RunCreated created{owner.uid, owner.user, plan.fund, plan.name, "", {}, true};
+      const auto added = store_.append(run, {now, std::move(created)});
+      if (!added) return tl::unexpected(to_books(added.error()));
+    }
+    const auto opened = store_.append(run, {now, SegmentOpened{segment, plan, hold_id, ""}});
+    if (!opened) return tl::unexpected(to_books(opened.error()));
+    // Of a task of an array: the array's number, until it has its own.
+    const auto told = store_.append(run, {now, JobSubmitted{segment, job.job.id, job.job.submit}});
+    if (!told) return tl::unexpected(to_books(told.error()));
+    return {};
+  };
   const auto done = db_->transact([&]() -> accounting::Expected<void> {
-    for (WantedTask& each : wanted) {
-      Run& run = each.run;
-      const int segment = static_cast<int>(run.segments.size());
-      const std::string hold_id = fmt::format("{}/{}", run.id, segment);
-      const auto held = ledger_.hold({hold_id, plan.fund, plan.quote.hold, run.id, owner.user,
-                                      plan.gpus}, now);
-      if (!held) return tl::unexpected(held.error());
-      if (*held != accounting::HoldStatus::kHeld) {
-        const auto balance = ledger_.balance(plan.fund);
-        if (!balance) return tl::unexpected(balance.error());
-        const auto rule = rule_refusal(ledger_, *held,
-                                       {plan.fund, owner.user, plan.quote.hold, plan.gpus});
-        if (!rule) return tl::unexpected(to_books(rule.error()));
-        refusal = *rule ? **rule
-                        : refuse(beyond_fund(plan, wanted.size(), facts_->margin_s(), *balance));
-        return tl::unexpected(accounting::Error{"refused"});  // Rolls all tasks back.
+    for (WantedJob& job : wanted) {
+      for (WantedTask& task : job.tasks) {
+        if (const auto held = hold_one(job, task.run); !held) return held;
       }
-      if (segment == 0) {
-        RunCreated created{owner.uid, owner.user, plan.fund, plan.name, "", {}, true};
-        const auto added = store_.append(run, {now, std::move(created)});
-        if (!added) return tl::unexpected(to_books(added.error()));
-      }
-      const auto opened = store_.append(run, {now, SegmentOpened{segment, plan, hold_id, ""}});
-      if (!opened) return tl::unexpected(to_books(opened.error()));
-      // Of a task of an array: the array's number, until it has its own.
-      const auto told = store_.append(run, {now, JobSubmitted{segment, job.id, job.submit}});
-      if (!told) return tl::unexpected(to_books(told.error()));
     }
     return {};
   });
-  if (refusal) {
+  if (short_fund) {
     wanted = before;
-    return refusal;
+    if (refusal) return refusal;
+    // What the fund has without the part of the holds that was rolled back.
+    const auto beyond = beyond_fund(*short_fund);
+    if (!beyond) return tl::unexpected(of(beyond.error()));
+    return std::optional{refuse(*beyond)};
   }
   if (!done) return tl::unexpected(of(done.error()));
-  for (const WantedTask& each : wanted) open_[each.run.id] = each.run;
+  for (const WantedJob& job : wanted) {
+    for (const WantedTask& task : job.tasks) open_[task.run.id] = task.run;
+  }
   return refusal;
 }
 
@@ -199,7 +263,7 @@ Expected<void> Dispatcher::turn_away(const JobSnapshot& job, const Refusal& refu
        fmt::format("ran on partition {} with {} GPUs and no hold: {}", job.partition, job.gpus, why)});
   if (!noted) return tl::unexpected(of(noted.error()));
   if (is_ended(job.state)) return {};
-  return cluster_->cancel(job.id);
+  return cluster_->cancel(whole_of(job));
 }
 
 Expected<std::optional<Refusal>> Dispatcher::may_start(JobId id, UtcSeconds now) {

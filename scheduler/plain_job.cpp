@@ -108,6 +108,14 @@ PlanOutcome plan_of_job(const JobSnapshot& job, const Site& site, const ClusterF
   if (job.time_limit_s > kLimitMax_s) {
     return refuse("the job has no time limit; give one with --time");
   }
+  const auto longest = facts.partition_max_s.find(job.partition);
+  if (longest != facts.partition_max_s.end() && job.time_limit_s > longest->second) {
+    return refuse(fmt::format(
+        "its limit of {} exceeds the {} of partition {} (MaxTime in Slurm), where it would never "
+        "start: scontrol update job {} timelimit={}",
+        minutes(job.time_limit_s), minutes(longest->second), job.partition, job.id,
+        longest->second / 60));
+  }
   const auto types = types_of(job, site);
   if (types.size() != 1) {
     return refuse(fmt::format(

@@ -277,6 +277,10 @@ class Planner {
           duration_text(margin_s), duration_text(type_->startup_s));
       return;
     }
+    if (!check_partition("a job of " + duration_text(plan_.time_limit_s), plan_.time_limit_s,
+                         "Ask for fewer hours, or for epochs with --auto-resume.")) {
+      return;
+    }
     plan_.quote.expected_s = left_s;
     held_s_ = left_s;
   }
@@ -296,9 +300,11 @@ class Planner {
           std::max(kShortestLimit_s,
                    round_up_to_minute(type_->startup_s + *rest_s + band_s(*rest_s) + kMinute));
       if (plan_.auto_resume) plan_.time_limit_s = std::min(plan_.time_limit_s, longest_s());
-      check_longest("the limit from the estimate, " + duration_text(plan_.time_limit_s) + ",",
-                    plan_.time_limit_s,
-                    "Take more GPUs, fewer epochs, or let it go on by itself: --auto-resume.");
+      const std::string what =
+          "the limit from the estimate, " + duration_text(plan_.time_limit_s) + ",";
+      if (check_longest(what, plan_.time_limit_s, kAskForAnotherWay)) {
+        check_partition(what, plan_.time_limit_s, kAskForAnotherWay);
+      }
     } else {
       refuse("{} train images: no estimate can be made. Give a time limit.", data_.train_images);
     }
@@ -327,14 +333,28 @@ class Planner {
     }
     if (plan_.auto_resume && asked_s > longest_s()) {
       plan_.time_limit_s = longest_s();
-    } else if (check_longest(asked, asked_s, kAskForLess)) {
+    } else if (check_longest(asked, asked_s, kAskForLess) &&
+               check_partition(asked, asked_s, kAskForLess)) {
       plan_.time_limit_s = round_up_to_minute(asked_s);
     }
   }
 
   std::int64_t longest_s() const {
-    return std::min(site_.limits.max_time_s.value_or(kLongestLimit_s), kLongestLimit_s) / kMinute *
-           kMinute;
+    return std::min({site_.limits.max_time_s.value_or(kLongestLimit_s), kLongestLimit_s,
+                     partition_longest_s()}) / kMinute * kMinute;
+  }
+
+  std::int64_t partition_longest_s() const {
+    const auto found = facts_.partition_max_s.find(plan_.partition);
+    return found == facts_.partition_max_s.end() ? kLongestLimit_s : found->second;
+  }
+
+  // False, with a reason: Slurm would let a job of this limit wait for ever.
+  bool check_partition(const std::string& what, std::int64_t seconds, std::string_view advice) {
+    if (seconds <= partition_longest_s()) return true;
+    refuse("{} exceeds the {} of partition \"{}\" (MaxTime in Slurm). {}", what,
+           duration_text(partition_longest_s()), plan_.partition, advice);
+    return false;
   }
 
   // False, with a reason: `seconds` exceed the site's longest time or any time.
@@ -408,6 +428,8 @@ class Planner {
   }
 
   static constexpr std::string_view kAskForLess = "Ask for less.";
+  static constexpr std::string_view kAskForAnotherWay =
+      "Take more GPUs, fewer epochs, or let it go on by itself: --auto-resume.";
 
   const TrainingRequest& request_;
   const Site& site_;

@@ -24,6 +24,7 @@ struct ClusterFacts {
   std::string name;
   std::int64_t kill_wait_s = 30;
   std::int64_t over_time_limit_s = 0;
+  std::map<std::string, std::int64_t> partition_max_s = {};  // MaxTime, of those that have one.
   // A job may outlive its limit by this: OverTimeLimit + KillWait + two sweeps of the controller.
   [[nodiscard]] std::int64_t margin_s() const { return over_time_limit_s + kill_wait_s + 60; }
 };
@@ -73,9 +74,9 @@ using PlanOutcome = std::variant<Plan, Refusal>;
 // over. An epochs run: the estimate is by `rates` of earlier runs, or by the site's prior; the limit
 // is --time-limit, or start-up + the estimate + its error band, rounded up.
 // One with auto_resume is continued in further jobs: its limit is at most the site's longest.
-// Refused: an unknown type, more GPUs or nodes than type or site have, a batch that the ranks do
-// not divide, GPUs that the nodes do not divide, hours beyond the limits or shorter than margin +
-// start-up + one minute. All reasons at once.
+// The limit of a job is within MaxTime of its partition, too. Refused, all reasons at once: an
+// unknown type, more GPUs or nodes than there are, a batch that the ranks do not divide, GPUs that
+// the nodes do not divide, hours beyond the limits or shorter than margin + start-up + a minute.
 [[nodiscard]] PlanOutcome make_plan(const TrainingRequest& request, const Site& site,
                                     const ClusterFacts& facts, const DataFacts& data,
                                     const Progress& progress, const std::string& user,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// The books against slurmdbd: every charge, every allocation.
+// The books against slurmdbd: whose an allocation is, every charge, every allocation.
 #include <algorithm>
 #include <limits>
 #include <map>
@@ -10,6 +10,8 @@
 #include <fmt/format.h>
 
 #include "scheduler/dispatcher.h"
+#include "scheduler/plain_job.h"
+#include "scheduler/settlement.h"
 
 namespace scheduler {
 namespace {
@@ -130,6 +132,64 @@ void compare_run(const Compared& compared, const std::vector<AllocationRecord>& 
 
 }  // namespace
 
+Expected<bool> Dispatcher::is_of_another(const std::string& run_id,
+                                         const AllocationRecord& record) const {
+  if (record.start > 0) {
+    const auto payer = store_.payer(record.id, record.start);
+    if (!payer) return tl::unexpected(payer.error());
+    if (*payer) return **payer != run_id;
+  }
+  const auto claims = submits_.find({record.id, record.submit});
+  if (claims != submits_.end()) return claims->second.count(run_id) == 0;
+  // A task of an array has the submit time of its array.
+  const auto of_array = submits_.find({record.array_job, record.submit});
+  if (of_array != submits_.end() && of_array->second.count(run_id) == 0) {
+    for (const std::string& each : of_array->second) {
+      if (array_task_of(each) == record.array_task) return true;
+    }
+  }
+  // A training's job bears its run's id.
+  const std::string bearer = record.name.substr(record.name.rfind('.') + 1);
+  if (bearer == run_id || bearer.size() == record.name.size()) return false;
+  const auto open = open_.find(bearer);
+  std::optional<Run> run = open == open_.end() ? std::nullopt : std::optional(open->second);
+  if (!run) {
+    auto stored = store_.load(bearer);
+    if (!stored) return tl::unexpected(stored.error());
+    run = std::move(*stored);
+  }
+  if (!run || run->about.is_plain || run->about.uid != record.uid) return false;
+  return std::any_of(run->segments.begin(), run->segments.end(), [&](const Segment& segment) {
+    return !segment.job || *segment.job == record.id;  // Its client may have told nothing yet.
+  });
+}
+
+Expected<void> Dispatcher::end_unfunded(const JobSnapshot& job, const std::string& run_id,
+                                        UtcSeconds now) {
+  const bool is_live = !is_ended(job.state);
+  const bool has_allocation = job.start > 0 && !job.nodes.empty() && job.gpus > 0 &&
+                              job.state != JobState::kPending;
+  const auto settled = settled_.find(job.id);
+  const bool is_known = settled != settled_.end() && settled->second == job.start;
+  if (has_allocation && (is_live || !is_known)) {
+    const auto stored = store_.load(run_id);
+    if (!stored) return tl::unexpected(stored.error());
+    const UtcSeconds end = is_live ? now : job.end;
+    const auto until = *stored ? charged_until(**stored, job.id, job.start, end) : std::nullopt;
+    if (!until || (is_live || *until < end)) {
+      // What the whole of it comes to is in slurmdbd's record; the audit compares that.
+      const auto noted = ledger_.record_finding(
+          {now, "run " + run_id,
+           fmt::format("job {} of run {} had {} GPUs from {} on and no hold: its segment is closed. "
+                       "Nobody pays for it", job.id, run_id, job.gpus,
+                       accounting::format_utc(job.start))});
+      if (!noted) return tl::unexpected(of(noted.error()));
+    }
+    if (!is_live) settled_[job.id] = job.start;
+  }
+  return is_live ? cluster_->cancel(whole_of(job)) : Expected<void>{};
+}
+
 Expected<void> Dispatcher::catch_up(UtcSeconds now) {
   const auto records = cluster_->find_records("", *restored_since_ - kClockSlackS);
   if (!records) return tl::unexpected(records.error());
@@ -155,6 +215,50 @@ Expected<void> Dispatcher::catch_up(UtcSeconds now) {
   });
   if (!done) return tl::unexpected(of(done.error()));
   restored_since_.reset();
+  return {};
+}
+
+Expected<void> Dispatcher::look_again(UtcSeconds now) {
+  constexpr std::int64_t kRetryS = 60;
+  std::vector<Run> due;
+  std::set<JobId> asked;
+  std::int64_t since = now;
+  for (auto& [id, when] : second_looks_) {
+    if (when > now || due.size() == kJobsPerQuestion) continue;
+    auto run = store_.load(id);
+    if (!run) return tl::unexpected(run.error());
+    when = now + kRetryS;  // Where slurmdbd does not answer.
+    if (!*run) continue;
+    for (const Segment& segment : (*run)->segments) {
+      for (const JobId job : jobs_of(segment)) asked.insert(job);
+      since = std::min(since, segment.is_plain ? (*run)->segments.front().job_submit
+                                               : segment.opened - kClockSlackS);
+    }
+    due.push_back(std::move(**run));
+  }
+  if (due.empty()) return {};
+  const std::vector<JobId> jobs(asked.begin(), asked.end());
+  const auto records = jobs.empty() ? Expected<std::vector<AllocationRecord>>{}
+                                    : cluster_->load_records(jobs, since);
+  if (!records) return {};  // Nothing waits for it.
+  for (const Run& run : due) {
+    second_looks_.erase(run.id);
+    if (open_run(run.id) != nullptr) continue;  // It goes on, and is looked after there.
+    for (const AllocationRecord& record : *records) {
+      if (record.start == 0 || record.end <= record.start || record.gpus <= 0) continue;
+      if (!is_own_record(run, record)) continue;
+      if (charged_until(run, record.id, record.start, record.end)) continue;
+      const auto is_foreign = is_of_another(run.id, record);
+      if (!is_foreign) return tl::unexpected(is_foreign.error());
+      if (*is_foreign) continue;
+      const auto noted = ledger_.record_finding(
+          {now, "run " + run.id,
+           fmt::format("job {} of run {} had {} GPUs from {} to {}, which came to light when its hold "
+                       "was released. Nobody pays for it", record.id, run.id, record.gpus,
+                       accounting::format_utc(record.start), accounting::format_utc(record.end))});
+      if (!noted) return tl::unexpected(of(noted.error()));
+    }
+  }
   return {};
 }
 

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "scheduler/text_file.h"
+#include "scheduler/toml_types.h"
 #include "trainer/contract/architecture.h"
 
 namespace scheduler {
@@ -290,25 +291,6 @@ Answer set_any(TrainingRequest& request, const std::string& key, std::string tex
 
 // ---- Request files -----------------------------------------------------------------------------
 
-std::string_view type_text(const toml::node& node) {
-  switch (node.type()) {
-    case toml::node_type::table:
-      return "a table";
-    case toml::node_type::array:
-      return "an array";
-    case toml::node_type::string:
-      return "a string";
-    case toml::node_type::integer:
-      return "a whole number";
-    case toml::node_type::floating_point:
-      return "a float";
-    case toml::node_type::boolean:
-      return "true or false";
-    default:
-      return "a date or time";
-  }
-}
-
 // Strings, numbers, booleans and arrays of numbers as the texts that the command line would have.
 std::optional<std::string> to_setting_text(const toml::node& node) {
   if (const toml::array* array = node.as_array()) {
@@ -331,7 +313,7 @@ std::optional<std::string> to_setting_text(const toml::node& node) {
 }
 
 Answer wrong_type(const std::string& key, std::string_view expected, const toml::node& node) {
-  return fmt::format("{} is {}. It takes {}.", key, type_text(node), expected);
+  return fmt::format("{} is {}. It takes {}.", key, type_text(node.type()), expected);
 }
 
 Answer check_train_type(const std::string& key, const toml::node& node) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -204,6 +205,8 @@ struct Patience {
   std::int64_t margin_s = 90;           // ClusterFacts::margin_s.
   std::int64_t extend_lead_s = 600;     // A run that needs longer is looked after so long before its end.
   std::int64_t longest_limit_s = 0;     // The site's; 0: none.
+  // MaxTime of Slurm's partitions, of those that have one; outlives this.
+  const std::map<std::string, std::int64_t>* partition_max_s = nullptr;
   std::int64_t clock_slack_s = 300;     // Clocks of the service and of slurmctld may differ by this.
 };
 

@@ -245,6 +245,12 @@ std::int64_t stretch_s(const Plan& plan, const JobSnapshot& job, const Patience&
   if (patience.longest_limit_s > 0) {
     stretch = std::min(stretch, patience.longest_limit_s - job.time_limit_s);
   }
+  if (patience.partition_max_s != nullptr) {
+    const auto longest = patience.partition_max_s->find(plan.partition);
+    if (longest != patience.partition_max_s->end()) {
+      stretch = std::min(stretch, longest->second - job.time_limit_s);
+    }
+  }
   return stretch;
 }
 
@@ -300,8 +306,9 @@ std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds no
       const SegmentClosed closed =
           explain_end(segment, *segment.ended, killed_by(segment, view));
       const int attempts = segment.ended->attempt + (segment.ended->gpus > 0 ? 1 : 0);
-      actions.push_back(
-          CloseSegment{closed.outcome, closed.reason, unseen_attempts(run, attempts)});
+      const std::string unseen = unseen_attempts(run, attempts);
+      actions.push_back(CloseSegment{closed.outcome, closed.reason,
+                                     unseen.empty() ? unseen_end(run, view) : unseen});
     }
     return actions;
   }

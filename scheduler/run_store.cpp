@@ -184,12 +184,30 @@ Expected<std::optional<UtcSeconds>> RunStore::restored_since() const {
   return since;
 }
 
-Expected<void> RunStore::observe(const std::string& run_id, const Observation& observation) {
-  const auto done = db_->run(
-      "INSERT INTO run_observation(run, job, attempt, last_seen) VALUES(?1, ?2, ?3, ?4) "
-      "ON CONFLICT(run) DO UPDATE SET job = ?2, attempt = ?3, last_seen = ?4",
-      {run_id, std::int64_t{observation.job}, std::int64_t{observation.attempt},
-       observation.last_seen});
+Expected<std::vector<std::pair<std::string, UtcSeconds>>> RunStore::lately_closed() const {
+  std::vector<std::pair<std::string, UtcSeconds>> closed;
+  const auto read = db_->query(
+      "SELECT run, time FROM run_event "
+      "WHERE seq > (SELECT coalesce(max(seq), 0) - 10000 FROM run_event) AND kind = 'SegmentClosed' "
+      "ORDER BY seq", {},
+      [&](const Row& row) { closed.emplace_back(row.text(0), row.integer(1)); });
+  if (!read) return tl::unexpected(of(read.error()));
+  return closed;
+}
+
+Expected<void> RunStore::observe(const std::vector<Sighting>& sightings) {
+  if (sightings.empty()) return {};
+  const auto done = db_->transact([&]() -> accounting::Expected<void> {
+    for (const auto& [run_id, observation] : sightings) {
+      const auto kept = db_->run(
+          "INSERT INTO run_observation(run, job, attempt, last_seen) VALUES(?1, ?2, ?3, ?4) "
+          "ON CONFLICT(run) DO UPDATE SET job = ?2, attempt = ?3, last_seen = ?4",
+          {run_id, std::int64_t{observation.job}, std::int64_t{observation.attempt},
+           observation.last_seen});
+      if (!kept) return tl::unexpected(kept.error());
+    }
+    return {};
+  });
   if (!done) return tl::unexpected(of(done.error()));
   return {};
 }

@@ -23,6 +23,11 @@ struct Observation {
   UtcSeconds last_seen = 0;
 };
 
+struct Sighting {
+  std::string run_id;
+  Observation observation;
+};
+
 class RunStore {
  public:
   // Makes the tables. `db` outlives the store.
@@ -45,7 +50,10 @@ class RunStore {
   [[nodiscard]] Expected<void> set_restored(std::optional<UtcSeconds> since);
   [[nodiscard]] Expected<std::optional<UtcSeconds>> restored_since() const;
 
-  [[nodiscard]] Expected<void> observe(const std::string& run_id, const Observation& observation);
+  // Runs whose segments were closed lately (the last ten thousand events), with the time.
+  [[nodiscard]] Expected<std::vector<std::pair<std::string, UtcSeconds>>> lately_closed() const;
+  // All of them in one transaction.
+  [[nodiscard]] Expected<void> observe(const std::vector<Sighting>& sightings);
   [[nodiscard]] Expected<std::optional<Observation>> observation(const std::string& run_id) const;
 
  private:

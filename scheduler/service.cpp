@@ -108,13 +108,6 @@ json answer_admit(Dispatcher& dispatcher, const Caller& caller, const json& requ
   return good({{"plan", admitted.plan}, {"hold_id", admitted.hold_id}, {"was_known", admitted.was_known}});
 }
 
-// The lines of the period alone; their running balances stay those of the whole fund.
-void keep_period(std::vector<accounting::StatementLine>& lines, const accounting::Period& period) {
-  std::erase_if(lines, [&period](const accounting::StatementLine& line) {
-    return line.when < period.from || (period.to != 0 && line.when >= period.to);
-  });
-}
-
 json answer_statement(Dispatcher& dispatcher, const Caller& caller, const json& request,
                       UtcSeconds now) {
   std::string fund = request.value("fund", "");
@@ -133,13 +126,14 @@ json answer_statement(Dispatcher& dispatcher, const Caller& caller, const json& 
       return refused({fmt::format("fund {} is not yours to see", fund)});
     }
   }
-  auto lines = dispatcher.ledger().lines(run.empty() ? fund : "", run);
-  if (!lines) return failed(lines.error().message);
+  accounting::Period period;
   if (const std::string text = request.value("period", ""); !text.empty()) {
-    const auto period = accounting::parse_period(text, now);
-    if (!period) return bad_request(no_period(text));
-    keep_period(*lines, *period);
+    const auto parsed = accounting::parse_period(text, now);
+    if (!parsed) return bad_request(no_period(text));
+    period = *parsed;
   }
+  const auto lines = dispatcher.ledger().lines(run.empty() ? fund : "", run, period);
+  if (!lines) return failed(lines.error().message);
   const std::string format = request.value("format", "text");
   std::string body;
   if (format == "json") {
@@ -278,12 +272,15 @@ json logged(Dispatcher& dispatcher, const Caller& caller, const std::string& act
   return kept ? std::move(answer) : failed(kept.error().message);
 }
 
-json answer_end(Dispatcher& dispatcher, const Caller& caller, const json& request, UtcSeconds now) {
+// Stopped, cancelled, paused or resumed; logged where it is another's run.
+json answer_change(Dispatcher& dispatcher, const Caller& caller, const json& request, UtcSeconds now) {
   const std::string verb = request.at("verb"), id = request.at("run");
   const auto view = dispatcher.find(id);
   if (!view) return failed(view.error().message);
-  json answer = outcome_of(verb == "stop" ? dispatcher.request_stop(caller, id, now)
-                                          : dispatcher.request_cancel(caller, id, now));
+  json answer = outcome_of(verb == "stop"    ? dispatcher.request_stop(caller, id, now)
+                           : verb == "pause"  ? dispatcher.request_pause(caller, id, now)
+                           : verb == "resume" ? dispatcher.request_resume(caller, id, now)
+                                              : dispatcher.request_cancel(caller, id, now));
   if (!*view || (*view)->run.about.uid == caller.uid) return answer;
   return logged(dispatcher, caller, verb, fmt::format("run {} of {}", id, (*view)->run.about.user),
                 now, std::move(answer));
@@ -315,9 +312,9 @@ json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& call
       return outcome_of(dispatcher.submission_failed(caller, request.at("run"), request.at("segment"),
                                                      request.at("message"), now));
     }
-    if (verb == "stop" || verb == "cancel") return answer_end(dispatcher, caller, request, now);
-    if (verb == "pause") return outcome_of(dispatcher.request_pause(caller, request.at("run"), now));
-    if (verb == "resume") return outcome_of(dispatcher.request_resume(caller, request.at("run"), now));
+    if (verb == "stop" || verb == "cancel" || verb == "pause" || verb == "resume") {
+      return answer_change(dispatcher, caller, request, now);
+    }
     if (verb == "list") return answer_list(dispatcher, caller, request);
     if (verb == "show") return answer_show(dispatcher, caller, request);
     if (verb == "funds") return answer_funds(dispatcher, caller);

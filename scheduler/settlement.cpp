@@ -74,7 +74,15 @@ UtcSeconds believable_end(const Run& run, const View& view, const AllocationReco
     if (job == record.id && submit > record.submit && submit > record.start) end = std::min(end, submit);
   };
   for (const AllocationRecord& other : view.records) limit(other.id, other.submit);
+  if (view.job != nullptr) limit(view.job->id, view.job->submit);
   for (const Segment& segment : run.segments) {
+    // Where its owner requeues a job that has ended, slurmctld 22.05 closes the record once more, with
+    // the time of the requeue.
+    const bool has_grown = segment.ended && segment.ended->job == record.id &&
+                           segment.ended->start == record.start && segment.ended->gpus > 0 &&
+                           segment.ended->state != JobState::kUnknown &&
+                           record.state == JobState::kRequeued;
+    if (has_grown) end = std::min(end, std::max(segment.ended->end, record.start));
     for (const AttemptStarted& seen : segment.seen) limit(seen.job, seen.submit);
   }
   return end;
@@ -109,6 +117,12 @@ AttemptCharged from_record(const Run& run, const View& view, const AllocationRec
   charge.gpus = record.gpus;
   charge.killed_by_uid = record.killed_by_uid;
   return charge;
+}
+
+// The controller lost the job, and slurmdbd has not told how it ended.
+bool is_end_unknown(const Segment& segment, const View& view) {
+  return segment.ended->state == JobState::kUnknown && segment.ended->gpus == 0 &&
+         (view.records.empty() || view.records.back().end == 0);
 }
 
 // Nothing that Slurm could have allocated: it is left alone, and what was seen is charged.
@@ -275,9 +289,18 @@ bool is_settled(const Run& run, const View& view, UtcSeconds now, const Patience
   if (has_waited) return true;
   if (!view.records_known) return false;
   if (allocations_charged(run) < ended.attempt) return false;
+  if (is_end_unknown(segment, view)) return false;  // slurmdbd may be behind.
   // A job that was cancelled while it waited may have run for a moment between two looks.
   return ended.gpus > 0 || now - segment.ended_noticed > 5 ||
          (!view.records.empty() && view.records.back().end != 0);
+}
+
+std::string unseen_end(const Run& run, const View& view) {
+  const Segment& segment = run.last();
+  if (!segment.ended || !is_end_unknown(segment, view)) return "";
+  return fmt::format("the controller lost job {} of run {}, and slurmdbd had not told how it ended "
+                     "when its hold was released: what it may have had nobody pays",
+                     segment.job.value_or(0), run.id);
 }
 
 std::string unseen_attempts(const Run& run, int attempts) {

@@ -35,6 +35,9 @@ void add_charges(const Run& run, const View& view, UtcSeconds now, const Patienc
 // Restarts of the job of which neither slurmdbd nor a look has shown anything, in words; or nothing.
 [[nodiscard]] std::string unseen_attempts(const Run& run, int attempts);
 
+// A lost job whose hold is released though its end is not known, in words; or nothing.
+[[nodiscard]] std::string unseen_end(const Run& run, const View& view);
+
 // The number of the run's next charge.
 [[nodiscard]] int next_attempt(const Run& run);
 

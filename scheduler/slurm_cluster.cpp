@@ -149,6 +149,7 @@ JobSnapshot to_snapshot(const slurm_job_info_t& job) {
   out.is_exclusive = job.shared == 0;
   out.is_held = out.state == JobState::kPending && job.priority == 0;
   out.is_held_by_admin = out.is_held && job.state_reason == WAIT_HELD;
+  out.het_job = job.het_job_id;
   out.array_job = job.array_job_id;
   if (job.array_task_id != NO_VAL) {
     out.array_task = static_cast<int>(job.array_task_id);
@@ -287,6 +288,16 @@ class SlurmCluster final : public Cluster {
     facts.over_time_limit_s =
         conf->over_time_limit == INFINITE16 ? INT32_MAX : std::int64_t{conf->over_time_limit} * 60;
     slurm_free_ctl_conf(conf);
+    partition_info_msg_t* partitions = nullptr;
+    if (const int rc = slurm_load_partitions(0, &partitions, SHOW_ALL); rc != SLURM_SUCCESS) {
+      return tl::unexpected(slurm_error("reading Slurm's partitions", error_of(rc)));
+    }
+    for (std::uint32_t i = 0; i < partitions->record_count; ++i) {
+      const partition_info_t& partition = partitions->partition_array[i];
+      if (partition.max_time == INFINITE || partition.max_time == NO_VAL) continue;
+      facts.partition_max_s[copy(partition.name)] = std::int64_t{partition.max_time} * 60;
+    }
+    slurm_free_partition_info_msg(partitions);
     cluster_name_ = facts.name;
     return facts;
   }

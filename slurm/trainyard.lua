@@ -75,6 +75,15 @@ function trainyard.submit(settings, job_desc, part_list)
   end
   job_desc.admin_comment = STAMP .. id .. ":" .. fund
   job_desc.priority = 0
+  if not settings.start_gate then
+    -- A job that its owner requeues starts again by itself, and without the gate nobody would ask
+    -- whether it is paid for while trainyardd is away. So Slurm is told to requeue none of them.
+    if job_desc.requeue == 1 then
+      slurm.log_user("trainyard: --requeue has no effect on partition %s: this site has no start "
+        .. "gate.", partitions)
+    end
+    job_desc.requeue = 0
+  end
   return slurm.SUCCESS
 end
 
@@ -94,7 +103,7 @@ local function forbidden_change(job_desc, job_rec)
     if value ~= nil and value ~= "" then return key end
   end
   for _, key in ipairs({ "min_nodes", "max_nodes", "num_tasks", "ntasks_per_node",
-                         "ntasks_per_gpu", "shared" }) do
+                         "ntasks_per_gpu", "shared", "requeue" }) do
     if is_number_set(job_desc[key]) then return key end
   end
   if is_number_set(job_desc.time_limit) then

@@ -11,7 +11,7 @@ namespace accounting {
 namespace {
 
 constexpr UtcSeconds kNow = 1'795'507'200;
-constexpr int kNewestVersion = 4;
+constexpr int kNewestVersion = 5;
 
 TEST(Ledger, AnOperationJoinsTheTransactionOfItsCaller) {
   Books books;
@@ -248,8 +248,50 @@ TEST(Ledger, AFileOfANewerProgramIsRefused) {
   const auto opened = Ledger::open(books.db);
 
   ASSERT_FALSE(opened);
-  EXPECT_NE(opened.error().message.find("999 is newer than the 4"), std::string::npos)
+  EXPECT_NE(opened.error().message.find("999 is newer than the 5"), std::string::npos)
       << opened.error().message;
+}
+
+// What a statement of one run or one month shows is what the whole one shows of them.
+TEST(Ledger, AStatementOfAPartHasTheBalancesOfTheWhole) {
+  Books books;
+  must(books.ledger.grant(grant_of("g1", "user:ada", hours(100)), kNow));
+  must(books.ledger.grant(grant_of("g2", "user:bob", hours(100)), kNow));
+  for (int i = 0; i < 40; ++i) {
+    const std::string run = "r" + std::to_string(i);
+    const std::string fund = i % 3 == 0 ? "user:bob" : "user:ada";
+    must(books.ledger.hold(hold_of(run + "/1", fund, hours(1)), kNow + 1'000 * i));
+    if (i < 4) continue;
+    const std::string before = "r" + std::to_string(i - 4);
+    must(books.ledger.charge(charge_of("a/" + before + "/0", before + "/1", 1, 60 * i),
+                             kNow + 1'000 * i + 10));
+    must(books.ledger.release(before + "/1", "done", kNow + 1'000 * i + 20));
+  }
+  const auto text = [](const StatementLine& line) {
+    return line.id + " " + std::to_string(line.available_after.milli_gpu_s) + " " +
+           std::to_string(line.balance_after.milli_gpu_s);
+  };
+  const auto part = [&](const std::string& fund, const std::string& run, const Period& period) {
+    std::vector<std::string> texts;
+    for (const auto& line : must(books.ledger.lines(fund, run, period))) texts.push_back(text(line));
+    return texts;
+  };
+  std::vector<std::string> of_run, of_bob, of_time;
+  const Period period{kNow + 7'010, kNow + 31'000};
+  for (const auto& line : must(books.ledger.lines("", ""))) {
+    if (line.run == "r12") of_run.push_back(text(line));
+    if (line.fund == "user:bob") of_bob.push_back(text(line));
+    if (line.when >= period.from && line.when < period.to && line.fund == "user:ada") {
+      of_time.push_back(text(line));
+    }
+  }
+  ASSERT_EQ(of_run.size(), 3u);
+
+  EXPECT_EQ(part("", "r12", {}), of_run);
+  EXPECT_EQ(part("user:bob", "", {}), of_bob);
+  EXPECT_EQ(part("user:ada", "", period), of_time);
+  EXPECT_EQ(part("user:ada", "r12", {}), std::vector<std::string>{});
+  EXPECT_EQ(part("user:bob", "", {kNow + 100'000'000, 0}), std::vector<std::string>{});
 }
 
 TEST(Ledger, AHundredThousandTransfersDoNotSlowTheNextOne) {

@@ -166,6 +166,8 @@ const Tampering kTamperings[] = {
      "hold r9/1: it has a row but no transfer"},
     {"RemovedFinding", "DELETE FROM finding",
      "charge alpha/18/0: it was cut to its hold, and no finding says so"},
+    {"BalanceAfterATransfer", "UPDATE transfer SET credit_after = credit_after + 1 WHERE seq = 2",
+     "it says that"},
     {"EmptiedBooks", "DELETE FROM transfer", "stored balance"},
 };
 
@@ -181,7 +183,8 @@ TEST(TamperedBooks, AStatementThatOverflowsIsAnErrorAndNotANumber) {
 
   tamper(books,
          "UPDATE transfer SET amount = 9223372036854775807 WHERE kind = 'grant';"
-         "UPDATE transfer SET amount = -9223372036854775807 - 1 WHERE kind = 'hold'");
+         "UPDATE transfer SET amount = -9223372036854775807 - 1 WHERE kind = 'hold';"
+         "UPDATE transfer SET credit_after = 9223372036854775807 WHERE kind = 'hold'");
 
   const auto lines = books.ledger.lines("", "");
   ASSERT_FALSE(lines);

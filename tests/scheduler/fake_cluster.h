@@ -108,6 +108,13 @@ class FakeCluster final : public Cluster {
     if (array_tasks.empty()) add_record(job);
     return job.id;
   }
+  // sbatch with ":" between components, each with so many GPUs: jobs of consecutive numbers.
+  std::vector<JobId> submit_het(const std::vector<int>& gpus, std::int64_t time_limit_s) {
+    std::vector<JobId> ids;
+    for (const int each : gpus) ids.push_back(submit_plain(each, time_limit_s));
+    for (const JobId id : ids) jobs.at(id).het_job = ids.front();
+    return ids;
+  }
   // A task of an array leaves it and becomes a job of its own.
   JobId split_task(JobId array) {
     JobSnapshot& meta = jobs.at(array);
@@ -130,7 +137,15 @@ class FakeCluster final : public Cluster {
   Expected<void> cancel(JobId job) override {
     cancelled.push_back(job);
     const auto found = jobs.find(job);
-    if (found != jobs.end() && !is_ended(found->second.state)) end(job, JobState::kCancelled, 0);
+    if (found == jobs.end()) return {};
+    const JobId het_job = found->second.het_job;
+    if (het_job != 0 && het_job != job && found->second.state == JobState::kPending) {
+      return tl::unexpected(Error{"only the whole of a heterogeneous job can be cancelled"});
+    }
+    for (const auto& [id, each] : jobs) {
+      const bool is_part = id == job || (het_job == job && each.het_job == job);
+      if (is_part && !is_ended(each.state)) end(id, JobState::kCancelled, 0);
+    }
     return {};
   }
   Expected<void> set_time_limit(JobId job, std::int64_t seconds) override {

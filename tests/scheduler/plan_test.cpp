@@ -95,6 +95,14 @@ TEST(Plan, FollowsTheSiteWhereTheRequestIsSilent) {
   EXPECT_FALSE(plan.is_timed);
 }
 
+TEST(Plan, ARunThatGoesOnByItselfAsksForWhatItsPartitionAllows) {
+  Case c;
+  c.facts.partition_max_s = {{"gpu", 3'600}};
+  c.request.resources.auto_resume = true;
+  c.request.resources.time_limit_s = 7'200;
+  EXPECT_EQ(c.plan().time_limit_s, 3'600);
+}
+
 TEST(Plan, TheRequestWinsOverTheSite) {
   Case c;
   c.request.resources.gpus = 2;
@@ -358,6 +366,17 @@ TEST(Plan, RefusesWithBothNumbersAndWhatWouldFit) {
       {"the limit from the estimate, 150.03 h, exceeds the limit of 24 h for a run (site.toml:12). "
        "Take more GPUs, fewer epochs, or let it go on by itself: --auto-resume.",
        [](Case& c) { c.request.args.epochs = 10'000; }},
+      {"time_limit = 2 h exceeds the 60 min of partition \"gpu\" (MaxTime in Slurm). Ask for less.",
+       [](Case& c) {
+         c.facts.partition_max_s = {{"gpu", 3'600}, {"cheap", 60}};
+         c.request.resources.time_limit_s = 7'200;
+       }},
+      {"a job of 118 min exceeds the 60 min of partition \"gpu\" (MaxTime in Slurm). Ask for fewer "
+       "hours, or for epochs with --auto-resume.",
+       [](Case& c) {
+         c.facts.partition_max_s = {{"gpu", 3'600}};
+         c.request.args.time_h = 2;
+       }},
       {"0 train images: no estimate can be made. Give a time limit.", [](Case& c) { c.data = {}; }},
       {"partition = \"gpu\" is not the \"cheap\" of type \"small\" (site.toml:44), whose GPUs "
        "Slurm "

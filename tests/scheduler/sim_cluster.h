@@ -74,6 +74,8 @@ class SimCluster final : public Cluster {
     JobState ends_as = JobState::kCompleted;
     int exit_code = 0;
     UtcSeconds ghost_until = 0;    // A crash forgot that it ended.
+    bool goes_on = false;          // A run with auto_resume: its script requeues it, held.
+    bool is_unfinished = false;    // The present attempt of such a run ends with more to do.
     UtcSeconds purge = 0;
 
     std::string owner_of_task() const {
@@ -149,6 +151,7 @@ class SimCluster final : public Cluster {
     const std::string& gres = spec.tres_per_node;
     job.shown.gpus = spec.nodes * std::stoi(gres.substr(gres.rfind(':') + 1));
     job.owner = name ? name->run_id : "";
+    job.goes_on = spec.script.find("scontrol requeuehold") != std::string::npos;
     return Submitted{add(job), ""};
   }
   // sbatch on the managed partition: stamped and held by the submit plug-in.
@@ -169,6 +172,7 @@ class SimCluster final : public Cluster {
       job.lasts_s = std::min(job.lasts_s, now - job.shown.start + dice_.between(1, 30));
       job.ends_as = JobState::kFailed;
       job.exit_code = 10;
+      job.is_unfinished = job.goes_on;
     });
   }
   Expected<void> cancel(JobId id) override {
@@ -286,6 +290,7 @@ class SimCluster final : public Cluster {
     }
   }
 
+  bool has_messages() const { return !queue_.empty(); }
   void settle_down() {  // Everything late arrives.
     has_faults = false;
     controller_is_up = database_is_up = true;
@@ -353,6 +358,7 @@ class SimCluster final : public Cluster {
                                          JobState::kOutOfMemory, JobState::kNodeFail};
     job.ends_as = kEnds[dice_.between(0, 3)];
     job.exit_code = job.ends_as == JobState::kFailed ? (dice_.one_in(2) ? 1 : 11) : 0;
+    job.is_unfinished = job.goes_on && dice_.one_in(2);
   }
 
   TrueAllocation* allocation(JobId id, UtcSeconds start) {
@@ -388,7 +394,12 @@ class SimCluster final : public Cluster {
       if (!shown.is_held && now >= job.begin && dice_.one_in(10)) start(id);
       return;
     }
-    if (now >= shown.start + job.lasts_s) {
+    // The script of a run that goes on leaves before the limit.
+    if (job.is_unfinished && now + 5 >= shown.start + std::min(job.lasts_s, shown.time_limit_s)) {
+      requeue(id, JobState::kRequeued);
+      at(id).shown.is_held = true;  // Its user's hold: scontrol requeuehold.
+      at(id).shown.is_held_by_admin = false;
+    } else if (now >= shown.start + job.lasts_s) {
       end(job, job.ends_as, job.exit_code);
     } else if (now >= shown.start + shown.time_limit_s + job.sweep_s) {
       end(job, JobState::kTimeout, 0);

@@ -3,7 +3,8 @@
 // Random lives of a cluster, its users and a service that dies at any line, and an accountant of its
 // own who knows every second that Slurm really allocated.
 //
-//   TRAINYARD_LIVES=2000 simulation_test      so many lives
+//   TRAINYARD_LIVES=100000 simulation_test    so many lives
+//   TRAINYARD_ACTS=5000 simulation_test       longer ones: so many acts each
 //   TRAINYARD_SEED=17 simulation_test         this one, with its history
 #include <cstdlib>
 #include <memory>
@@ -27,23 +28,37 @@ Site sim_site() {
   return site;
 }
 
+std::int64_t number_of(const char* name, std::int64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text != nullptr ? std::strtoll(text, nullptr, 10) : otherwise;
+}
+
+// The books of all lives: each life is one transaction that is rolled back.
+accounting::Database open_books() {
+  auto db = std::move(*accounting::Database::open(":memory:"));
+  if (!accounting::Ledger::open(db) || !RunStore::open(db)) throw std::runtime_error("no books");
+  // A write of the books fails when the countdown is over: as if the service had died in it.
+  const auto made = db.execute_script(
+      "CREATE TEMP TABLE doom(n INTEGER); INSERT INTO doom VALUES(-1);"
+      "CREATE TEMP TRIGGER doom_of_event AFTER INSERT ON main.run_event BEGIN"
+      "  SELECT RAISE(ABORT, 'the service died') WHERE (SELECT n FROM doom) = 0; END;");
+  if (!made) throw std::runtime_error(made.error().message);
+  return db;
+}
+
 class Life {
  public:
-  explicit Life(std::uint64_t seed) : dice_(seed), cluster_(dice_) {
-    // A write of the books fails when the countdown is over: as if the service had died in it.
-    const auto made = database_.execute_script(
-        "CREATE TEMP TABLE doom(n INTEGER); INSERT INTO doom VALUES(-1);"
-        "CREATE TEMP TRIGGER doom_of_event AFTER INSERT ON main.run_event BEGIN"
-        "  SELECT RAISE(ABORT, 'the service died') WHERE (SELECT n FROM doom) = 0; END;");
-    (void)made;
+  Life(std::uint64_t seed, accounting::Database& books)
+      : dice_(seed), cluster_(dice_), database_(books) {
     open_service();
     grant();
   }
 
   // Empty: all is right.
   std::vector<std::string> run() {
-    const std::int64_t acts = dice_.between(20, 120);
-    for (std::int64_t i = 0; i < acts; ++i) {
+    const std::int64_t acts =
+        number_of("TRAINYARD_ACTS", dice_.one_in(6) ? dice_.between(20, 120) : dice_.between(5, 30));
+    for (; steps_ < acts && faults_.empty(); ++steps_) {
       happen();
       cluster_.advance(dice_.between(0, 40));
       tick();
@@ -52,11 +67,11 @@ class Life {
     check();
     return faults_;
   }
+  std::int64_t steps() const { return steps_; }
   const std::vector<std::string>& history() const { return cluster_.history; }
   std::vector<std::string> books() const {
     std::vector<std::string> text;
-    auto& db = const_cast<accounting::Database&>(database_);
-    const auto read = db.query("SELECT time, run, kind, body FROM run_event ORDER BY seq", {},
+    const auto read = database_.query("SELECT time, run, kind, body FROM run_event ORDER BY seq", {},
                                [&](const accounting::Row& row) {
                                  text.push_back(fmt::format("{} {} {} {}", row.integer(0), row.text(1),
                                                             row.text(2), row.text(3).substr(0, 300)));
@@ -110,7 +125,42 @@ class Life {
       if (done) cluster_.end_look();
       cluster_.calls_until_death = -1;
       if (!done && !cluster_.has_faults) faults_.push_back(done.error().message);
+      if (done && service_->trouble().empty()) check_step();
     });
+  }
+
+  // What holds after every look that was not disturbed.
+  void check_step() {
+    std::int64_t sum = 1, least = -1;
+    const auto read = database_.query(
+        "SELECT sum(balance), coalesce(min(balance) FILTER (WHERE floor IS NOT NULL), 0) "
+        "FROM account", {}, [&](const accounting::Row& row) {
+          sum = row.integer(0);
+          least = row.integer(1);
+        });
+    if (!read || sum != 0 || least < 0) {
+      fault(fmt::format("at {}: all accounts sum to {}, the least has {}", cluster_.now, sum, least));
+    }
+    for (const JobId id : cluster_.ids(true)) check_limit(id);
+  }
+
+  // A running job's limit is never longer than what is held for it. After a requeue what is left of
+  // the hold may be unknown for a while.
+  void check_limit(JobId id) {
+    const JobSnapshot& job = cluster_.at(id).shown;
+    if (job.state != JobState::kRunning || job.gpus == 0 || job.attempt > 0) return;
+    const auto view = service_->find(cluster_.at(id).owner_of_task());
+    if (!view || !*view || is_terminal((*view)->run.state)) return;
+    const Segment& segment = (*view)->run.last();
+    const bool is_the_one = segment.job == id && (*view)->job && (*view)->job->start == job.start &&
+                            segment.seen.size() == 1 && segment.charges.empty();
+    if (!is_the_one || segment.rejected || segment.ended || segment.cancel_requested) return;
+    const std::int64_t needed =
+        job.gpus * (job.time_limit_s + kMargin) * segment.plan.quote.weight_milli;
+    if (needed <= segment.remaining().milli_gpu_s) return;
+    fault(fmt::format("at {}: job {} of {} needs {} for its limit of {} s, held are {}", cluster_.now,
+                      id, (*view)->run.id, needed, job.time_limit_s,
+                      segment.remaining().milli_gpu_s));
   }
 
   void submit_training() {
@@ -123,6 +173,7 @@ class Life {
       admission.request.resources.gpus = static_cast<int>(dice_.between(1, 2));
       admission.request.resources.time_limit_s = 60 * dice_.between(2, 30);
       admission.request.resources.type = dice_.one_in(3) ? "metered" : "h100";
+      admission.request.resources.auto_resume = dice_.one_in(2);
       admission.data = {100, 20};
       const auto outcome = service_->admit(kAda, admission, cluster_.now);
       if (!outcome || !std::holds_alternative<Admitted>(*outcome)) return;
@@ -185,6 +236,12 @@ class Life {
         (void)(dice_.one_in(2) ? service_->request_stop(kAda, id, cluster_.now)
                                : service_->request_cancel(kAda, id, cluster_.now));
       });
+    } else if (what > 26 && runs_ > 0) {
+      guarded([&] {
+        const std::string id = fmt::format("run{:04}", dice_.between(1, runs_));
+        (void)(dice_.one_in(2) ? service_->request_pause(kAda, id, cluster_.now)
+                               : service_->request_resume(kAda, id, cluster_.now));
+      });
     } else if (!live.empty() && what < 25) {
       disturb_job(pick(live), what);
     } else if (!any.empty() && what == 25) {
@@ -220,13 +277,22 @@ class Life {
     cluster_.note("everything settles");
     cluster_.settle_down();
     back_at_ = 0;
-    for (int i = 0; i < 300; ++i) {
+    // The service looks at what was closed once more after record_wait_s.
+    int over = 0;
+    for (int i = 0; i < 300 && over < 8; ++i) {
       if (i % 60 == 59) {
         for (const JobId id : cluster_.ids(true)) cluster_.user_cancels(id);
       }
       cluster_.advance(20);
       tick();
+      over = cluster_.ids(true).empty() && is_all_over() ? over + 1 : 0;
     }
+  }
+  bool is_all_over() {
+    std::int64_t open = 1;
+    (void)database_.query("SELECT count(*) FROM run WHERE is_open = 1", {},
+                          [&](const accounting::Row& row) { open = row.integer(0); });
+    return service_ && open == 0 && !cluster_.has_messages();
   }
 
   // --- The accountant --------------------------------------------------------------------------
@@ -234,17 +300,15 @@ class Life {
   void fault(const std::string& text) { faults_.push_back(text); }
 
   void check() {
-    const auto wrong = service_->ledger().verify();
-    for (const std::string& each : *wrong) fault("verify: " + each);
     const auto balances = service_->ledger().balances();
     for (const auto& balance : *balances) {
       if (balance.held.milli_gpu_s != 0) fault(fmt::format("{} holds {}", balance.fund, balance.held.milli_gpu_s));
       if (balance.available.milli_gpu_s < 0) fault(balance.fund + " is overspent");
     }
-    const auto views = service_->latest("", 10'000);
-    for (const auto& view : *views) {
-      if (!is_terminal(view.run.state)) fault("run " + view.run.id + " is " + to_name(view.run.state));
-    }
+    (void)database_.query("SELECT id, state FROM run WHERE is_open = 1", {},
+                          [this](const accounting::Row& row) {
+                            fault("run " + row.text(0) + " is " + row.text(1));
+                          });
     lines_ = *service_->ledger().lines("", "");
     const auto report = service_->audit();
     const auto findings = service_->ledger().findings();
@@ -331,44 +395,74 @@ class Life {
   Dice dice_;
   Site site_ = sim_site();
   SimCluster cluster_;
-  accounting::Database database_ = open_books();
+  accounting::Database& database_;
   std::unique_ptr<Dispatcher> service_;
   UtcSeconds back_at_ = 0;
   int grants_ = 0, runs_ = 0;
+  std::int64_t steps_ = 0;
   std::vector<std::string> faults_, named_;
   std::set<std::string> excess_;
   std::vector<accounting::StatementLine> lines_;
-
-  static accounting::Database open_books() {
-    auto db = std::move(*accounting::Database::open(":memory:"));
-    if (!RunStore::open(db)) throw std::runtime_error("no books");
-    return db;
-  }
 };
 
-std::int64_t number_of(const char* name, std::int64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text != nullptr ? std::strtoll(text, nullptr, 10) : otherwise;
+// One life, and what is told of it where it went wrong.
+struct Told {
+  std::int64_t steps = 0;
+  std::vector<std::string> faults, history;
+};
+
+Told live(std::uint64_t seed, accounting::Database& books, bool tells_all) {
+  Told told;
+  (void)books.transact([&]() -> accounting::Expected<void> {
+    Life life(seed, books);
+    told.faults = life.run();
+    told.steps = life.steps();
+    if (!told.faults.empty() || tells_all) {
+      told.history = life.history();
+      for (std::string& line : life.books()) told.history.push_back(std::move(line));
+    }
+    return tl::unexpected(accounting::Error{"this life is over"});
+  });
+  return told;
 }
 
-TEST(Simulation, WhateverHappensEveryAllocationIsChargedOnceOrAFindingNamesIt) {
+// Blocks of lives, so that they can be lived side by side.
+constexpr std::int64_t kBlocks = 4;
+#ifdef __SANITIZE_ADDRESS__
+constexpr std::int64_t kLives = 500;
+#else
+constexpr std::int64_t kLives = 10'000;
+#endif
+
+class Simulation : public ::testing::TestWithParam<std::int64_t> {};
+
+TEST_P(Simulation, WhateverHappensEveryAllocationIsChargedOnceOrAFindingNamesIt) {
   const std::int64_t one = number_of("TRAINYARD_SEED", 0);
-  const std::int64_t lives = number_of("TRAINYARD_LIVES", 100);
+  const std::int64_t lives = number_of("TRAINYARD_LIVES", kLives);
+  const std::int64_t block = GetParam();
+  const std::int64_t first = one > 0 ? one : lives * block / kBlocks + 1;
+  const std::int64_t last = one > 0 ? one : lives * (block + 1) / kBlocks;
+  if (one > 0 && block > 0) return;  // The first block lives it.
+  accounting::Database books = open_books();
+  std::int64_t steps = 0;
   int failed = 0;
-  for (std::int64_t seed = one > 0 ? one : 1; seed < (one > 0 ? one + 1 : lives + 1); ++seed) {
-    Life life(static_cast<std::uint64_t>(seed));
-    const auto faults = life.run();
-    if (faults.empty()) continue;
-    std::string text;
-    for (const std::string& fault : faults) text += fault + "\n";
-    if (one > 0) {
-      for (const std::string& line : life.history()) fmt::print("{}\n", line);
-      for (const std::string& line : life.books()) fmt::print("{}\n", line);
+  for (std::int64_t seed = first; seed <= last; ++seed) {
+    const Told told = live(static_cast<std::uint64_t>(seed), books, one > 0);
+    steps += told.steps;
+    if (seed % 10'000 == 0) fmt::print(stderr, "seed {}, {} steps in this block\n", seed, steps);
+    if (one > 0 || (failed == 0 && !told.faults.empty())) {
+      for (const std::string& line : told.history) fmt::print("{}\n", line);
     }
+    if (told.faults.empty()) continue;
+    std::string text;
+    for (const std::string& fault : told.faults) text += fault + "\n";
     ADD_FAILURE() << "TRAINYARD_SEED=" << seed << "\n" << text;
     if (++failed == 10) break;
   }
+  fmt::print("seeds {} to {}: {} steps\n", first, last, steps);
 }
+
+INSTANTIATE_TEST_SUITE_P(Blocks, Simulation, ::testing::Range(std::int64_t{0}, kBlocks));
 
 }  // namespace
 }  // namespace scheduler

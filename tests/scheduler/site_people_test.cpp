@@ -3,27 +3,12 @@
 // The tables of site.toml for people: alerts, rights, other nodes, tiers that are taken.
 #include <gtest/gtest.h>
 
-#include "files.h"
-#include "scheduler/site.h"
+#include "sites.h"
 
 namespace scheduler {
 namespace {
 
-SiteOutcome read(const std::string& more) {
-  const test::Folder folder;
-  const auto path = folder.path() / "site.toml";
-  test::write_file(path, more + R"(
-[[instance_type]]
-name = "h100"
-partition = "gpu"
-gres = "gpu:h100"
-nodes = 2
-gpus_per_node = 2
-images_per_s = 3
-weights = [{from = "2026-01-01", weight = "1.000"}]
-)");
-  return read_site(path.string());
-}
+SiteOutcome read(const std::string& more) { return read_site_text(more + kInstanceType); }
 
 std::string faults_of(const std::string& more) {
   std::string text;

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/scheduler/files.h"
+#include "tests/scheduler/sites.h"
 
 namespace scheduler {
 namespace {
@@ -16,27 +16,7 @@ max_hours = 24
 [defaults]
 type = "h100"
 gpus = 1
-[[instance_type]]
-name = "h100"
-partition = "gpu"
-gres = "gpu:h100"
-nodes = 2
-gpus_per_node = 2
-images_per_s = 3
-weights = [{from = "2026-01-01", weight = "1.000"}]
-)";
-
-SiteOutcome read_text(const std::string& text) {
-  const test::Folder folder;
-  const std::string path = (folder.path() / "site.toml").string();
-  test::write_file(path, text);
-  SiteOutcome outcome = read_site(path);
-  // Messages without the folder, which has another name each time.
-  for (Fault& fault : outcome.faults) {
-    fault.where = fault.where.substr(fault.where.find("site.toml"));
-  }
-  return outcome;
-}
+)" + kInstanceType;
 
 std::string replaced(std::string text, const std::string& from, const std::string& to) {
   const std::size_t at = text.find(from);
@@ -48,7 +28,7 @@ TEST(Site, TheExampleOfItsPageIsReadInFull) {
   const auto blocks = test::blocks_of(test::kSource / "docs/formats/site.md", "toml");
   ASSERT_EQ(blocks.size(), 1u);
 
-  const SiteOutcome outcome = read_text(blocks[0]);
+  const SiteOutcome outcome = read_site_text(blocks[0]);
   const Site& site = outcome.site;
 
   EXPECT_EQ(to_text(outcome.faults), "");
@@ -96,7 +76,7 @@ TEST(Site, TheExampleOfItsPageIsReadInFull) {
 }
 
 TEST(Site, WhatIsLeftOutHasADefault) {
-  const SiteOutcome outcome = read_text(kSmall);
+  const SiteOutcome outcome = read_site_text(kSmall);
 
   EXPECT_EQ(to_text(outcome.faults), "");
   EXPECT_EQ(outcome.site.socket, "/run/trainyard/socket");
@@ -107,14 +87,14 @@ TEST(Site, WhatIsLeftOutHasADefault) {
 }
 
 TEST(Site, TheOnlyTypeIsTheDefaultType) {
-  const SiteOutcome outcome = read_text(replaced(kSmall, "type = \"h100\"\n", ""));
+  const SiteOutcome outcome = read_site_text(replaced(kSmall, "type = \"h100\"\n", ""));
 
   EXPECT_EQ(to_text(outcome.faults), "");
   EXPECT_EQ(outcome.site.default_type, "h100");
 }
 
 TEST(Site, WeightsAreExact) {
-  const SiteOutcome outcome = read_text(replaced(
+  const SiteOutcome outcome = read_site_text(replaced(
       kSmall, R"({from = "2026-01-01", weight = "1.000"})",
       R"({from = 2026-01-01, weight = 2}, {from = "2026-02-01T08:00:00Z", weight = "0.125"})"));
 
@@ -201,7 +181,7 @@ TEST(Site, EveryFaultNamesItsLine) {
 
   for (const Row& row : rows) {
     SCOPED_TRACE(row.to);
-    EXPECT_EQ(to_text(read_text(replaced(kSmall, row.from, row.to)).faults), row.faults);
+    EXPECT_EQ(to_text(read_site_text(replaced(kSmall, row.from, row.to)).faults), row.faults);
   }
 }
 
@@ -209,7 +189,7 @@ TEST(Site, AllFaultsAreNamedAtOnceInTheOrderOfTheFile) {
   std::string text = replaced(kSmall, "max_gpus = 4", "max_gpus = -4");
   text = replaced(text, "gpus_per_node = 2", "gpus_per_nod = 2");
 
-  EXPECT_EQ(to_text(read_text(text).faults),
+  EXPECT_EQ(to_text(read_site_text(text).faults),
             "site.toml:3: limits.max_gpus = -4 is below the smallest allowed value 1.\n"
             "site.toml:8: instance_type.gpus_per_node is missing.\n"
             "site.toml:13: instance_type.gpus_per_nod is not known. Did you mean "
@@ -219,12 +199,12 @@ TEST(Site, AllFaultsAreNamedAtOnceInTheOrderOfTheFile) {
 TEST(Site, ATypeMayNotStandTwice) {
   const std::string type = kSmall.substr(kSmall.find("[[instance_type]]"));
 
-  EXPECT_EQ(to_text(read_text(kSmall + type).faults),
+  EXPECT_EQ(to_text(read_site_text(kSmall + type).faults),
             "site.toml:17: name = \"h100\" stands at line 8 already.\n");
 }
 
 TEST(Site, ASiteWithoutTypesIsAFault) {
-  EXPECT_EQ(to_text(read_text("cluster = \"demo\"\n").faults),
+  EXPECT_EQ(to_text(read_site_text("cluster = \"demo\"\n").faults),
             "site.toml:1: instance_type is missing. Give at least one.\n");
 }
 

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Plain jobs of several parts or of too long a limit, and what comes to light after the end, against a
+// pretended Slurm.
+#include "world.h"
+
+namespace scheduler {
+namespace {
+
+std::string plain_id(int number, int task = -1) {
+  return plain_run_id({fmt::format("{:016}", number), ""}, task);
+}
+
+class PlainShapesTest : public ::testing::Test {
+ protected:
+  void SetUp() override { world.grant("user:ada", 10); }
+  const JobSnapshot& job(JobId id) { return world.cluster.jobs.at(id); }
+  std::string findings() {
+    std::string text;
+    const auto read = world.dispatcher().ledger().findings();
+    for (const auto& finding : *read) text += finding.subject + ": " + finding.text + "\n";
+    return text;
+  }
+  World world;
+};
+
+TEST_F(PlainShapesTest, AllComponentsOfAHeterogeneousJobGetTheirHoursAndAreReleasedTogether) {
+  const auto ids = world.cluster.submit_het({1, 0, 3}, 600);
+  world.tick();
+  for (const JobId id : ids) EXPECT_FALSE(job(id).is_held) << id;
+  EXPECT_EQ(world.balance().held.milli_gpu_s, (1 + 3) * (600 + kMargin) * 1000);
+
+  for (const JobId id : ids) world.cluster.start(id);
+  world.tick();
+  world.tick(60);
+  for (const JobId id : ids) world.cluster.end(id, JobState::kCompleted, 0);
+  world.tick();
+  EXPECT_EQ(world.run(plain_id(1)).charged().milli_gpu_s, 1 * 61 * 1000);
+  EXPECT_EQ(world.run(plain_id(3)).charged().milli_gpu_s, 3 * 61 * 1000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
+TEST_F(PlainShapesTest, ComponentsBeyondTheFundKeepAllOfThemWaitingWithTheNumbers) {
+  const auto ids = world.cluster.submit_het({2, 4}, 2 * 3600);
+  world.tick();
+  for (const JobId id : ids) {
+    EXPECT_TRUE(job(id).is_held_by_admin) << id;
+    EXPECT_NE(job(id).comment.find("needs 12.150 GPU-h"), std::string::npos) << job(id).comment;
+    EXPECT_NE(job(id).comment.find(" + "), std::string::npos) << job(id).comment;
+    EXPECT_NE(job(id).comment.find("has 10.000 GPU-h"), std::string::npos) << job(id).comment;
+  }
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+
+  world.grant("user:ada", 10);
+  world.tick(10);
+  for (const JobId id : ids) EXPECT_FALSE(job(id).is_held) << id;
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 6 * (7200 + kMargin) * 1000);
+}
+
+// One part that cannot be quoted keeps the others: Slurm starts none without it.
+TEST_F(PlainShapesTest, AComponentThatCannotBeQuotedIsNamed) {
+  const auto ids = world.cluster.submit_het({1, 1}, 600);
+  world.cluster.jobs.at(ids[1]).gpu_type = "a100";
+  world.tick();
+  EXPECT_TRUE(job(ids[0]).is_held_by_admin);
+  EXPECT_NE(job(ids[0]).comment.find(fmt::format("component {}: ", ids[1])), std::string::npos)
+      << job(ids[0]).comment;
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+}
+
+TEST_F(PlainShapesTest, AHeterogeneousJobOfWhichAPartIsNotCoveredIsEndedWhole) {
+  const auto ids = world.cluster.submit_het({1, 1}, 600);
+  world.tick();
+  for (const JobId id : ids) world.cluster.start(id);
+  world.cluster.jobs.at(ids[1]).gpus = 64;
+  world.cluster.records[ids[1]].back().gpus = 64;
+  world.tick();
+  world.tick(10);
+  for (const JobId id : ids) EXPECT_EQ(job(id).state, JobState::kCancelled) << id;
+  world.tick(10);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
+TEST_F(PlainShapesTest, ALimitBeyondThatOfThePartitionIsToldAndHoldsNoHours) {
+  world.cluster.about.partition_max_s["metered"] = 3600;
+  world.restart();
+  const JobId id = world.cluster.submit_plain(1, 2 * 3600);
+  world.tick();
+  EXPECT_TRUE(job(id).is_held_by_admin);
+  EXPECT_NE(job(id).comment.find("its limit of 120 min exceeds the 60 min of partition metered"),
+            std::string::npos) << job(id).comment;
+  EXPECT_NE(job(id).comment.find("timelimit=60"), std::string::npos) << job(id).comment;
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+
+  world.cluster.jobs.at(id).time_limit_s = 3600;
+  world.tick(10);
+  EXPECT_FALSE(job(id).is_held);
+}
+
+// An epochs run is not given a longer limit than its partition has.
+TEST_F(PlainShapesTest, ARunIsExtendedUpToTheLimitOfItsPartition) {
+  world.cluster.about.partition_max_s["gpu"] = 900;
+  world.restart();
+  const JobId id = world.launch(world.admission());
+  world.cluster.start(id);
+  world.tick(1);
+  world.tick(350);
+  for (int i = 0; i < 4; ++i) world.tick(10);
+  EXPECT_EQ(job(id).time_limit_s, 900);
+}
+
+// The controller forgot the job and slurmdbd is late: it is waited for before its hold is released.
+TEST_F(PlainShapesTest, ALostJobWhoseRecordComesLateIsCharged) {
+  const JobId id = world.cluster.submit_plain(2, 600);
+  world.tick();
+  const auto kept = world.cluster.records[id];
+  world.cluster.records[id].clear();
+  world.cluster.purge(id);
+  world.tick(110);
+  world.tick(30);
+  ASSERT_EQ(world.state(plain_id(1)), "settling");
+
+  world.cluster.records[id] = kept;
+  AllocationRecord& record = world.cluster.records[id].back();
+  record.start = record.submit + 5;
+  record.end = record.submit + 8;
+  record.gpus = 2;
+  record.state = JobState::kCompleted;
+  world.tick(10);
+  EXPECT_EQ(world.run(plain_id(1)).charged().milli_gpu_s, 2 * 3 * 1000);
+  EXPECT_EQ(findings(), "");
+}
+
+TEST_F(PlainShapesTest, ALostJobOfWhichNothingIsEverToldIsNamedWhenItsHoldIsReleased) {
+  const JobId id = world.cluster.submit_plain(2, 600);
+  world.tick();
+  world.cluster.records[id].clear();
+  world.cluster.purge(id);
+  for (int i = 0; i < 30; ++i) world.tick(10);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  EXPECT_NE(findings().find(fmt::format("the controller lost job {}", id)), std::string::npos)
+      << findings();
+}
+
+TEST_F(PlainShapesTest, WhatAJobHadBesideItsChargesIsFoundAtTheSecondLook) {
+  const JobId id = world.cluster.submit_plain(2, 600);
+  world.tick();
+  world.cluster.start(id);
+  world.tick(10);
+  world.cluster.end(id, JobState::kCompleted, 0);
+  world.tick(1);
+  world.cluster.purge(id);
+  ASSERT_EQ(world.state(plain_id(1)), "finished");
+  // A controller that crashed ran it once more, unseen.
+  AllocationRecord again = world.cluster.records[id].back();
+  again.submit += 20;
+  again.start = again.submit + 1;
+  again.end = again.start + 7;
+  world.cluster.records[id].push_back(again);
+  world.cluster.database_is_up = false;
+  world.restart();  // It is not forgotten.
+  world.tick(105);
+  EXPECT_EQ(findings(), "");
+  world.cluster.database_is_up = true;
+  world.tick(70);
+  EXPECT_NE(findings().find("Nobody pays for it"), std::string::npos) << findings();
+  const std::string once = findings();
+  world.tick(200);
+  EXPECT_EQ(findings(), once);
+}
+
+}  // namespace
+}  // namespace scheduler
