@@ -252,8 +252,10 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
   const auto is_gone = [&present](const auto& each) { return present.count(each.first) == 0; };
   std::erase_if(refused_, is_gone);
   std::erase_if(settled_, is_gone);
+  running_.clear();
   for (JobSnapshot& job : *jobs) {
     job.gpus = gpus_of_job(job, *site_);
+    if (job.gpus > 0 && job.state == JobState::kRunning) running_.push_back(job);
     // One job that cannot be looked after keeps no other from it.
     if (const auto matched = match_job(job, now); !matched) {
       trouble_ = fmt::format("job {}: {}", job.id, matched.error().message);
