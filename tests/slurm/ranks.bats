@@ -26,11 +26,11 @@ host_process() { pgrep --parent "$(cut -d' ' -f1 "$tytest_state/run/host-$1.pid"
 # A node without free memory, as far as anybody there can tell.
 spoil_node() {
   sed 's/^MemAvailable:.*/MemAvailable:  1024 kB/' /proc/meminfo >"$tytest_state/run/no-memory"
-  nsenter --target "$(host_process "$1")" --mount \
+  nsenter --target "$(host_process "$1")" --mount --pid \
     mount --bind "$tytest_state/run/no-memory" /proc/meminfo
 }
 mend_node() {
-  nsenter --target "$(host_process "$1")" --mount umount /proc/meminfo 2>/dev/null || true
+  nsenter --target "$(host_process "$1")" --mount --pid umount /proc/meminfo 2>/dev/null || true
 }
 nodes_are_idle() { [[ $(as root sinfo --noheader --Node --partition gpu --format %T | sort -u) == idle ]]; }
 
@@ -63,15 +63,16 @@ has_epochs() { [[ $(epochs_of "$tytest_user" "$run_id") -ge $1 ]]; }
 state_is() { [[ $(as "$tytest_user" trainyard show "$run_id" --json | jq -r .state) == "$1" ]]; }
 
 # The bill is Slurm's record of all attempts, to the second, and there are so many of them.
-expect_exact_bill() { # ATTEMPTS
+expect_exact_bill() { # [ATTEMPTS]
   local shown jobs slurm
   shown=$(as "$tytest_user" trainyard show "$run_id" --json)
   jobs=$(jq -r '[.segments[].job | tostring] | join(",")' <<<"$shown")
   slurm=$(as "$tytest_user" sacct --duplicates --allocations --noheader --parsable2 --jobs "$jobs" \
     --format=ElapsedRaw,AllocTRES | sed -nE 's/^([0-9]+)\|.*gres\/gpu=([0-9]+).*/\1 \2/p')
   echo "charged $(jq .charged <<<"$shown") milli-GPU-s; Slurm's seconds and GPUs:" "$slurm"
-  [[ $(grep -c . <<<"$slurm") -eq $1 ]]
-  [[ $(jq '[.segments[].charges | length] | add' <<<"$shown") -eq $1 ]]
+  [[ $(grep -c . <<<"$slurm") -eq ${1:-$(grep -c . <<<"$slurm")} ]]
+  [[ $(jq '[.segments[].charges[] | select(.gpus > 0)] | length' <<<"$shown") -eq \
+    $(grep -c . <<<"$slurm") ]]
   [[ $(jq .charged <<<"$shown") -eq $(awk '{sum += $1 * $2} END {print sum * 1000}' <<<"$slurm") ]]
   [[ $(jq .held <<<"$shown") -eq 0 ]]
   as trainyard trainyard admin audit
@@ -134,4 +135,42 @@ expect_exact_bill() { # ATTEMPTS
   eventually 250 is_over "$run_id"
   state_is stopped
   expect_exact_bill 3
+}
+
+# The service may not have seen yet what else runs; then it is asked again.
+gpus_now() { as "$tytest_user" trainyard show "$run_id" --json | jq '.segments[-1].plan.gpus'; }
+starts_on_two() {
+  tytrain epochs=10000 batch=16 val=false --gpus 1-4
+  [[ $(gpus_now) -eq 2 ]] && return
+  as "$tytest_user" trainyard cancel "$run_id" --wait
+  return 1
+}
+resumes_on_four() {
+  as "$tytest_user" trainyard resume "$run_id"
+  [[ $(gpus_now) -eq 4 ]] && return
+  as "$tytest_user" trainyard stop "$run_id" --wait
+  return 1
+}
+job_is() { [[ $(as "$tytest_user" squeue --noheader --jobs "$1" --format %T 2>/dev/null) == "$2" ]]; }
+
+@test "ranks: a range of GPUs takes what is free, at the start and when it is resumed" {
+  eventually 60 nodes_are_idle
+  local blocker before
+  blocker=$(as "$tytest_user" sbatch --parsable --gres=gpu:h100:2 --nodes 1 --ntasks 1 --time 15 \
+    --wrap 'sleep 900')
+  eventually 60 job_is "$blocker" RUNNING
+  eventually 120 starts_on_two
+  eventually 250 has_epochs 1
+  as "$tytest_user" trainyard stop "$run_id" --wait
+  state_is stopped
+  before=$(epochs_of "$tytest_user" "$run_id")
+  as "$tytest_user" scancel "$blocker"
+  eventually 60 job_is "$blocker" ""
+  eventually 120 resumes_on_four
+  eventually 250 has_epochs $((before + 1))
+  as "$tytest_user" trainyard stop "$run_id" --wait
+  state_is stopped
+  grep -q "^global batch 16 = 2 ranks x 8" "$run_dir"/slurm-*.out
+  grep -q "^global batch 16 = 4 ranks x 4" "$run_dir"/slurm-*.out
+  expect_exact_bill
 }
