@@ -187,6 +187,50 @@ Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller,
   return Quoted{std::move(plan)};
 }
 
+int Dispatcher::free_gpus(const InstanceType& type) const {
+  constexpr std::size_t kTyped = std::string_view("gpu:").size();
+  const std::string gpu_type = type.gres.size() > kTyped ? type.gres.substr(kTyped) : "";
+  int free = type.nodes * type.gpus_per_node;
+  for (const JobSnapshot& job : running_) {
+    const bool is_of_type = gpu_type.empty() || job.gpu_type.empty()
+                                ? job.partition == type.partition
+                                : job.gpu_type == gpu_type;
+    if (is_of_type) free -= job.gpus;
+  }
+  return free;
+}
+
+Expected<PlanOutcome> Dispatcher::plan_within(const Caller& caller, const TrainingRequest& request,
+                                              const Admission& admission, const Progress& progress,
+                                              UtcSeconds now) {
+  const auto plan_of = [&](const TrainingRequest& each) {
+    return make_plan(each, *site_, *facts_, admission.data, progress, caller.user, now, rates_of(*db_));
+  };
+  // What was quoted has its number already.
+  if (!request.resources.gpus_min || !admission.quote.empty()) return plan_of(request);
+  if (const auto given = give_allowance(ledger_, *site_, caller.user, now); !given) {
+    return tl::unexpected(given.error());
+  }
+  PlanOutcome outcome = Refusal{};
+  std::optional<Plan> least, payable;
+  for (const TrainingRequest& each : by_gpus(request)) {
+    outcome = plan_of(each);
+    const Plan* plan = std::get_if<Plan>(&outcome);
+    if (plan == nullptr) continue;
+    least = *plan;
+    const auto beyond = beyond_tier_of(caller, *plan);
+    if (!beyond) return tl::unexpected(beyond.error());
+    const auto balance = ledger_.balance(plan->fund);
+    if (!balance) return tl::unexpected(of(balance.error()));
+    if (!beyond->empty() || !*balance || spendable(**balance) < plan->quote.hold) continue;
+    if (plan->gpus <= free_gpus(*site_->find_type(plan->type))) return outcome;
+    if (!payable) payable = *plan;
+  }
+  if (payable) return PlanOutcome{*payable};
+  // Why not even the least: the caller's checks say it.
+  return least ? PlanOutcome{*least} : outcome;
+}
+
 Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& admission,
                                          UtcSeconds now) {
   if (const auto known = learn_facts(now); !known) return tl::unexpected(known.error());
@@ -233,8 +277,9 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
   const Progress progress{admission.epochs_done, run.allocated_s()};
   const auto asked = with_default_fund(caller, admission.request);
   if (!asked) return tl::unexpected(asked.error());
-  PlanOutcome planned =
-      make_plan(*asked, *site_, *facts_, admission.data, progress, caller.user, now, rates_of(*db_));
+  auto within = plan_within(caller, *asked, admission, progress, now);
+  if (!within) return tl::unexpected(within.error());
+  PlanOutcome planned = std::move(*within);
   if (auto* refusal = std::get_if<Refusal>(&planned)) return AdmitOutcome{*refusal};
   if (!admission.quote.empty()) {
     const auto quoted = by_quote(caller, std::get<Plan>(planned), admission, now);

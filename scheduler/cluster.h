@@ -63,6 +63,7 @@ struct JobSnapshot {
   int array_task = -1;             // -1: of no array, or several tasks in one (array_tasks).
   std::vector<int> array_tasks;    // The waiting tasks of an array, which Slurm keeps as one job.
   int exit_code = 0, exit_signal = 0;
+  std::string excluded_nodes;      // "n1,n3": left out of its next attempt.
 };
 
 // What is to be cancelled to end this job: a heterogeneous one is ended whole.

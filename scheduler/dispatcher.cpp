@@ -239,8 +239,10 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
   std::erase_if(refused_, is_gone);
   std::erase_if(settled_, is_gone);
   components_.clear();
+  running_.clear();
   for (JobSnapshot& job : *jobs) {
     job.gpus = gpus_of_job(job, *site_);
+    if (job.gpus > 0 && job.state == JobState::kRunning) running_.push_back(job);
     if (job.het_job != 0) components_[job.het_job].push_back(job);
   }
   for (const JobSnapshot& job : *jobs) {

@@ -125,6 +125,13 @@ class Dispatcher {
   [[nodiscard]] Expected<std::vector<std::string>> beyond_tier_of(const Caller& caller,
                                                                   const Plan& plan,
                                                                   int new_runs = 1);
+  // Of the numbers of GPUs that the request allows the largest that its fund and tier pay and that is
+  // free now; where less is free than the least, the largest that they pay.
+  [[nodiscard]] Expected<PlanOutcome> plan_within(const Caller& caller,
+                                                  const TrainingRequest& request,
+                                                  const Admission& admission,
+                                                  const Progress& progress, UtcSeconds now);
+  [[nodiscard]] int free_gpus(const InstanceType& type) const;
   [[nodiscard]] Expected<void> tick_run(Run& run, const View& view, UtcSeconds now);
   [[nodiscard]] Expected<void> perform(Run& run, const Action& action, UtcSeconds now);
   [[nodiscard]] Expected<void> post_charge(Run& run, const PostCharge& action, UtcSeconds now);
@@ -207,6 +214,7 @@ class Dispatcher {
     Refusal answer;
   };
   std::optional<UtcSeconds> restored_since_;       // Slurm is still to be read from then on.
+  std::vector<JobSnapshot> running_;               // Everybody's jobs with GPUs, at the last look.
   std::int64_t books_head_ = 0;                    // The newest transfer at the last look.
   std::map<JobId, Asked> refused_;                 // Waiting jobs that the books cannot pay.
   std::map<std::string, std::uint32_t> owners_;    // Of runs, open or not.

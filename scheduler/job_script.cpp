@@ -16,6 +16,9 @@ namespace {
 
 constexpr std::string_view kCommentPrefix = "trainyard:";
 constexpr std::string_view kTimeIsUpFile = "time_is_up";
+constexpr std::string_view kCheckpointFile = "weights/last.json";  // Changes with every checkpoint.
+constexpr int kBadNodesMax = 3;  // Placements of one segment without a node that was bad.
+constexpr int kCrashesMax = 3;   // At one checkpoint.
 
 // One word for a shell, whatever stands in it.
 std::string shell_quote(std::string_view text) {
@@ -154,7 +157,18 @@ std::string watch_limit(const Plan& plan) {
       fmt::arg("lead", deadline_lead_s(plan)), fmt::arg("time_is_up", kTimeIsUpFile));
 }
 
-std::string environment(const Plan& plan, const SegmentName& name, const std::string& run_dir) {
+// The site's words for the libraries that carry messages; those that the user brought along win.
+std::string site_environment(const Site& site) {
+  if (site.launch.environment.empty()) return "";
+  std::string text = "# The site's, where the user has not set it.\n";
+  for (const auto& [name, value] : site.launch.environment) {
+    text += fmt::format("[ -n \"${{{0}+set}}\" ] || export {0}={1}\n", name, shell_quote(value));
+  }
+  return text;
+}
+
+std::string environment(const Plan& plan, const SegmentName& name, const std::string& run_dir,
+                        const Site& site) {
   std::string text = fmt::format(
       "TRAINYARD_ALLOCATION_START=$(date +%s)\n"
       "export TRAINYARD_ALLOCATION_START\n"
@@ -163,14 +177,20 @@ std::string environment(const Plan& plan, const SegmentName& name, const std::st
       "export TRAINYARD_ATTEMPT=${{SLURM_RESTART_COUNT:-0}}\n",
       fmt::arg("run", shell_quote(name.run_id)), fmt::arg("segment", name.segment));
   text += deadline(plan);
+  if (site.launch.preflight) {
+    text += fmt::format("export TRAINYARD_PREFLIGHT=1 TRAINYARD_PREFLIGHT_S={}\n",
+                        site.launch.preflight_s);
+  }
+  text += fmt::format("export TRAINYARD_WATCHDOG_S={}\n", site.launch.watchdog_s);
+  text += site_environment(site);
   text += fmt::format(
-      "export OMP_NUM_THREADS={cpus} OPENBLAS_NUM_THREADS={cpus} OMP_WAIT_POLICY=passive\n"
-      "# A rank that waits gives its core to those that compute.\n"
-      "export OMPI_MCA_btl='^openib' OMPI_MCA_mpi_yield_when_idle=1\n"
+      "# A rank that waits sleeps between its looks; sched_yield can starve a whole host.\n"
+      "export OMPI_MCA_btl=${{OMPI_MCA_btl-^openib}}\n"
+      "export OMPI_MCA_mpi_yield_when_idle=${{OMPI_MCA_mpi_yield_when_idle-0}}\n"
       "export NCCL_DEBUG=${{NCCL_DEBUG:-WARN}}\n"
       "run_dir={run_dir}\n"
       "\n",
-      fmt::arg("cpus", plan.cpus_per_rank), fmt::arg("run_dir", shell_quote(run_dir)));
+      fmt::arg("run_dir", shell_quote(run_dir)));
   return text;
 }
 
@@ -237,14 +257,16 @@ std::string launch(const Plan& plan, const Site& site) {
   return fmt::format(
       "# The small shell ignores USR2 until the trainer, loaded by then, handles it.\n"
       "srun --mpi=pmix --nodes={nodes} --ntasks={ranks} --ntasks-per-node={ranks_per_node} \\\n"
-      "  --cpus-per-task={cpus} --cpu-bind=none --kill-on-bad-exit=1 --wait=60 \\\n"
+      "  --cpus-per-task={cpus} --cpu-bind={bind} --distribution=block:block \\\n"
+      "  --kill-on-bad-exit=1 --wait=60 \\\n"
       "  bash -c 'trap \"\" USR2; exec \"$0\" \"$@\"' \\\n"
       "  {trainer} train --spec \"$run_dir\"/{spec} &\n"
       "srun_pid=$!\n"
       "\n",
       fmt::arg("nodes", plan.nodes), fmt::arg("ranks", plan.ranks),
       fmt::arg("ranks_per_node", plan.ranks_per_node), fmt::arg("cpus", plan.cpus_per_rank),
-      fmt::arg("trainer", shell_quote(site.trainer)), fmt::arg("spec", contract::kSpecFile));
+      fmt::arg("bind", site.launch.cpu_bind), fmt::arg("trainer", shell_quote(site.trainer)),
+      fmt::arg("spec", contract::kSpecFile));
 }
 
 std::string wait_for_trainer() {
@@ -258,35 +280,117 @@ std::string wait_for_trainer() {
       "\n";
 }
 
-// As the user, for the service may not become him. Slurm ends the script while it sleeps; where it
-// refuses, the run ends as one that was stopped.
-std::string requeue_itself(const Plan& plan) {
-  if (!plan.auto_resume) return "";
+// "n1,n2" of slurm.exclude as Slurm may have it; the shell adds to it.
+std::string excluded_by_user(const Plan& plan) {
+  const auto excluded = plan.slurm.find("exclude");
+  return excluded == plan.slurm.end() ? "" : excluded->second;
+}
+
+// As the user, for the service may not become him. A requeued job's script gets SIGTERM at once, which
+// must not end what it still has to say. Where Slurm refuses, the run ends as it did.
+std::string requeue_function(const Plan& plan) {
   return fmt::format(
-      "# There is more to do: back into the queue, held until the service has set its hours aside.\n"
-      "if [ \"$code\" = {stopped} ] || [ \"$code\" = {deadline} ]; then\n"
-      "  scontrol requeuehold \"$SLURM_JOB_ID\" && sleep 120\n"
+      "# Back into the queue, without the nodes $1; {held}.\n"
+      "requeue() {{\n"
+      "  local ended='' waited=0\n"
+      "  trap 'ended=1' TERM\n"
+      "  (\n"
+      "    trap '' TERM\n"
+      "    scontrol {verb} \"$SLURM_JOB_ID\" || exit 1\n"
+      "    [ -z \"$1\" ] || scontrol update JobId=\"$SLURM_JOB_ID\" ExcNodeList=\"$1\" ||\n"
+      "      echo \"The next attempt may get the same nodes.\"\n"
+      "  )\n"
+      "  if [ $? -ne 0 ]; then\n"
+      "    trap - TERM\n"
+      "    return 1\n"
+      "  fi\n"
+      "  # Slurm ends the script.\n"
+      "  while [ -z \"$ended\" ] && [ \"$waited\" -lt 120 ]; do\n"
+      "    sleep 1\n"
+      "    waited=$((waited + 1))\n"
+      "  done\n"
+      "}}\n",
+      fmt::arg("held", plan.auto_resume ? "held until the service has set its hours aside"
+                                        : "what is left of its hold pays"),
+      fmt::arg("verb", plan.auto_resume ? "requeuehold" : "requeue"));
+}
+
+// Each cause with its own bound, counted in attempts.jsonl: nodes that the preflight found bad, and
+// crashes at one and the same checkpoint.
+std::string go_on(const Plan& plan, const InstanceType* type) {
+  std::string text = requeue_function(plan) + fmt::format(
+      "ends_of() {{  # How this segment ended before: lines of attempts.jsonl that match $1.\n"
+      "  grep \"^{{\\\"segment\\\":$TRAINYARD_SEGMENT,.*\\\"end\\\":.*$1\" "
+      "\"$run_dir\"/attempts.jsonl\n"
+      "}}\n"
+      "if [ \"$code\" = {bad} ] && [ -n \"$bad_nodes\" ] &&\n"
+      "  [ \"$(ends_of '\"code\":{bad},' | wc -l)\" -le {bad_max} ]; then\n"
+      "  excluded=$(ends_of '\"code\":{bad},' | sed -n 's/.*\"bad_nodes\":\"\\([^\"]*\\)\".*/\\1/p' |\n"
+      "    tr ',' '\\n' | sort -u)\n"
+      "  count=$(grep -c . <<< \"$excluded\")\n"
+      "  excluded=$(paste -sd, <<< \"$excluded\")\n"
+      "  if [ $((count + {nodes})) -le {all_nodes} ]; then\n"
+      "    echo \"$bad_nodes is left out; the run is placed again.\"\n"
+      "    requeue {user}\"$excluded\"\n"
+      "  else\n"
+      "    echo \"$bad_nodes is bad, and without it too few of {all_nodes} nodes are left.\"\n"
+      "  fi\n"
+      "fi\n",
+      fmt::arg("bad", static_cast<int>(contract::ExitCode::kBadNode)),
+      fmt::arg("bad_max", kBadNodesMax), fmt::arg("nodes", plan.nodes),
+      fmt::arg("all_nodes", type == nullptr ? plan.nodes : type->nodes),
+      fmt::arg("user", excluded_by_user(plan).empty()
+                           ? std::string()
+                           : shell_quote(excluded_by_user(plan) + ",")));
+  if (!plan.auto_resume) return text;
+  return text + fmt::format(
+      "# There is more to do.\n"
+      "if [ \"$code\" = {stopped} ] || [ \"$code\" = {deadline} ]; then requeue ''; fi\n"
+      "# A rank hung, vanished or was ended by a signal: not more than {crashes} times at one "
+      "checkpoint.\n"
+      "if [ \"$code\" = {stalled} ] || {{ [ -z \"$code\" ] && [ \"$status\" -gt 128 ]; }}; then\n"
+      "  if [ \"$(ends_of \"\\\"is_crash\\\":1,\\\"checkpoint\\\":\\\"$saved\\\"\" | wc -l)\" "
+      "-le {crashes} ]; then\n"
+      "    requeue ''\n"
+      "  fi\n"
       "fi\n",
       fmt::arg("stopped", static_cast<int>(contract::ExitCode::kStopped)),
-      fmt::arg("deadline", static_cast<int>(contract::ExitCode::kDeadline)));
+      fmt::arg("deadline", static_cast<int>(contract::ExitCode::kDeadline)),
+      fmt::arg("stalled", static_cast<int>(contract::ExitCode::kStalled)),
+      fmt::arg("crashes", kCrashesMax));
 }
 
 // srun's own code may be that of a rank which was ended because another had left.
-std::string attempt_end(const Plan& plan) {
+std::string attempt_end(const Plan& plan, const Site& site) {
   return (plan.is_timed ? "" : "kill \"$watcher\" 2> /dev/null\n") + fmt::format(
       "# Rank 0 wrote how the trainer left; without that it left badly, whatever srun says.\n"
-      "code=$(sed -n 's/.*\"code\"[[:space:]]*:[[:space:]]*\\([0-9][0-9]*\\).*/\\1/p' "
-      "\"$run_dir\"/{exit} \\\n"
-      "  2> /dev/null | head -n 1)\n"
+      "of_exit() {{\n"
+      "  sed -n \"s/.*\\\"$1\\\"[[:space:]]*:[[:space:]]*$2.*/\\1/p\" \"$run_dir\"/{exit} 2> /dev/null |\n"
+      "    head -n 1\n"
+      "}}\n"
+      "code=$(of_exit code '\\([0-9][0-9]*\\)')\n"
+      "bad_nodes=$(of_exit bad_nodes '\"\\([A-Za-z0-9._,-]*\\)\"')\n"
       "if [ \"$code\" = {stopped} ] && [ -e \"$run_dir\"/{time_is_up} ]; then code={deadline}; fi\n"
-      "{requeue}"
+      "saved=$(cksum \"$run_dir\"/{checkpoint} 2> /dev/null | cut -d ' ' -f 1)\n"
+      "is_crash=0\n"
+      "if [ \"${{code:-$status}}\" = {stalled} ] || [ \"${{code:-$status}}\" -gt 128 ]; then\n"
+      "  is_crash=1\n"
+      "fi\n"
+      "printf '{{\"segment\":%d,\"attempt\":%d,\"job\":%d,\"end\":%d,\"code\":%d,\"is_crash\":%d,' \\\n"
+      "  \"$TRAINYARD_SEGMENT\" \"$TRAINYARD_ATTEMPT\" \"${{SLURM_JOB_ID:-0}}\" \"$(date +%s)\" \\\n"
+      "  \"${{code:-$status}}\" \"$is_crash\" >> \"$run_dir\"/attempts.jsonl\n"
+      "printf '\"checkpoint\":\"%s\",\"bad_nodes\":\"%s\"}}\\n' \"$saved\" \"$bad_nodes\" \\\n"
+      "  >> \"$run_dir\"/attempts.jsonl\n"
+      "{go_on}"
       "if [ -n \"$code\" ]; then exit \"$code\"; fi\n"
       "if [ \"$status\" -eq 0 ]; then exit 1; fi\n"
       "exit \"$status\"\n",
       fmt::arg("exit", contract::kExitFile), fmt::arg("time_is_up", kTimeIsUpFile),
+      fmt::arg("checkpoint", kCheckpointFile),
       fmt::arg("stopped", static_cast<int>(contract::ExitCode::kStopped)),
       fmt::arg("deadline", static_cast<int>(contract::ExitCode::kDeadline)),
-      fmt::arg("requeue", requeue_itself(plan)));
+      fmt::arg("stalled", static_cast<int>(contract::ExitCode::kStalled)),
+      fmt::arg("go_on", go_on(plan, site.find_type(plan.type))));
 }
 
 }  // namespace
@@ -317,9 +421,9 @@ std::string job_name(const Plan& plan, const SegmentName& name) {
 
 std::string render_job_script(const Plan& plan, const SegmentName& name, const std::string& run_dir,
                               const Site& site) {
-  return header(plan, name, run_dir) + environment(plan, name, run_dir) + forget(plan) + stop_trap() +
-         attempt_begin() + launch(plan, site) + watch_limit(plan) + wait_for_trainer() +
-         attempt_end(plan);
+  return header(plan, name, run_dir) + environment(plan, name, run_dir, site) + forget(plan) +
+         stop_trap() + attempt_begin() + launch(plan, site) + watch_limit(plan) + wait_for_trainer() +
+         attempt_end(plan, site);
 }
 
 JobSpec make_job_spec(const Plan& plan, const SegmentName& name, const std::string& run_dir,

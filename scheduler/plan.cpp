@@ -450,7 +450,27 @@ class Planner {
 PlanOutcome make_plan(const TrainingRequest& request, const Site& site, const ClusterFacts& facts,
                       const DataFacts& data, const Progress& progress, const std::string& user,
                       accounting::UtcSeconds now, const accounting::RateLookup& rates) {
-  return Planner(request, site, facts, data, progress, now, rates).outcome(user);
+  PlanOutcome outcome = Refusal{};
+  for (const TrainingRequest& each : by_gpus(request)) {
+    outcome = Planner(each, site, facts, data, progress, now, rates).outcome(user);
+    if (std::holds_alternative<Plan>(outcome)) break;
+  }
+  return outcome;
+}
+
+std::vector<TrainingRequest> by_gpus(const TrainingRequest& request) {
+  constexpr int kNumbersMax = 1'024;
+  const Resources& asked = request.resources;
+  if (!asked.gpus || !asked.gpus_min) return {request};
+  std::vector<TrainingRequest> requests;
+  for (int gpus = *asked.gpus; gpus >= *asked.gpus_min; --gpus) {
+    // Of a range that nobody's cluster fills the lowest numbers.
+    if (gpus - *asked.gpus_min >= kNumbersMax) continue;
+    requests.push_back(request);
+    requests.back().resources.gpus = gpus;
+    requests.back().resources.gpus_min.reset();
+  }
+  return requests;
 }
 
 bool is_known_model(const std::string& model) {

@@ -10,6 +10,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "accounting/amount.h"
 #include "accounting/measured.h"
@@ -77,11 +78,16 @@ using PlanOutcome = std::variant<Plan, Refusal>;
 // The limit of a job is within MaxTime of its partition, too. Refused, all reasons at once: an
 // unknown type, more GPUs or nodes than there are, a batch that the ranks do not divide, GPUs that
 // the nodes do not divide, hours beyond the limits or shorter than margin + start-up + a minute.
+// Of a request with a range of GPUs: the plan with the most of them that is sound, or what speaks
+// against the fewest.
 [[nodiscard]] PlanOutcome make_plan(const TrainingRequest& request, const Site& site,
                                     const ClusterFacts& facts, const DataFacts& data,
                                     const Progress& progress, const std::string& user,
                                     accounting::UtcSeconds now,
                                     const accounting::RateLookup& rates = {});
+
+// The request once for each number of GPUs that it allows, most first.
+[[nodiscard]] std::vector<TrainingRequest> by_gpus(const TrainingRequest& request);
 
 // Is the speed of this model measured? Not that of a description of the user's own: it may be
 // another one tomorrow.

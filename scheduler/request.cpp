@@ -159,6 +159,28 @@ Answer set_count(std::optional<int>& out, std::string_view key, std::string_view
   return std::nullopt;
 }
 
+// "4", or "2-4": at least 2, at most 4.
+Answer set_gpus(Resources& resources, std::string_view text) {
+  const std::size_t dash = text.find('-', 1);  // "-4" is a number that is too small.
+  std::optional<int> least, most;
+  if (dash != std::string_view::npos && dash + 1 < text.size()) {
+    if (Answer wrong = set_count(least, "gpus", text.substr(0, dash))) return wrong;
+    text.remove_prefix(dash + 1);
+  }
+  if (Answer wrong = set_count(most, "gpus", text)) return wrong;
+  if (least && *least > *most) {
+    return fmt::format("gpus = {}-{}: the least comes first.", *least, *most);
+  }
+  resources.gpus = most;
+  resources.gpus_min = least == most ? std::nullopt : least;
+  return std::nullopt;
+}
+
+std::string gpus_text(const Resources& resources) {
+  return resources.gpus_min ? fmt::format("{}-{}", *resources.gpus_min, *resources.gpus)
+                            : std::to_string(*resources.gpus);
+}
+
 Answer set_fund(std::string& out, std::string_view text) {
   const std::size_t colon = text.find(':');
   const std::string_view kind = text.substr(0, colon);
@@ -210,7 +232,7 @@ Answer set_slurm(Resources& resources, const std::string& option, std::string_vi
 
 // `key` is one of resource_keys().
 Answer set_resource(Resources& resources, std::string_view key, std::string_view text) {
-  if (key == "gpus") return set_count(resources.gpus, key, text);
+  if (key == "gpus") return set_gpus(resources, text);
   if (key == "nodes") return set_count(resources.nodes, key, text);
   if (key == "type") return set_word(resources.type, key, text);
   if (key == "fund") return set_fund(resources.fund, text);
@@ -340,6 +362,7 @@ Answer check_train_type(const std::string& key, const toml::node& node) {
 }
 
 Answer check_resource_type(const std::string& key, const toml::node& node) {
+  if (key == "gpus" && node.is_string()) return std::nullopt;  // "2-4"
   if (key == "gpus" || key == "nodes") {
     return node.is_integer() ? std::nullopt : wrong_type(key, "a whole number", node);
   }
@@ -589,7 +612,7 @@ std::vector<std::pair<std::string, std::string>> to_texts(const Resources& resou
   const auto add = [&texts](const char* key, const std::string& text) {
     if (!text.empty()) texts.emplace_back(key, text);
   };
-  if (resources.gpus) add("gpus", std::to_string(*resources.gpus));
+  if (resources.gpus) add("gpus", gpus_text(resources));
   if (resources.nodes) add("nodes", std::to_string(*resources.nodes));
   add("type", resources.type);
   add("fund", resources.fund);
@@ -638,7 +661,9 @@ std::optional<std::int64_t> parse_duration_s(std::string_view text) {
 void to_json(nlohmann::json& json, const TrainingRequest& request) {
   nlohmann::json resources = nlohmann::json::object();
   for (const auto& [key, text] : to_texts(request.resources)) resources[key] = text;
-  if (request.resources.gpus) resources["gpus"] = *request.resources.gpus;
+  if (request.resources.gpus && !request.resources.gpus_min) {
+    resources["gpus"] = *request.resources.gpus;
+  }
   if (request.resources.nodes) resources["nodes"] = *request.resources.nodes;
   json = {{"train", request.args}, {"resources", resources}, {"slurm", request.resources.slurm}};
 }
@@ -676,7 +701,8 @@ std::string to_toml(const TrainingRequest& request) {
   }
   text += "\n[resources]\n";
   for (const auto& [key, value] : to_texts(request.resources)) {
-    const bool is_number = key == "gpus" || key == "nodes" || key == "auto_resume";
+    const bool is_number = (key == "gpus" && !request.resources.gpus_min) || key == "nodes" ||
+                           key == "auto_resume";
     text += fmt::format("{} = {}\n", key, is_number ? value : toml_string(value));
   }
   if (!request.resources.slurm.empty()) text += "\n[slurm]\n";

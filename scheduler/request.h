@@ -19,7 +19,8 @@
 namespace scheduler {
 
 struct Resources {
-  std::optional<int> gpus;       // In all. Default: the site's.
+  std::optional<int> gpus;       // In all. Default: the site's. Of a range ("2-4") the most.
+  std::optional<int> gpus_min;   // Of a range the least: each segment gets what there is.
   std::optional<int> nodes;      // Default: as few as hold the GPUs.
   std::string type;              // Instance type; empty: the site's default.
   std::string fund;              // "user:ada", "group:vision"; empty: the user's own.
@@ -46,7 +47,7 @@ struct RequestOutcome {
   std::vector<Fault> faults;  // Empty: the request is sound in itself.
 };
 
-// `toml_path` empty: no file. Keys of `settings`: the train arguments; gpus, nodes, type, fund,
+// `toml_path` empty: no file. Keys of `settings`: the train arguments; gpus ("4", "2-4"), nodes, type, fund,
 // account, partition, qos, time_limit ("90m", "1:30:00", "2h"), name, runs, auto_resume; "slurm.KEY".
 // Relative paths of data and pretrained are made absolute: from the file against the file's folder,
 // from the command line against `work_dir`.

@@ -99,6 +99,18 @@ void print_bill(const json& run) {
   }
 }
 
+// Nodes that the preflight found bad, and where the run is placed without them.
+void print_left_out(const json& run, const std::vector<AttemptEnd>& ends) {
+  for (const AttemptEnd& end : ends) {
+    if (end.bad_nodes.empty()) continue;
+    fmt::print("left out {}: bad in attempt {} of segment {} (preflight.json)\n", end.bad_nodes,
+               end.attempt, end.segment);
+  }
+  const json& job = run.at("job");
+  const std::string excluded = job.is_object() ? job.value("excluded_nodes", "") : "";
+  if (!excluded.empty()) fmt::print("job      is kept from {}\n", excluded);
+}
+
 // How long the newest segment was expected to take; while it runs also by its own first epochs, which
 // only the run's folder tells and which therefore moves no money.
 void print_estimate(const json& run, const RunProgress& progress) {
@@ -248,7 +260,13 @@ ExitStatus show_run(const Client& client, const std::string& run) {
   json result = std::get<json>(answer);
   const std::string run_dir = result.at("run_dir");
   const auto progress = read_progress(run_dir);
+  const auto ends = read_attempt_ends(run_dir);
   if (client.json) {
+    result["attempt_ends"] = json::array();
+    for (const AttemptEnd& end : ends) {
+      result["attempt_ends"].push_back({{"segment", end.segment}, {"attempt", end.attempt},
+                                        {"code", end.code}, {"bad_nodes", end.bad_nodes}});
+    }
     result["epochs_done"] = progress.epochs_done;
     result["metrics"] = progress.last_epoch ? json(progress.last_epoch->values) : json(nullptr);
     if (progress.last_epoch && progress.epochs_done > 0) {
@@ -276,6 +294,7 @@ ExitStatus show_run(const Client& client, const std::string& run) {
                    : "",
                segment.at("reason").is_null() ? "" : ", " + segment.at("reason").get<std::string>());
   }
+  print_left_out(result, ends);
   if (progress.last_epoch) fmt::print("metrics  {}\n", epoch_line(*progress.last_epoch));
   print_estimate(result, progress);
   const std::int64_t held = result.at("held");

@@ -135,6 +135,21 @@ RunProgress read_progress(const std::string& run_dir) {
   return progress;
 }
 
+std::vector<AttemptEnd> read_attempt_ends(const std::string& run_dir) {
+  std::vector<AttemptEnd> ends;
+  std::ifstream file(run_dir + "/attempts.jsonl");
+  for (std::string line; std::getline(file, line);) {
+    try {
+      const nlohmann::json json = nlohmann::json::parse(line);
+      if (!json.contains("end")) continue;
+      ends.push_back({json.at("segment"), json.at("attempt"), json.at("code"), json.at("bad_nodes")});
+    } catch (const nlohmann::json::exception&) {
+      // Torn, or somebody else's.
+    }
+  }
+  return ends;
+}
+
 std::string exit_message(const std::string& run_dir) {
   std::ifstream file(run_dir + "/" + std::string(contract::kExitFile));
   const nlohmann::json record = nlohmann::json::parse(file, nullptr, false);

@@ -37,6 +37,14 @@ struct RunProgress {
 };
 [[nodiscard]] RunProgress read_progress(const std::string& run_dir);
 
+// How an attempt ended, in the words of its batch script (attempts.jsonl). The user's own evidence: for
+// people alone.
+struct AttemptEnd {
+  int segment = 0, attempt = 0, code = 0;
+  std::string bad_nodes;  // "n1,n3"; empty: none was found.
+};
+[[nodiscard]] std::vector<AttemptEnd> read_attempt_ends(const std::string& run_dir);
+
 // What the trainer said when it left (exit.json); empty where it did not.
 [[nodiscard]] std::string exit_message(const std::string& run_dir);
 

@@ -33,7 +33,8 @@ json job_to_json(const JobSnapshot& job) {
   return {{"id", job.id},           {"state", to_name(job.state)}, {"reason", job.reason},
           {"nodes", job.nodes},     {"partition", job.partition},  {"start", job.start},
           {"submit", job.submit},   {"time_limit_s", job.time_limit_s},
-          {"attempt", job.attempt}, {"gpus", job.gpus}};
+          {"attempt", job.attempt}, {"gpus", job.gpus},
+          {"excluded_nodes", job.excluded_nodes}};
 }
 
 json run_to_json(const Dispatcher::RunView& view, bool with_request) {

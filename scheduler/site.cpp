@@ -4,11 +4,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <string_view>
 #include <cmath>
 
 #include "scheduler/cluster.h"
 #include "scheduler/remote.h"
 #include "scheduler/table_reader.h"
+#include "scheduler/text_file.h"
 
 namespace scheduler {
 namespace {
@@ -133,6 +136,45 @@ void read_slurm(TableReader& reader, SlurmLimits& slurm) {
   reader.read("limits", slurm.limits);
   reader.read("check", slurm.check);
   reader.read_integer("refresh_s", slurm.refresh_s, 5, kDay_s);
+}
+
+// What the libraries that carry messages read. Nothing else of the environment is the site's here.
+constexpr std::array<std::string_view, 7> kLaunchPrefixes = {
+    "NCCL_", "UCX_", "OMPI_MCA_", "PMIX_MCA_", "FI_", "PSM3_", "HCOLL_"};
+
+void check_environment(TableReader& reader, const std::map<std::string, std::string>& environment) {
+  for (const auto& [name, value] : environment) {
+    const bool is_known = std::any_of(
+        kLaunchPrefixes.begin(), kLaunchPrefixes.end(), [&name](std::string_view prefix) {
+          return name.size() > prefix.size() && name.starts_with(prefix);
+        });
+    const bool is_name = std::all_of(name.begin(), name.end(), [](char c) {
+      return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+    });
+    if (!is_known || !is_name) {
+      reader.fault("environment",
+                   fmt::format("launch.environment: {} is not set here. Names begin with {}.", name,
+                               fmt::join(kLaunchPrefixes, ", ")));
+    }
+    if (has_control_character(value)) {
+      reader.fault("environment", fmt::format("launch.environment.{} has a control character in it.",
+                                              name));
+    }
+  }
+}
+
+void read_launch(TableReader& reader, LaunchWays& launch) {
+  constexpr std::array<std::string_view, 5> kBinds = {"none", "threads", "cores", "sockets", "ldoms"};
+  reader.read("preflight", launch.preflight);
+  reader.read_integer("preflight_limit_s", launch.preflight_s, 5, 3'600);
+  reader.read_integer("watchdog_limit_s", launch.watchdog_s, 0, kDay_s);
+  reader.read("cpu_bind", launch.cpu_bind);
+  if (std::find(kBinds.begin(), kBinds.end(), launch.cpu_bind) == kBinds.end()) {
+    reader.fault("cpu_bind", fmt::format("launch.cpu_bind = \"{}\" is not known. Known: {}.",
+                                         launch.cpu_bind, fmt::join(kBinds, ", ")));
+  }
+  reader.read("environment", launch.environment);
+  check_environment(reader, launch.environment);
 }
 
 void read_remote(TableReader& reader, Remote& remote) {
@@ -366,6 +408,7 @@ std::vector<LineFault> read_all(const toml::table& table, Site& site) {
   reader.read_table("alerts", [&site](TableReader& each) { read_alerts(each, site.alerts); });
   reader.read_table("slurm", [&site](TableReader& each) { read_slurm(each, site.slurm); });
   reader.read_table("rights", [&site](TableReader& each) { read_rights(each, site.rights); });
+  reader.read_table("launch", [&site](TableReader& each) { read_launch(each, site.launch); });
   reader.read_table("remote", [&site](TableReader& each) { read_remote(each, site.remote); });
   reader.read_table("managed", [&site](TableReader& each) { read_managed(each, site.managed); });
   reader.read_table("refunds", [&site](TableReader& each) { read_refunds(each, site.refunds); });

@@ -73,6 +73,15 @@ struct SlurmLimits {
   std::int64_t refresh_s = 60;       // Both, this often.
 };
 
+// How the ranks of every run are started (docs/formats/site.md, [launch]).
+struct LaunchWays {
+  bool preflight = true;             // A look at the nodes before each attempt trains.
+  std::int64_t preflight_s = 120;    // It takes so long at most.
+  std::int64_t watchdog_s = 600;     // A rank that is missing ends the attempt after this; 0: never.
+  std::string cpu_bind = "cores";    // Slurm's --cpu-bind.
+  std::map<std::string, std::string> environment;  // NCCL_, UCX_ and their like.
+};
+
 // Other nodes than the service's, over TCP with MUNGE.
 struct Remote {
   std::string listen;         // "HOST:PORT" on which the service listens; empty: it does not.
@@ -101,6 +110,7 @@ struct Site {
   Rights rights;
   SlurmLimits slurm;
   Remote remote;
+  LaunchWays launch;
   Managed managed;
   RefundPolicy refunds;
   std::string default_type, default_account, default_qos;

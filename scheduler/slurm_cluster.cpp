@@ -129,6 +129,7 @@ JobSnapshot to_snapshot(const slurm_job_info_t& job) {
   out.name = copy(job.name);
   out.partition = copy(job.partition);
   out.nodes = copy(job.nodes);
+  out.excluded_nodes = copy(job.exc_nodes);
   out.submit = job.submit_time;
   out.start = job.start_time;
   out.end = job.end_time;

@@ -48,7 +48,7 @@ std::string train_arguments_help() {
 class ResourceOptions {
  public:
   void add_to(CLI::App& app) {
-    add(app, "--gpus", "gpus", "GPUs in all");
+    add(app, "--gpus", "gpus", "GPUs in all; 2-4: as many as can be had when it starts or is resumed");
     add(app, "--nodes", "nodes", "nodes; default: as few as hold the GPUs");
     add(app, "--type", "type", "instance type of site.toml");
     add(app, "--fund", "fund", "who pays: user:NAME or group:NAME; default: you");

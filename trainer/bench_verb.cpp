@@ -70,7 +70,7 @@ std::unique_ptr<Communicator> ranks_of(const Launch& launch) {
   Ranks ranks = make_ranks(
       launch,
       {.limit_s = launch.watchdog_s,
-       .last_words = [](const std::string& message) { fmt::print(stderr, "{}\n", message); }},
+       .last_words = [](const LastWords& words) { fmt::print(stderr, "{}\n", words.message); }},
       nullptr, nullptr);
   if (ranks.communicator->rank() == 0 && launch.has_ranks) {
     fmt::print(stderr, "{}\n", ranks.report);

@@ -70,6 +70,9 @@ class Communicator {
   // Lets started sums move on; quick. Needed only where no thread of their own does that.
   virtual void advance() {}
 
+  // From now on the ranks wait `seconds` at most for one that is missing, and leave with `exit_code`;
+  // 0: as at the beginning. Only a watched communicator (watchdog.h) knows how. Not a collective.
+  virtual void limit_waits(double /*seconds*/, int /*exit_code*/) {}
   // For a rank that has failed and is going to say why and call abort(). Where several fail at once,
   // returns on the first; the others are ended meanwhile, or go on after some seconds.
   virtual void take_last_word() {}

@@ -6,8 +6,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstdlib>
+#include <fstream>
 #include <initializer_list>
 #include <optional>
 #include <stdexcept>
@@ -61,7 +63,41 @@ std::vector<int> allowed_cpus() {
   return cpus;
 }
 
+// All CPUs of the host, so that those of one core, then those of one package, stand side by side.
+std::vector<int> cpus_by_place(int count) {
+  const auto number_in = [](int cpu, const char* name) {
+    std::ifstream file(fmt::format("/sys/devices/system/cpu/cpu{}/topology/{}", cpu, name));
+    int number = 0;
+    return file >> number ? number : 0;
+  };
+  std::vector<std::array<int, 3>> places;
+  for (int cpu = 0; cpu < count; ++cpu) {
+    places.push_back({number_in(cpu, "physical_package_id"), number_in(cpu, "core_id"), cpu});
+  }
+  std::sort(places.begin(), places.end());
+  std::vector<int> cpus;
+  for (const auto& place : places) cpus.push_back(place.back());
+  return cpus;
+}
+
 }  // namespace
+
+std::vector<int> own_cpus(const CpuFacts& facts, const std::vector<int>& neighbours) {
+  const auto allowed = static_cast<int>(facts.allowed.size());
+  const bool is_shared = facts.local_ranks > 1 && facts.per_task > 0 && allowed < facts.machine &&
+                         allowed >= facts.local_ranks * facts.per_task &&
+                         facts.local_rank < facts.local_ranks;
+  if (!is_shared) return facts.allowed;
+  std::vector<int> cpus;
+  for (const int cpu : neighbours) {
+    if (std::binary_search(facts.allowed.begin(), facts.allowed.end(), cpu)) cpus.push_back(cpu);
+  }
+  if (std::ssize(cpus) != allowed) cpus = facts.allowed;
+  const auto first = cpus.begin() + facts.local_rank * facts.per_task;
+  std::vector<int> own(first, first + facts.per_task);
+  std::sort(own.begin(), own.end());
+  return own;
+}
 
 CpuShare share_cpus(const CpuFacts& facts) {
   const auto allowed = std::max(1, static_cast<int>(facts.allowed.size()));
@@ -97,7 +133,9 @@ Launch read_launch() {
       .per_task = first_of({"SLURM_CPUS_PER_TASK"}, 0),
       .allowed = allowed_cpus(),
       .machine = static_cast<int>(std::max(1U, std::thread::hardware_concurrency())),
-      .local_ranks = first_of({"OMPI_COMM_WORLD_LOCAL_SIZE"}, 1)};
+      .local_ranks = first_of({"OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"}, 1),
+      .local_rank = launch.local_rank};
+  launch.own_cpus = own_cpus(facts, cpus_by_place(facts.machine));
   CpuShare share = share_cpus(facts);
   // The program starts itself again with OMP_NUM_THREADS set: the reason is the first start's.
   if (const char* reason = std::getenv(kCpuReason)) share.reason = reason;
@@ -111,6 +149,7 @@ Launch read_launch() {
   launch.seconds_used_before = number("TRAINYARD_SECONDS_USED").value_or(0);
   launch.watchdog_s = number("TRAINYARD_WATCHDOG_S").value_or(launch.watchdog_s);
   launch.has_preflight = number("TRAINYARD_PREFLIGHT").value_or(0) != 0;
+  launch.preflight_s = number("TRAINYARD_PREFLIGHT_S").value_or(launch.preflight_s);
   launch.is_traced = number("TRAINYARD_TRACE").value_or(0) != 0;
   launch.stop_at_step =
       static_cast<std::int64_t>(number("TRAINYARD_STOP_AT_STEP").value_or(0));
@@ -123,6 +162,11 @@ void settle_thread_environment(const Launch& launch, char** argv) {
   constexpr const char* kDone = "TRAINYARD_THREADS_SETTLED";
   if (is_set(kDone)) return;
   setenv(kDone, "1", 1);
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int cpu : launch.own_cpus) CPU_SET(cpu, &set);
+  // Where that is refused the threads go where the kernel puts them.
+  if (!launch.own_cpus.empty()) static_cast<void>(sched_setaffinity(0, sizeof set, &set));
   const std::string cpus = std::to_string(launch.cpus);
   setenv("OMP_NUM_THREADS", cpus.c_str(), 0);
   setenv("OPENBLAS_NUM_THREADS", cpus.c_str(), 0);

@@ -4,7 +4,6 @@
 // MPI's own text. Counts beyond an int are sent in pieces.
 #include <fmt/format.h>
 #include <mpi.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <chrono>
@@ -38,6 +37,20 @@ void check_call(int status, const std::string& who, const char* call, std::size_
 }
 
 using Clock = std::chrono::steady_clock;
+
+// How a rank waits: it looks without a pause for a moment, then it sleeps between its looks, and so
+// gives its core away. Not by sched_yield, which MPI's own waiting may use: where more ranks wait
+// than there are cores, Linux 6.18 let other processes, its own among them, starve for minutes.
+class Patience {
+ public:
+  void wait() {
+    constexpr std::chrono::microseconds kMoment(50), kPause(50);
+    if (Clock::now() - since_ > kMoment) std::this_thread::sleep_for(kPause);
+  }
+
+ private:
+  Clock::time_point since_ = Clock::now();
+};
 
 void add(std::span<const float> source, std::span<float> target) {
   for (std::size_t i = 0; i < target.size(); ++i) target[i] += source[i];
@@ -220,7 +233,7 @@ class BackgroundSums {
   }
 
   double wait(Communicator::Ticket ticket) {
-    for (;;) {
+    for (Patience patience;; patience.wait()) {
       {
         const std::lock_guard lock(mutex_);
         advance_all();
@@ -230,7 +243,6 @@ class BackgroundSums {
           return seconds;
         }
       }
-      sched_yield();
     }
   }
 
@@ -287,8 +299,8 @@ class BackgroundSums {
 class MpiCommunicator : public Communicator {
  public:
   MpiCommunicator(int* argc, char*** argv) {
-    // A rank that waits gives its core to the loader threads. Whoever set it otherwise is obeyed.
-    setenv("OMPI_MCA_mpi_yield_when_idle", "1", /*overwrite=*/0);
+    // See Patience. Whoever set it otherwise is obeyed.
+    setenv("OMPI_MCA_mpi_yield_when_idle", "0", /*overwrite=*/0);
     int provided = 0;
     check(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread", 0);
     if (provided < MPI_THREAD_FUNNELED) {
@@ -302,6 +314,8 @@ class MpiCommunicator : public Communicator {
     int length = 0;
     check(MPI_Get_processor_name(name, &length), "MPI_Get_processor_name", 0);
     host_.assign(name, static_cast<std::size_t>(length));
+    // Slurm's name of the node is what people can leave out.
+    if (const char* node = std::getenv("SLURMD_NODENAME")) host_ = node;
     MPI_Comm node = MPI_COMM_NULL;
     check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node),
           "MPI_Comm_split_type", 0);
@@ -336,8 +350,11 @@ class MpiCommunicator : public Communicator {
   void broadcast(std::span<std::byte> bytes, int root) override {
     for (std::size_t at = 0; at < bytes.size(); at += kCountMax) {
       const std::size_t count = std::min(kCountMax, bytes.size() - at);
-      check(MPI_Bcast(bytes.data() + at, static_cast<int>(count), MPI_BYTE, root, MPI_COMM_WORLD),
+      MPI_Request request = MPI_REQUEST_NULL;
+      check(MPI_Ibcast(bytes.data() + at, static_cast<int>(count), MPI_BYTE, root, MPI_COMM_WORLD,
+                       &request),
             "broadcast", count);
+      finish(request, "broadcast", count);
     }
   }
 
@@ -356,7 +373,11 @@ class MpiCommunicator : public Communicator {
     return parts;
   }
 
-  void barrier() override { check(MPI_Barrier(MPI_COMM_WORLD), "barrier", 0); }
+  void barrier() override {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ibarrier(MPI_COMM_WORLD, &request), "barrier", 0);
+    finish(request, "barrier", 0);
+  }
 
   Ticket start_sum(const SumRequest& request) override { return sums_->start(request); }
   double wait(Ticket ticket) override { return sums_->wait(ticket); }
@@ -372,9 +393,19 @@ class MpiCommunicator : public Communicator {
   void all_reduce(std::span<T> values, MPI_Datatype type, MPI_Op op, const char* call) {
     for (std::size_t at = 0; at < values.size(); at += kCountMax) {
       const std::size_t count = std::min(kCountMax, values.size() - at);
-      check(MPI_Allreduce(MPI_IN_PLACE, values.data() + at, static_cast<int>(count), type, op,
-                          MPI_COMM_WORLD),
+      MPI_Request request = MPI_REQUEST_NULL;
+      check(MPI_Iallreduce(MPI_IN_PLACE, values.data() + at, static_cast<int>(count), type, op,
+                           MPI_COMM_WORLD, &request),
             call, count * sizeof(T));
+      finish(request, call, count * sizeof(T));
+    }
+  }
+
+  void finish(MPI_Request request, const char* call, std::size_t bytes) const {
+    int is_done = 0;
+    for (Patience patience;; patience.wait()) {
+      check(MPI_Test(&request, &is_done, MPI_STATUS_IGNORE), call, bytes);
+      if (is_done != 0) return;
     }
   }
 

@@ -15,7 +15,8 @@ if(TRAINYARD_NCCL)
   else()
     find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} ENV NCCL_HOME
       PATH_SUFFIXES include)
-    find_library(NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR} ENV NCCL_HOME PATH_SUFFIXES lib
+    # A runtime package has the library under its full name alone.
+    find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${CUDAToolkit_LIBRARY_DIR} ENV NCCL_HOME PATH_SUFFIXES lib
       lib64)
     mark_as_advanced(NCCL_INCLUDE_DIR NCCL_LIBRARY)
     if(NOT NCCL_INCLUDE_DIR)

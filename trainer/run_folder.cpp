@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -108,6 +109,10 @@ void RunFolder::write_exit_record(const ExitRecord& record) {
   json["epoch"] = record.epoch;
   json["step"] = record.step;
   json["attempt"] = record.attempt;
+  // One text: a batch script reads it.
+  if (!record.bad_nodes.empty()) {
+    json["bad_nodes"] = fmt::format("{}", fmt::join(record.bad_nodes, ","));
+  }
   using Handler = nlohmann::ordered_json::error_handler_t;
   write_durably(fmt::format("{}/{}", path_, contract::kExitFile),
                 json.dump(2, ' ', false, Handler::replace) + "\n");

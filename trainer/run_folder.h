@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "trainer/contract/exit_code.h"
 #include "trainer/contract/metrics.h"
@@ -22,6 +23,7 @@ struct ExitRecord {
   int epoch = 0;  // Finished epochs.
   std::int64_t step = 0;
   int attempt = 0;
+  std::vector<std::string> bad_nodes = {};  // To be left out when the run is placed again.
 };
 // "finished", "stopped", "deadline", "bad_input", "not_a_number", "out_of_memory", "environment",
 // "stalled", "bad_node", "internal".

@@ -161,11 +161,12 @@ void StartWatch::end() {
   const bool speaks = missing.empty() ? own == 0 : own == around.lowest_awake;
   if ((missing.empty() || !speaks) && has_met(speaks ? kTurnSeconds : kLastSeconds)) return;
   if (speaks && options_.last_words) {
-    options_.last_words(fmt::format(
-        "watchdog: {}. Rank {} ({}) has waited {} s for all ranks to start (limit {} s).",
+    const std::string message = fmt::format(
+        "watchdog: {}. Rank {} ({}) has waited {} s {} (limit {} s).",
         missing.empty() ? "a rank has not come, and none of this host is stopped"
                         : fmt::format("{}", fmt::join(missing, "; ")),
-        own, host_name(), options_.limit_s, options_.limit_s));
+        own, host_name(), options_.limit_s, options_.what, options_.limit_s);
+    options_.last_words({.message = message, .exit_code = options_.exit_code});
   }
   std::_Exit(options_.exit_code);
 }

@@ -2,8 +2,9 @@
 // trainer/start_watch.h
 //
 // Watches over the time before ranks know each other: MPI's initialisation waits for every rank,
-// for ever. Where they have not met within the limit, one rank says which processes of this host
-// are stopped, as far as the kernel tells, and all leave with the exit code. Needs no connection.
+// for ever; and over what is to be short. Where they have not met within the limit, one rank says
+// which processes of this host are stopped, as far as the kernel tells, and all leave with the exit
+// code. Needs no connection.
 #pragma once
 
 #include <condition_variable>
@@ -11,6 +12,8 @@
 #include <mutex>
 #include <string>
 #include <thread>
+
+#include "trainer/watchdog.h"
 
 namespace trainer {
 
@@ -21,7 +24,8 @@ class StartWatch {
         600;  // 0: no watch. Time in which this process itself was stopped is left out.
     int exit_code = 31;
     // Called once at most, from the watch's thread, before the process ends.
-    std::function<void(const std::string& message)> last_words;
+    std::function<void(const LastWords&)> last_words;
+    std::string what = "for all ranks to start";  // It waits.
   };
 
   explicit StartWatch(Options options);

@@ -17,6 +17,7 @@
 #include "trainer/launch.h"
 #include "trainer/preflight.h"
 #include "trainer/sampler.h"
+#include "trainer/start_watch.h"
 #include "trainer/train_run.h"
 #include "trainer/weights_file.h"
 
@@ -293,24 +294,33 @@ void TrainingRun::announce() {
   pictures_.draw_labels(input_.dataset.train);
 }
 
-// A collective; empty where all is well or nobody asked.
-std::string TrainingRun::look_at_nodes() {
-  if (!agreed(around_.preflight.has_value())) return {};
-  const contract::PreflightReport report =
+// A collective; nothing where all is well or nobody asked. It ends in time: the watch of the ranks
+// names who is missing, and where there is none this process watches itself, more patiently.
+std::optional<contract::PreflightReport> TrainingRun::look_at_nodes() {
+  if (!agreed(around_.preflight.has_value())) return std::nullopt;
+  const StartWatch own({.limit_s = 2 * around_.preflight_s,
+                        .exit_code = static_cast<int>(ExitCode::kStalled),
+                        .last_words = around_.last_words,
+                        .what = "for the preflight to end"});
+  communicator_.limit_waits(around_.preflight_s, static_cast<int>(ExitCode::kBadNode));
+  contract::PreflightReport report =
       preflight({.run_dir = folder_.path(),
                  .device = device_.str(),
                  .versions = fmt::format("{}, libtorch {}", around_.version, TORCH_VERSION),
                  .limits = around_.preflight.value_or(contract::PreflightLimits()),
                  .now = around_.now},
                 communicator_);
+  communicator_.limit_waits(0, 0);
   console_.print(contract::describe(report));
-  return contract::describe_faults(report);
+  if (report.faults.empty()) return std::nullopt;
+  return report;
 }
 
 TrainOutcome TrainingRun::run() {
   if (is_first_rank()) folder_.remove_exit_record();
-  if (const std::string fault = look_at_nodes(); !fault.empty()) {
-    return leave(ExitCode::kBadNode, fault);
+  if (const auto report = look_at_nodes()) {
+    return leave(ExitCode::kBadNode, contract::describe_faults(*report),
+                 contract::bad_nodes(*report));
   }
   build();
   resume_or_start();

@@ -16,6 +16,7 @@
 #include "trainer/contract/exit_code.h"
 #include "trainer/contract/preflight.h"
 #include "trainer/contract/train_spec.h"
+#include "trainer/watchdog.h"
 
 namespace at {
 class Tensor;
@@ -37,6 +38,8 @@ struct Surroundings {
   bool is_traced = false;         // RUN/trace.jsonl (step_trace.h). Rank 0's word counts.
   // A look at the nodes before the training (preflight.h); none: not wanted.
   std::optional<contract::PreflightLimits> preflight = std::nullopt;
+  double preflight_s = 120;  // It takes so long at most; then the ranks end (watchdog.h).
+  std::function<void(const LastWords&)> last_words = nullptr;  // Of that end.
   std::string version = {};        // Of the program, for the preflight.
   std::string launch_report = {};  // Which communicator, for the log. Empty: nothing to say.
   std::string cpu_report = {};     // Of this rank: "2 threads (...) on CPUs 0-1". Empty likewise.
@@ -50,6 +53,7 @@ struct TrainOutcome {
   std::string message;
   int epoch = 0;  // Finished epochs.
   std::int64_t step = 0;
+  std::vector<std::string> bad_nodes = {};  // Found by the preflight.
 };
 
 // The spec or the data set is wrong. Raised on all ranks alike.

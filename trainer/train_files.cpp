@@ -129,13 +129,15 @@ void TrainingRun::evaluate_best() {
   if (!is_timed() || seconds_left() > kDrawingSeconds) pictures_.finish(*best_validation_);
 }
 
-TrainOutcome TrainingRun::leave(ExitCode code, std::string message) {
+TrainOutcome TrainingRun::leave(ExitCode code, std::string message,
+                                std::vector<std::string> bad_nodes) {
   record("end", {}, std::string(reason_of(code)));
-  TrainOutcome outcome{code, std::move(message), progress_.epoch, progress_.step};
+  TrainOutcome outcome{code, std::move(message), progress_.epoch, progress_.step,
+                       std::move(bad_nodes)};
   if (is_first_rank()) {
     folder_.remove_stop_file();  // It is obeyed: the next attempt shall not stop at once.
     folder_.write_exit_record(
-        {code, outcome.message, outcome.epoch, outcome.step, around_.attempt});
+        {code, outcome.message, outcome.epoch, outcome.step, around_.attempt, outcome.bad_nodes});
   }
   console_.print(outcome.message);
   // A rank that leaves with a code may end the others: not before everything is written.

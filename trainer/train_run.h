@@ -74,7 +74,7 @@ class TrainingRun {
   Pace pace() const;
 
   // Before the loop.
-  std::string look_at_nodes();  // What is wrong with them.
+  std::optional<contract::PreflightReport> look_at_nodes();  // Where something is wrong.
   void build();
   contract::Architecture choose_architecture();
   void resume_or_start();
@@ -112,7 +112,8 @@ class TrainingRun {
   void record(std::string kind, std::map<std::string, double> values, std::string text = {});
   void report_batch(const Signals& signals);
   void warn_unreadable();
-  TrainOutcome leave(contract::ExitCode code, std::string message);
+  TrainOutcome leave(contract::ExitCode code, std::string message,
+                     std::vector<std::string> bad_nodes = {});
   void evaluate_best();
 
   const Surroundings& around_;

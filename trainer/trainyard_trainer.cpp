@@ -66,6 +66,7 @@ void keep_freed_memory() {
 struct Failure {
   ExitCode code = ExitCode::kInternal;
   std::string message;
+  std::vector<std::string> bad_nodes = {};
 };
 
 Failure failure_of(const std::exception& error) {
@@ -90,22 +91,31 @@ Failure failure_of(const std::exception& error) {
 void write_exit_record(const std::string& run_dir, const Failure& failure, int attempt) {
   try {
     RunFolder(run_dir).write_exit_record(
-        {.code = failure.code, .message = failure.message, .attempt = attempt});
+        {.code = failure.code, .message = failure.message, .attempt = attempt,
+         .bad_nodes = failure.bad_nodes});
   } catch (const std::exception& error) {
     fmt::print(stderr, "exit.json: {}\n", error.what());  // The code says it all the same.
   }
 }
 
-Ranks ranks_of(const contract::TrainSpec& spec, const Launch& launch, int* argc, char*** argv) {
-  const auto say = [run_dir = spec.run_dir, attempt = launch.attempt](const std::string& message) {
-    fmt::print(stderr, "{}\n", message);
+// Says why the ranks end, and leaves it in the run's folder. Only a node that kept the preflight from
+// ending is bad: what stops a rank later may be anybody's fault.
+std::function<void(const LastWords&)> last_words_of(const contract::TrainSpec& spec,
+                                                    const Launch& launch) {
+  return [run_dir = spec.run_dir, attempt = launch.attempt](const LastWords& words) {
+    fmt::print(stderr, "{}\n", words.message);
     std::fflush(nullptr);
-    write_exit_record(run_dir, {ExitCode::kStalled, message}, attempt);
+    Failure failure{static_cast<ExitCode>(words.exit_code), words.message};
+    if (failure.code == ExitCode::kBadNode) failure.bad_nodes = words.hosts;
+    write_exit_record(run_dir, failure, attempt);
   };
+}
+
+Ranks ranks_of(const contract::TrainSpec& spec, const Launch& launch, int* argc, char*** argv) {
   Ranks ranks = make_ranks(launch,
                            {.limit_s = launch.watchdog_s,
                             .exit_code = static_cast<int>(ExitCode::kStalled),
-                            .last_words = say},
+                            .last_words = last_words_of(spec, launch)},
                            argc, argv);
   if (!ranks.warning.empty() && ranks.communicator->rank() == 0) {
     fmt::print(stderr, "{}\n", ranks.warning);
@@ -133,6 +143,8 @@ int run_training(const contract::TrainSpec& spec, const Launch& launch, double s
         .is_traced = launch.is_traced,
         .preflight = launch.has_preflight ? std::optional(contract::PreflightLimits())
                                           : std::nullopt,
+        .preflight_s = launch.preflight_s,
+        .last_words = last_words_of(spec, launch),
         .version = "trainyard " TRAINYARD_VERSION,
         .launch_report = ranks.report,
         .cpu_report = launch.cpu_report,

@@ -47,6 +47,8 @@ class Watch {
         size_(ranks.size()),
         hosts_(std::move(hosts)),
         options_(options),
+        limit_s_(options.limit_s),
+        exit_code_(options.exit_code),
         period_s_(std::clamp(options.limit_s / kBeatsInLimit, 0.02, 1.0)),
         peers_(rank_ == 0 ? static_cast<std::size_t>(size_) : 1) {
     own_.rank = rank_;
@@ -97,6 +99,11 @@ class Watch {
     own_.is_inside = 0;
   }
 
+  void limit_waits(double seconds, int exit_code) {
+    exit_code_ = seconds > 0 ? exit_code : options_.exit_code;
+    limit_s_ = seconds > 0 ? std::min(seconds, options_.limit_s) : options_.limit_s;
+  }
+
   // From the main thread of a rank that has failed.
   void take_last_word() {
     int nobody = kNobody;
@@ -138,11 +145,14 @@ class Watch {
     return beat;
   }
 
-  [[noreturn]] void end(const std::string& message) {
-    if (options_.last_words) options_.last_words(message);
-    tell_end(options_.exit_code);
+  [[noreturn]] void end(const std::string& message, const std::set<std::string>& hosts) {
+    const int exit_code = exit_code_;
+    if (options_.last_words) {
+      options_.last_words({message, exit_code, {hosts.begin(), hosts.end()}});
+    }
+    tell_end(exit_code);
     std::this_thread::sleep_for(std::chrono::milliseconds(100));  // The beat is to leave first.
-    std::_Exit(options_.exit_code);
+    std::_Exit(exit_code);
   }
 
   void sleep_on(std::vector<pollfd> sockets) const {
@@ -156,7 +166,7 @@ class Watch {
     looked_ = now;
     if (gap < kQuietPeriods * period_s_) return;
     for (Peer& peer : peers_) peer.heard = std::min(now, peer.heard + gap);
-    if (gap > options_.limit_s / 2) mute_until_ = now + kFarewellSeconds;
+    if (gap > limit_s_ / 2) mute_until_ = now + kFarewellSeconds;
     const std::lock_guard lock(mutex_);
     entered_ = std::min(now, entered_ + gap);
   }
@@ -269,19 +279,25 @@ class Watch {
     for (const Peer& peer : peers_) {
       if (peer.last.is_inside != 0 && peer.last.inside_s > waiting.inside_s) waiting = peer.last;
     }
-    const bool is_stuck = waiting.is_inside != 0 && waiting.inside_s > options_.limit_s;
+    const bool is_stuck = waiting.is_inside != 0 && waiting.inside_s > limit_s_;
     const std::uint64_t call = is_stuck ? latest_call() : 0;
     std::vector<std::string> silent, absent;
+    std::set<std::string> hosts_silent, hosts_absent;
     for (int rank = 1; rank < size_; ++rank) {
-      const double allowed_s = is_stuck ? kQuietPeriods * period_s_ : options_.limit_s;
+      const double allowed_s = is_stuck ? kQuietPeriods * period_s_ : limit_s_.load();
       const Beat& last = peers_.at(at(rank)).last;
       if (std::string why = silence_of(rank, now, allowed_s); !why.empty()) {
         silent.push_back(std::move(why));
+        hosts_silent.insert(hosts_.at(at(rank)));
       } else if (is_stuck && last.call < call) {
         absent.push_back(absence_of(last));
+        hosts_absent.insert(hosts_.at(at(rank)));
       }
     }
-    if (const Beat own = own_beat(); is_stuck && own.call < call) absent.push_back(absence_of(own));
+    if (const Beat own = own_beat(); is_stuck && own.call < call) {
+      absent.push_back(absence_of(own));
+      hosts_absent.insert(hosts_.front());
+    }
     // Whom a silent rank keeps waiting in one call is late for the next, and not to blame.
     const std::vector<std::string>& missing = silent.empty() ? absent : silent;
     if (!is_stuck && missing.empty()) return;
@@ -290,9 +306,9 @@ class Watch {
                               : fmt::format("{}", fmt::join(missing, "; "));
     if (is_stuck) {
       message += fmt::format(". {} has waited {:.1f} s in {} (limit {} s)", name_of(waiting.rank),
-                             waiting.inside_s, describe_call(waiting), options_.limit_s);
+                             waiting.inside_s, describe_call(waiting), limit_s_.load());
     }
-    end("watchdog: " + message + ".");
+    end("watchdog: " + message + ".", silent.empty() ? hosts_absent : hosts_silent);
   }
 
   std::uint64_t latest_call() {
@@ -319,13 +335,13 @@ class Watch {
       if (first.has_said_bye || is_ending_) break;
       const double now = seconds_now();
       if (!may_judge(now)) continue;
-      std::string why = silence_of(0, now, options_.limit_s);
+      std::string why = silence_of(0, now, limit_s_);
       if (why.empty()) continue;
       if (rank_ > 1) {  // Rank 1 speaks; when it is gone the launcher ends the others.
         std::this_thread::sleep_for(std::chrono::duration<double>(kFarewellSeconds));
-        std::_Exit(options_.exit_code);
+        std::_Exit(exit_code_);
       }
-      end("watchdog: " + why + ".");
+      end("watchdog: " + why + ".", {hosts_.front()});
     }
     say_bye();
     const double since = seconds_now();
@@ -338,7 +354,9 @@ class Watch {
 
   int rank_, size_;
   std::vector<std::string> hosts_;
-  WatchdogOptions options_;
+  const WatchdogOptions options_;
+  std::atomic<double> limit_s_;
+  std::atomic<int> exit_code_;
   double period_s_;
   std::mutex mutex_;  // Guards own_ and entered_.
   Beat own_;
@@ -406,6 +424,9 @@ class WatchedCommunicator : public Communicator {
     return inner_->wait(ticket);
   }
   void advance() override { inner_->advance(); }
+  void limit_waits(double seconds, int exit_code) override {
+    watch_->limit_waits(seconds, exit_code);
+  }
   void take_last_word() override { watch_->take_last_word(); }
 
   [[noreturn]] void abort(int exit_code) override {

@@ -13,16 +13,24 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "trainer/communicator.h"
 
 namespace trainer {
 
+// Why the watch ends a training.
+struct LastWords {
+  std::string message;
+  int exit_code = 31;
+  std::vector<std::string> hosts = {};  // Of the ranks that are missing, each once.
+};
+
 struct WatchdogOptions {
   double limit_s = 600;  // 0: no watch.
   int exit_code = 31;
   // Called once, on one rank, from the watch's thread, before the processes end.
-  std::function<void(const std::string& message)> last_words;
+  std::function<void(const LastWords&)> last_words;
 };
 
 // `inner` with a watch; itself where it has one rank or the limit is 0. A collective. Where a rank

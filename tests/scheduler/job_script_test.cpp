@@ -77,8 +77,15 @@ class ScriptRun {
     setenv("PATH", (tools_.path().string() + ":" + getenv("PATH")).c_str(), 1);
     setenv("SLURM_JOB_ID", "4711", 1);
     setenv("SLURM_JOB_NODELIST", "n[1-2]", 1);
-    unsetenv("SLURM_RESTART_COUNT");
+    for (const char* name : {"SLURM_RESTART_COUNT", "OMP_NUM_THREADS", "TRAINYARD_PREFLIGHT",
+                             "NCCL_SOCKET_IFNAME", "OMPI_MCA_btl"}) {
+      unsetenv(name);
+    }
     make_squeue("exit 1");
+    // Says what it was asked, then does as Slurm: the script of a requeued job gets SIGTERM.
+    make_tool("scontrol", "echo \"$*\" >> \"$RUN/scontrol\"\n"
+                          "read -r _ _ _ script _ < /proc/$PPID/stat\n"
+                          "case $1 in requeue*) kill -TERM \"$script\" ;; esac");
   }
 
   std::string run_dir() const { return run_.path().string(); }
@@ -94,15 +101,18 @@ class ScriptRun {
   }
 
   // What squeue prints of the job's end. Without it squeue says nothing.
-  void make_squeue(const std::string& body) {
-    const std::filesystem::path path = tools_.path() / "squeue";
+  void make_squeue(const std::string& body) { make_tool("squeue", body); }
+  void make_tool(const std::string& name, const std::string& body) {
+    const std::filesystem::path path = tools_.path() / name;
     test::write_file(path, "#!/bin/bash\n" + body + "\n");
     std::filesystem::permissions(path, std::filesystem::perms::owner_all);
   }
 
+  Site its_site = site();
+
   pid_t start(const Plan& plan, const SegmentName& name = kName) {
     const std::filesystem::path script = tools_.path() / "script";
-    test::write_file(script, render_job_script(plan, name, run_dir(), site()));
+    test::write_file(script, render_job_script(plan, name, run_dir(), its_site));
     std::fflush(nullptr);
     const pid_t pid = fork();
     if (pid == 0) {
@@ -175,7 +185,8 @@ TEST(JobScript, StartsTheTrainerWithEveryNumberGiven) {
                                              "--ntasks=8",
                                              "--ntasks-per-node=4",
                                              "--cpus-per-task=12",
-                                             "--cpu-bind=none",
+                                             "--cpu-bind=cores",
+                                             "--distribution=block:block",
                                              "--kill-on-bad-exit=1",
                                              "--wait=60",
                                              "bash",
@@ -206,11 +217,11 @@ TEST(JobScript, TellsTheTrainerWhoItIsAndWhenTheAllocationEnds) {
   EXPECT_EQ(env["TRAINYARD_SEGMENT"], "2");
   EXPECT_EQ(env["TRAINYARD_ATTEMPT"], "0");
   EXPECT_EQ(env["TRAINYARD_DEADLINE"], std::to_string(start + 9'000 - 5));
-  EXPECT_EQ(env["OMP_NUM_THREADS"], "12");
-  EXPECT_EQ(env["OPENBLAS_NUM_THREADS"], "12");
-  EXPECT_EQ(env["OMP_WAIT_POLICY"], "passive");
+  EXPECT_FALSE(env.contains("OMP_NUM_THREADS"));  // The trainer goes by what it may use.
+  EXPECT_EQ(env["TRAINYARD_PREFLIGHT"], "1");
+  EXPECT_EQ(env["TRAINYARD_PREFLIGHT_S"], "120");
   EXPECT_EQ(env["OMPI_MCA_btl"], "^openib");
-  EXPECT_EQ(env["OMPI_MCA_mpi_yield_when_idle"], "1");
+  EXPECT_EQ(env["OMPI_MCA_mpi_yield_when_idle"], "0");
   EXPECT_EQ(env["NCCL_DEBUG"], "WARN");
 }
 
@@ -341,14 +352,124 @@ TEST(JobScript, EveryAttemptLeavesALineAndASeparator) {
   std::vector<nlohmann::json> attempts;
   std::ifstream in(script.file("attempts.jsonl"));
   for (std::string line; std::getline(in, line);) attempts.push_back(nlohmann::json::parse(line));
-  ASSERT_EQ(attempts.size(), 2u);
-  EXPECT_EQ(attempts[1]["segment"], 1);
-  EXPECT_EQ(attempts[1]["attempt"], 2);
-  EXPECT_EQ(attempts[1]["job"], 4'711);
-  EXPECT_EQ(attempts[1]["nodes"], "n[1-2]");
-  EXPECT_GT(attempts[1]["start"], 1'700'000'000);
+  ASSERT_EQ(attempts.size(), 4u);  // Of each attempt its start and its end.
+  EXPECT_EQ(attempts[2]["segment"], 1);
+  EXPECT_EQ(attempts[2]["attempt"], 2);
+  EXPECT_EQ(attempts[2]["job"], 4'711);
+  EXPECT_EQ(attempts[2]["nodes"], "n[1-2]");
+  EXPECT_GT(attempts[2]["start"], 1'700'000'000);
+  EXPECT_EQ(attempts[3]["attempt"], 2);
+  EXPECT_EQ(attempts[3]["code"], 0);
+  EXPECT_EQ(attempts[3]["bad_nodes"], "");
+  EXPECT_GE(attempts[3]["end"], attempts[2]["start"]);
   EXPECT_NE(script.log().find("---- run r7k2m, segment 1, attempt 2: job 4711 on n[1-2], "),
             std::string::npos);
+}
+
+std::string bad_node(const std::string& nodes) {
+  return "printf '{\n  \"code\": 32,\n  \"bad_nodes\": \"" + nodes + "\"\n}' > \"$RUN/exit.json\"\n";
+}
+
+TEST(JobScript, ABadNodeIsLeftOutAndTheRunPlacedAgain) {
+  ScriptRun script;
+  InstanceType type;
+  type.name = "small";
+  type.nodes = 4;
+  script.its_site.types = {type};
+  Plan plan = epochs_plan();
+
+  script.make_srun(bad_node("n2"));
+  EXPECT_EQ(script.run(plan), 32) << script.log();
+  EXPECT_EQ(test::read_file(script.file("scontrol")),
+            "requeue 4711\nupdate JobId=4711 ExcNodeList=n2\n");
+
+  // The next one too; what the user excluded himself stays out.
+  std::filesystem::remove(script.file("scontrol"));
+  plan.slurm = {{"exclude", "n[7-8]"}};
+  plan.auto_resume = true;
+  script.make_srun(bad_node("n1,n2"));
+  EXPECT_EQ(script.run(plan), 32);
+  EXPECT_EQ(test::read_file(script.file("scontrol")),
+            "requeuehold 4711\nupdate JobId=4711 ExcNodeList=n[7-8],n1,n2\n");
+
+  // Another segment begins anew, and three are enough.
+  for (int i = 0; i < 4; ++i) {
+    std::filesystem::remove(script.file("scontrol"));
+    script.make_srun(bad_node("n" + std::to_string(i)));
+    EXPECT_EQ(script.run(plan, {"r7k2m", 1}), 32);
+    EXPECT_EQ(std::filesystem::exists(script.file("scontrol")), i < 3) << i << script.log();
+  }
+}
+
+TEST(JobScript, WhereNoOtherNodeIsLeftABadOneEndsTheRun) {
+  ScriptRun script;
+  InstanceType type;
+  type.name = "small";
+  type.nodes = 2;
+  script.its_site.types = {type};
+  Plan plan = epochs_plan();
+  plan.nodes = 2;
+
+  script.make_srun(bad_node("n2"));
+  EXPECT_EQ(script.run(plan), 32);
+  EXPECT_FALSE(std::filesystem::exists(script.file("scontrol"))) << script.log();
+
+  // A preflight that blames no node (all of them cannot write) neither.
+  plan.nodes = 1;
+  script.make_srun("printf '{\"code\": 32, \"message\": \"\\\"bad_nodes\\\": \\\"n1\\\"\"}' > "
+                   "\"$RUN/exit.json\"\n");
+  EXPECT_EQ(script.run(plan), 32);
+  EXPECT_FALSE(std::filesystem::exists(script.file("scontrol"))) << script.log();
+}
+
+TEST(JobScript, ARunThatMayGoOnFollowsACrashThreeTimesAtOneCheckpoint) {
+  ScriptRun script;
+  Plan plan = epochs_plan();
+  script.make_srun("printf '{\"code\": 31}' > \"$RUN/exit.json\"\n");
+  EXPECT_EQ(script.run(plan), 31);
+  EXPECT_FALSE(std::filesystem::exists(script.file("scontrol")));  // Nobody allowed it.
+  std::filesystem::remove(script.file("attempts.jsonl"));
+
+  plan.auto_resume = true;
+  const auto goes_on = [&](const char* body) {
+    std::filesystem::remove(script.file("scontrol"));
+    script.make_srun(body);
+    script.run(plan);
+    return std::filesystem::exists(script.file("scontrol"));
+  };
+  const char* const kStalled = "printf '{\"code\": 31}' > \"$RUN/exit.json\"\n";
+  const char* const kKilled = "exit 137\n";
+  const char* const kKilledLater =
+      "mkdir -p \"$RUN/weights\"; date +%s%N > \"$RUN/weights/last.json\"; exit 137\n";
+
+  EXPECT_TRUE(goes_on(kStalled)) << script.log();
+  EXPECT_TRUE(goes_on(kKilled));
+  EXPECT_TRUE(goes_on(kStalled));
+  EXPECT_FALSE(goes_on(kKilled)) << script.log();
+  EXPECT_TRUE(goes_on(kKilledLater));  // It has come further since.
+  EXPECT_TRUE(goes_on(kStalled));
+  EXPECT_FALSE(goes_on("printf '{\"code\": 40}' > \"$RUN/exit.json\"\n"));  // A fault: again the same.
+  EXPECT_FALSE(goes_on("exit 9\n"));
+}
+
+TEST(JobScript, TheSitesWordsForTheLibrariesGiveWayToTheUsers) {
+  ScriptRun script;
+  script.its_site.launch.preflight = false;
+  script.its_site.launch.cpu_bind = "none";
+  script.its_site.launch.environment = {{"NCCL_SOCKET_IFNAME", "ib0"},
+                                        {"OMPI_MCA_btl", "tcp,it's"},
+                                        {"UCX_NET_DEVICES", "mlx5_0:1"}};
+  setenv("NCCL_SOCKET_IFNAME", "eth7", 1);
+  script.make_srun(std::string("printf '%s\\n' \"$NCCL_SOCKET_IFNAME\" \"$OMPI_MCA_btl\" "
+                               "\"$UCX_NET_DEVICES\" \"${TRAINYARD_PREFLIGHT-unset}\" > \"$RUN/env\"\n") +
+                   kExitZero);
+
+  EXPECT_EQ(script.run(epochs_plan()), 0) << script.log();
+
+  EXPECT_EQ(test::read_file(script.file("env")), "eth7\ntcp,it's\nmlx5_0:1\nunset\n");
+  const std::vector<std::string> arguments = script.srun_arguments();
+  EXPECT_NE(std::find(arguments.begin(), arguments.end(), "--cpu-bind=none"), arguments.end());
+  unsetenv("NCCL_SOCKET_IFNAME");
 }
 
 TEST(JobScript, ForwardsEveryStopSignalAndWaitsForTheTrainerToLeave) {

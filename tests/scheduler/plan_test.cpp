@@ -77,6 +77,31 @@ struct Case {
   }
 };
 
+TEST(Plan, OfARangeOfGpusTakesTheMostThatIsSound) {
+  Case c;
+  c.request.args.batch = 36;
+  c.request.args.epochs = 1;
+  c.request.resources.gpus = 8;
+  c.request.resources.gpus_min = 2;
+  EXPECT_EQ(c.plan().gpus, 6);  // 36 is not divided by 8 or 7.
+  EXPECT_EQ(c.plan().nodes, 2);
+
+  c.request.resources.gpus = 3;
+  EXPECT_EQ(c.plan().gpus, 3);
+  EXPECT_EQ(c.plan().batch_per_rank, 12);
+
+  // None: what speaks against the fewest.
+  c.request.args.batch = 37;
+  EXPECT_EQ(c.reasons(), std::vector<std::string>{
+                             "batch = 37 is not divided evenly by 2 GPUs. batch = 36 or 38 would fit."});
+
+  const std::vector<TrainingRequest> each = by_gpus(c.request);
+  ASSERT_EQ(each.size(), 2u);
+  EXPECT_EQ(each[0].resources.gpus, 3);
+  EXPECT_EQ(each[1].resources.gpus, 2);
+  EXPECT_FALSE(each[1].resources.gpus_min.has_value());
+}
+
 TEST(Plan, FollowsTheSiteWhereTheRequestIsSilent) {
   const Plan plan = Case().plan();
 

@@ -108,6 +108,24 @@ TEST(Request, TheCommandLineWinsOverTheFile) {
   EXPECT_EQ(outcome.request.resources.slurm.at("nice"), "5");
 }
 
+TEST(Request, ARangeOfGpusIsOneWord) {
+  const RequestOutcome outcome =
+      read_settings({{"data=", "data", "/data/a.yaml"}, {"--gpus", "gpus", "2-4"}});
+  EXPECT_EQ(to_text(outcome.faults), "");
+  EXPECT_EQ(outcome.request.resources.gpus, 4);
+  EXPECT_EQ(outcome.request.resources.gpus_min, 2);
+
+  const TrainingRequest read = nlohmann::json(outcome.request).get<TrainingRequest>();
+  EXPECT_EQ(read.resources.gpus_min, 2);
+  EXPECT_NE(to_toml(outcome.request).find("gpus = \"2-4\"\n"), std::string::npos);
+
+  EXPECT_FALSE(read_settings({{"--gpus", "gpus", "3-3"}}).request.resources.gpus_min.has_value());
+  EXPECT_EQ(faults_of("gpus", "4-2"), "gpus=: gpus = 4-2: the least comes first.\n");
+  EXPECT_EQ(faults_of("gpus", "0-2"), "gpus=: gpus = 0 is below the smallest allowed value 1.\n");
+  EXPECT_EQ(faults_of("gpus", "-2"), "gpus=: gpus = -2 is below the smallest allowed value 1.\n");
+  EXPECT_EQ(faults_of("gpus", "2-"), "gpus=: gpus = \"2-\" is not a whole number.\n");
+}
+
 TEST(Request, RelativePathsStartAtTheFileOrAtTheWorkFolder) {
   const test::Folder folder;
   test::write_file(folder.path() / "train.toml",

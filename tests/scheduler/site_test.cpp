@@ -24,6 +24,44 @@ std::string replaced(std::string text, const std::string& from, const std::strin
   return text.replace(at, from.size(), to);
 }
 
+TEST(Site, SaysHowRanksAreStarted) {
+  const SiteOutcome silent = read_text(kSmall);
+  EXPECT_TRUE(silent.site.launch.preflight);
+  EXPECT_EQ(silent.site.launch.cpu_bind, "cores");
+
+  const SiteOutcome outcome = read_text(kSmall + R"([launch]
+preflight = false
+preflight_limit_s = 60
+watchdog_limit_s = 1200
+cpu_bind = "threads"
+[launch.environment]
+NCCL_SOCKET_IFNAME = "ib0"
+OMPI_MCA_btl_tcp_if_include = "10.1.0.0/16"
+)");
+  EXPECT_EQ(to_text(outcome.faults), "");
+  EXPECT_FALSE(outcome.site.launch.preflight);
+  EXPECT_EQ(outcome.site.launch.preflight_s, 60);
+  EXPECT_EQ(outcome.site.launch.watchdog_s, 1'200);
+  EXPECT_EQ(outcome.site.launch.cpu_bind, "threads");
+  EXPECT_EQ(outcome.site.launch.environment.at("NCCL_SOCKET_IFNAME"), "ib0");
+  EXPECT_EQ(outcome.site.launch.environment.size(), 2u);
+}
+
+TEST(Site, OnlyTheLibrariesThatCarryMessagesAreSetUp) {
+  EXPECT_EQ(to_text(read_text(kSmall + R"([launch]
+cpu_bind = "map_cpu:0"
+environment = {LD_PRELOAD = "/x.so", NCCL_ = "1", "NCCL_X;id" = "1", UCX_TLS = "rc"}
+)").faults),
+            "site.toml:17: launch.cpu_bind = \"map_cpu:0\" is not known. Known: none, threads, cores, "
+            "sockets, ldoms.\n"
+            "site.toml:18: launch.environment: LD_PRELOAD is not set here. Names begin with NCCL_, "
+            "UCX_, OMPI_MCA_, PMIX_MCA_, FI_, PSM3_, HCOLL_.\n"
+            "site.toml:18: launch.environment: NCCL_ is not set here. Names begin with NCCL_, UCX_, "
+            "OMPI_MCA_, PMIX_MCA_, FI_, PSM3_, HCOLL_.\n"
+            "site.toml:18: launch.environment: NCCL_X;id is not set here. Names begin with NCCL_, "
+            "UCX_, OMPI_MCA_, PMIX_MCA_, FI_, PSM3_, HCOLL_.\n");
+}
+
 TEST(Site, TheExampleOfItsPageIsReadInFull) {
   const auto blocks = test::blocks_of(test::kSource / "docs/formats/site.md", "toml");
   ASSERT_EQ(blocks.size(), 1u);

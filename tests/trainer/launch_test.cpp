@@ -55,6 +55,33 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"one process", {.allowed = kFour, .machine = 4}, 4, "the process's CPUs"},
         Case{"nothing known", {}, 1, "the process's CPUs"}));
 
+TEST(OwnCpus, AreAShareOfTheJobsWhereTheRanksOfAHostHaveThemInCommon) {
+  // Four cores of two threads, numbered as most hosts do: 0-3 and their siblings 4-7.
+  const std::vector<int> siblings = {0, 4, 1, 5, 2, 6, 3, 7};
+  const CpuFacts facts{.per_task = 2,
+                       .allowed = {0, 1, 2, 4, 5, 6},
+                       .machine = 8,
+                       .local_ranks = 3,
+                       .local_rank = 1};
+  const auto with = [&](auto change) {
+    CpuFacts changed = facts;
+    change(changed);
+    return own_cpus(changed, siblings);
+  };
+  using Cpus = std::vector<int>;
+
+  EXPECT_EQ(own_cpus(facts, siblings), (Cpus{1, 5}));
+  EXPECT_EQ(with([](CpuFacts& f) { f.local_rank = 2; }), (Cpus{2, 6}));
+  EXPECT_EQ(with([](CpuFacts& f) { f.per_task = 1; }), (Cpus{4}));
+  // Bound by srun, alone, on a host whose other CPUs may be another job's, without Slurm's word.
+  EXPECT_EQ(with([](CpuFacts& f) { f.allowed = {1, 5}; }), (Cpus{1, 5}));
+  EXPECT_EQ(with([](CpuFacts& f) { f.local_ranks = 1; }), facts.allowed);
+  EXPECT_EQ(with([](CpuFacts& f) { f.machine = 6; }), facts.allowed);
+  EXPECT_EQ(with([](CpuFacts& f) { f.per_task = 0; }), facts.allowed);
+  // A host whose places are not known.
+  EXPECT_EQ(own_cpus(facts, {0, 1}), (Cpus{2, 4}));
+}
+
 TEST(CpuRanges, AreWrittenShort) {
   EXPECT_EQ(to_ranges({}), "");
   EXPECT_EQ(to_ranges({5}), "5");

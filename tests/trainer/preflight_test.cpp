@@ -63,6 +63,24 @@ TEST(Preflight, FindsLittleMemoryAndAFolderThatCannotBeWritten) {
             "bad node n2 (rank 3): memory: 100 MiB free, 256 MiB needed.");
 }
 
+TEST(Preflight, LeavesOutTheNodesThatAreWorseThanOthers) {
+  PreflightReport report = four_ranks();
+  EXPECT_EQ(bad_nodes(report), std::vector<std::string>());
+
+  report.ranks[2].can_write = report.ranks[3].can_write = false;
+  judge(report, {});
+  EXPECT_EQ(bad_nodes(report), std::vector<std::string>{"n2"});
+
+  // Where no node can write, no other would help.
+  report.ranks[0].can_write = false;
+  judge(report, {});
+  EXPECT_EQ(bad_nodes(report), std::vector<std::string>());
+
+  report.ranks.resize(2);
+  judge(report, {});
+  EXPECT_EQ(bad_nodes(report), std::vector<std::string>{"n1"});
+}
+
 TEST(Preflight, SurvivesJsonAndSaysItsSpeed) {
   PreflightReport report = four_ranks();
   report.ranks[2].can_write = false;

@@ -6,10 +6,8 @@
 #include <torch/utils.h>
 
 #include "tests/trainer/ranks.h"
+#include "tests/trainer/ranks_gradients.h"
 #include "tests/trainer/reference_numbers.h"
-#include "trainer/gradient_reducer.h"
-#include "trainer/loss.h"
-#include "trainer/model.h"
 #include "trainer/norm_act.h"
 #include "trainer/sync_norm.h"
 
@@ -84,49 +82,12 @@ INSTANTIATE_TEST_SUITE_P(Ways, SyncedNorm,
                                          Way{"plain of doubles", torch::kDouble, true, 1e-10}));
 
 TEST(SyncedNorms, GiveTheFirstGradientsOfOneProcessToRounding) {
-  constexpr std::int64_t kGlobalBatch = 4;
-  torch::manual_seed(3);
-  DetectionModel model("yolov8n", 3);
-  model.train();
-  const torch::Tensor images = torch::rand({kGlobalBatch, 3, 64, 64});
-  // Image 2 has nothing on it, the others one to three objects.
-  const torch::Tensor targets = torch::tensor({{0.F, 0.F, .5F, .5F, .4F, .6F},
-                                               {1.F, 1.F, .3F, .4F, .5F, .5F},
-                                               {1.F, 2.F, .7F, .6F, .3F, .4F},
-                                               {3.F, 2.F, .5F, .5F, .8F, .8F},
-                                               {3.F, 1.F, .2F, .2F, .3F, .3F},
-                                               {3.F, 0.F, .8F, .8F, .3F, .2F}});
-  std::vector<torch::Tensor> parameters;
-  for (const torch::Tensor& parameter : model.parameters()) {
-    if (parameter.requires_grad()) parameters.push_back(parameter);
-  }
-  const auto gradients_of = [&](std::int64_t first, std::int64_t count, Communicator* ranks) {
-    torch::Tensor own = targets.clone();
-    own = own.index({(own.select(1, 0) >= first) & (own.select(1, 0) < first + count)}).clone();
-    own.select(1, 0).sub_(first);
-    std::optional<GradientReducer> reducer;
-    for (torch::Tensor& parameter : parameters) parameter.mutable_grad().reset();
-    if (ranks != nullptr) {
-      synchronise_norms(model, *ranks);
-      reducer.emplace(*ranks, parameters);
-    }
-    const LossValue loss =
-        detection_loss(model.forward(images.narrow(0, first, count)), model.strides(), own, {},
-                       kGlobalBatch, [&](double value) {
-                         if (ranks != nullptr) ranks->all_reduce_sum(std::span<double>(&value, 1));
-                         return value;
-                       });
-    if (reducer) reducer->arm();
-    loss.total.backward();
-    if (reducer) reducer->reduce();
-    std::vector<torch::Tensor> gradients;
-    for (const torch::Tensor& parameter : parameters) gradients.push_back(parameter.grad().clone());
-    return gradients;
-  };
-  const std::vector<torch::Tensor> expected = gradients_of(0, kGlobalBatch, nullptr);
-  const std::int64_t share = kGlobalBatch / world->size();
+  SharedBatch batch;
+  batch.model.train();
+  const std::vector<torch::Tensor> expected = batch.whole();
+  synchronise_norms(batch.model, *world);
 
-  const std::vector<torch::Tensor> gradients = gradients_of(world->rank() * share, share, world);
+  const std::vector<torch::Tensor> gradients = batch.shared_by(*world);
 
   // Of all gradients together: norms of a hundred layers make rounding larger on the way back.
   double difference = 0, size = 0;

@@ -1,28 +1,18 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // Runs under mpirun with 1, 2 and 4 ranks. Sums are of small integers, so that equality is exact.
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <torch/utils.h>
 
-#include <atomic>
-#include <cstring>
-#include <optional>
-#include <sstream>
+#include <algorithm>
+#include <span>
+#include <string>
 
 #include "tests/trainer/ranks.h"
+#include "tests/trainer/ranks_gradients.h"
 #include "tests/trainer/reference_numbers.h"
-#include "tests/trainer/temp_folder.h"
-#include "trainer/checkpoint.h"
 #include "trainer/communicator.h"
-#include "trainer/durable_file.h"
 #include "trainer/gradient_reducer.h"
-#include "trainer/loss.h"
-#include "trainer/model.h"
-#include "trainer/scenes.h"
-#include "trainer/tensor_file.h"
-#include "trainer/train.h"
-#include "trainer/weights_file.h"
 
 namespace trainer {
 namespace {
@@ -88,46 +78,11 @@ TEST(Replicas, ADifferenceIsAnErrorThatNamesTheRank) {
 
 // Batch norm in evaluation mode: its statistics are those of a rank, not of the global batch.
 TEST(Gradients, OfAllRanksTogetherAreThoseOfOneProcess) {
-  constexpr std::int64_t kGlobalBatch = 4;
-  torch::manual_seed(3);
-  DetectionModel model("yolov8n", 3);
-  model.eval();
-  const torch::Tensor images = torch::rand({kGlobalBatch, 3, 64, 64});
-  // Image 2 has nothing on it, the others one to three objects.
-  const torch::Tensor targets = torch::tensor({{0.F, 0.F, .5F, .5F, .4F, .6F},
-                                               {1.F, 1.F, .3F, .4F, .5F, .5F},
-                                               {1.F, 2.F, .7F, .6F, .3F, .4F},
-                                               {3.F, 2.F, .5F, .5F, .8F, .8F},
-                                               {3.F, 1.F, .2F, .2F, .3F, .3F},
-                                               {3.F, 0.F, .8F, .8F, .3F, .2F}});
-  std::vector<torch::Tensor> parameters;
-  for (const torch::Tensor& parameter : model.parameters()) {
-    if (parameter.requires_grad()) parameters.push_back(parameter);
-  }
-  const auto gradients_of = [&](std::int64_t first, std::int64_t count, Communicator* ranks) {
-    torch::Tensor own = targets.clone();
-    own = own.index({(own.select(1, 0) >= first) & (own.select(1, 0) < first + count)}).clone();
-    own.select(1, 0).sub_(first);
-    std::optional<GradientReducer> reducer;
-    for (torch::Tensor& parameter : parameters) parameter.mutable_grad().reset();
-    if (ranks != nullptr) reducer.emplace(*ranks, parameters);
-    const LossValue loss =
-        detection_loss(model.forward(images.narrow(0, first, count)), model.strides(), own, {},
-                       kGlobalBatch, [&](double value) {
-                         if (ranks != nullptr) ranks->all_reduce_sum(std::span<double>(&value, 1));
-                         return value;
-                       });
-    if (reducer) reducer->arm();
-    loss.total.backward();
-    if (reducer) reducer->reduce();
-    std::vector<torch::Tensor> gradients;
-    for (const torch::Tensor& parameter : parameters) gradients.push_back(parameter.grad().clone());
-    return gradients;
-  };
-  const std::vector<torch::Tensor> expected = gradients_of(0, kGlobalBatch, nullptr);
+  SharedBatch batch;
+  batch.model.eval();
+  const std::vector<torch::Tensor> expected = batch.whole();
 
-  const std::int64_t share = kGlobalBatch / world->size();
-  const std::vector<torch::Tensor> gradients = gradients_of(world->rank() * share, share, world);
+  const std::vector<torch::Tensor> gradients = batch.shared_by(*world);
 
   double largest = 0;
   for (std::size_t i = 0; i < expected.size(); ++i) {

@@ -113,6 +113,7 @@ TEST_F(TrainTest, ThePreflightNamesNodesThatCannotTrain) {
   EXPECT_EQ(exit_record("bad").at("reason"), "bad_node");
   EXPECT_NE(exit_record("bad").at("message").get<std::string>().find(world->host() + " (rank 0)"),
             std::string::npos);
+  EXPECT_EQ(exit_record("bad").at("bad_nodes"), world->host());
   EXPECT_FALSE(contract::parse_preflight(read("bad/preflight.json")).faults.empty());
 }
 

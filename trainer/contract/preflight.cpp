@@ -93,6 +93,14 @@ std::string describe_faults(const PreflightReport& report) {
   return text;
 }
 
+std::vector<std::string> bad_nodes(const PreflightReport& report) {
+  std::set<std::string> hosts, bad;
+  for (const RankReport& each : report.ranks) hosts.insert(each.host);
+  for (const PreflightReport::Fault& fault : report.faults) bad.insert(fault.host);
+  if (hosts.size() > 1 && bad == hosts) return {};
+  return {bad.begin(), bad.end()};
+}
+
 std::string describe(const PreflightReport& report) {
   std::set<std::string> hosts;
   std::int64_t memory = 0, disk = 0;

@@ -13,7 +13,7 @@ namespace contract {
 
 struct RankReport {
   int rank = 0, local_rank = 0;
-  std::string host;
+  std::string host;                     // Slurm's name of the node, where Slurm gives one.
   std::string device;                   // "cpu", "cuda:0".
   std::string versions;                 // Trainer and libtorch; all ranks alike.
   std::int64_t memory_available_b = 0;  // Of the host.
@@ -45,6 +45,10 @@ void judge(PreflightReport& report, const PreflightLimits& limits);
 
 // "bad node n2 (rank 3): ...", one a line, a node's faults of the same words once. Empty: none.
 [[nodiscard]] std::string describe_faults(const PreflightReport& report);
+
+// The nodes to leave out when the run is placed again, each once. None where all of several nodes have
+// faults: then it is not the nodes that are bad.
+[[nodiscard]] std::vector<std::string> bad_nodes(const PreflightReport& report);
 
 // "preflight: 4 ranks on 2 hosts; ...": one line.
 [[nodiscard]] std::string describe(const PreflightReport& report);

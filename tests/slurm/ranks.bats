@@ -1,0 +1,176 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# What becomes of a run whose ranks cannot train: a node that the preflight finds bad, a rank that
+# hangs, one that is killed. On a real Slurm, with the real trainer.
+
+load cluster
+load training
+
+setup_file() {
+  cluster_once
+  scenes_for "$tytest_user"
+  as trainyard trainyard admin grant "user:$tytest_user" 20h --id tytest-grant-0001
+}
+
+teardown() {
+  mend_node "$tytest-n1"
+  if [[ -e $BATS_TEST_TMPDIR/site.toml ]]; then
+    cat "$BATS_TEST_TMPDIR/site.toml" >"$tytest_state/etc/site.toml"
+  fi
+  [[ -z ${run_id:-} ]] || as "$tytest_user" trainyard cancel "$run_id" || true
+}
+
+# The first process of a host, which holds its namespaces.
+host_process() { pgrep --parent "$(cut -d' ' -f1 "$tytest_state/run/host-$1.pid")"; }
+# A node without free memory, as far as anybody there can tell.
+spoil_node() {
+  sed 's/^MemAvailable:.*/MemAvailable:  1024 kB/' /proc/meminfo >"$tytest_state/run/no-memory"
+  nsenter --target "$(host_process "$1")" --mount --pid \
+    mount --bind "$tytest_state/run/no-memory" /proc/meminfo
+}
+mend_node() {
+  nsenter --target "$(host_process "$1")" --mount --pid umount /proc/meminfo 2>/dev/null || true
+}
+nodes_are_idle() { [[ $(as root sinfo --noheader --Node --partition gpu --format %T | sort -u) == idle ]]; }
+
+tytrain() { # OPTIONS...: sets run_id and run_dir
+  local answer
+  answer=$(as "$tytest_user" trainyard train data=tiny/data.yaml model=yolov8n imgsz=64 \
+    workers=1 seed=7 plots=false --time-limit 10m --json "$@")
+  run_id=$(jq -r .run <<<"$answer")
+  run_dir=$(jq -r .run_dir <<<"$answer")
+}
+# An attempt of the run has ended with this code, or was ended by a signal where none is given.
+attempt_ended() { # ATTEMPT CODES...
+  local attempt=$1
+  shift
+  jq --slurp --exit-status --argjson attempt "$attempt" \
+    'map(select(.end and .attempt == $attempt and (.code | tostring | IN($ARGS.positional[])))) |
+     length > 0' "$run_dir/attempts.jsonl" --args "$@" >/dev/null 2>&1
+}
+# The process of a rank of the run, now.
+process_of_rank() {
+  local pid
+  for pid in $(pgrep --full "bin/trainyard-trainer train --spec $run_dir"); do
+    if tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "SLURM_PROCID=$1"; then
+      [[ $(readlink "/proc/$pid/exe") == */trainyard-trainer ]] && echo "$pid" && return
+    fi
+  done
+  return 1
+}
+has_epochs() { [[ $(epochs_of "$tytest_user" "$run_id") -ge $1 ]]; }
+state_is() { [[ $(as "$tytest_user" trainyard show "$run_id" --json | jq -r .state) == "$1" ]]; }
+
+# The bill is Slurm's record of all attempts, to the second, and there are so many of them.
+expect_exact_bill() { # [ATTEMPTS]
+  local shown jobs slurm
+  shown=$(as "$tytest_user" trainyard show "$run_id" --json)
+  jobs=$(jq -r '[.segments[].job | tostring] | join(",")' <<<"$shown")
+  slurm=$(as "$tytest_user" sacct --duplicates --allocations --noheader --parsable2 --jobs "$jobs" \
+    --format=ElapsedRaw,AllocTRES | sed -nE 's/^([0-9]+)\|.*gres\/gpu=([0-9]+).*/\1 \2/p')
+  echo "charged $(jq .charged <<<"$shown") milli-GPU-s; Slurm's seconds and GPUs:" "$slurm"
+  [[ $(grep -c . <<<"$slurm") -eq ${1:-$(grep -c . <<<"$slurm")} ]]
+  [[ $(jq '[.segments[].charges[] | select(.gpus > 0)] | length' <<<"$shown") -eq \
+    $(grep -c . <<<"$slurm") ]]
+  [[ $(jq .charged <<<"$shown") -eq $(awk '{sum += $1 * $2} END {print sum * 1000}' <<<"$slurm") ]]
+  [[ $(jq .held <<<"$shown") -eq 0 ]]
+  as trainyard trainyard admin audit
+}
+
+@test "ranks: a bad node is named and left out, and the run is placed again and charged for both" {
+  eventually 60 nodes_are_idle
+  spoil_node "$tytest-n1"
+  tytrain epochs=1 batch=8 --gpus 2
+  eventually 250 is_over "$run_id"
+  as "$tytest_user" trainyard show "$run_id" | tee "$BATS_TEST_TMPDIR/shown"
+  state_is finished
+  grep -q "^left out $tytest-n1: bad in attempt 0 of segment 0" "$BATS_TEST_TMPDIR/shown"
+  [[ $(jq --slurp -r '[.[] | select(.start) | .nodes] | join(" ")' "$run_dir/attempts.jsonl") == \
+    "$tytest-n1 $tytest-n2" ]]
+  attempt_ended 0 32
+  attempt_ended 1 0
+  grep -q "bad node $tytest-n1 (rank 0): memory: 1 MiB free, 256 MiB needed" "$run_dir"/slurm-*.out
+  # The report of the attempt that trained stays in the run's folder.
+  [[ $(jq -r '[.ranks[].host] | unique | join(" ")' "$run_dir/preflight.json") == "$tytest-n2" ]]
+  [[ $(jq '.faults | length' "$run_dir/preflight.json") -eq 0 ]]
+  expect_exact_bill 2
+}
+
+@test "ranks: where every other node is needed, a bad one ends the run by name" {
+  eventually 60 nodes_are_idle
+  spoil_node "$tytest-n1"
+  tytrain epochs=1 batch=16 --gpus 4 --nodes 2
+  eventually 250 is_over "$run_id"
+  state_is failed
+  as "$tytest_user" trainyard show "$run_id" | tee "$BATS_TEST_TMPDIR/shown"
+  grep -q "bad node $tytest-n1 (rank 0): memory" "$BATS_TEST_TMPDIR/shown"
+  [[ $(jq -r .bad_nodes "$run_dir/exit.json") == "$tytest-n1" ]]
+  [[ $(jq '[.ranks[].host] | unique | length' "$run_dir/preflight.json") -eq 2 ]]
+  expect_exact_bill 1
+}
+
+@test "ranks: one that hangs and one that is killed end their attempts, and the run goes on" {
+  cp "$tytest_state/etc/site.toml" "$BATS_TEST_TMPDIR/site.toml"
+  sed -i 's/^watchdog_limit_s = .*/watchdog_limit_s = 30/' "$tytest_state/etc/site.toml"
+  tytrain epochs=10000 batch=16 val=false --gpus 4 --nodes 2 --auto-resume
+  eventually 250 has_epochs 1
+  kill -STOP "$(process_of_rank 3)"
+  eventually 250 attempt_ended 0 31
+  grep -qE "watchdog: rank 3 \($tytest-n2\).*(silent|stopped|missing)" "$run_dir"/slurm-*.out
+
+  # It goes on from what was saved, on the same nodes: nobody knows yet whose fault it was.
+  eventually 250 grep -q "^resuming .* at epoch" "$run_dir"/slurm-*.out
+  local before
+  before=$(epochs_of "$tytest_user" "$run_id")
+  eventually 250 has_epochs $((before + 1))
+  kill -KILL "$(process_of_rank 2)"
+  eventually 250 attempt_ended 1 31 137
+  before=$(epochs_of "$tytest_user" "$run_id")
+  eventually 250 has_epochs $((before + 1))
+  # Each rank computes with what Slurm gave it.
+  grep -q "^ranks 0-3: 1 thread (SLURM_CPUS_PER_TASK) on CPUs .*, 1 for loading" "$run_dir"/slurm-*.out
+
+  as "$tytest_user" trainyard stop "$run_id"
+  eventually 250 is_over "$run_id"
+  state_is stopped
+  expect_exact_bill 3
+}
+
+# The service may not have seen yet what else runs; then it is asked again.
+gpus_now() { as "$tytest_user" trainyard show "$run_id" --json | jq '.segments[-1].plan.gpus'; }
+starts_on_two() {
+  tytrain epochs=10000 batch=16 val=false --gpus 1-4
+  [[ $(gpus_now) -eq 2 ]] && return
+  as "$tytest_user" trainyard cancel "$run_id" --wait
+  return 1
+}
+resumes_on_four() {
+  as "$tytest_user" trainyard resume "$run_id"
+  [[ $(gpus_now) -eq 4 ]] && return
+  as "$tytest_user" trainyard stop "$run_id" --wait
+  return 1
+}
+job_is() { [[ $(as "$tytest_user" squeue --noheader --jobs "$1" --format %T 2>/dev/null) == "$2" ]]; }
+
+@test "ranks: a range of GPUs takes what is free, at the start and when it is resumed" {
+  eventually 60 nodes_are_idle
+  local blocker before
+  blocker=$(as "$tytest_user" sbatch --parsable --gres=gpu:h100:2 --nodes 1 --ntasks 1 --time 15 \
+    --wrap 'sleep 900')
+  eventually 60 job_is "$blocker" RUNNING
+  eventually 120 starts_on_two
+  eventually 250 has_epochs 1
+  as "$tytest_user" trainyard stop "$run_id" --wait
+  state_is stopped
+  before=$(epochs_of "$tytest_user" "$run_id")
+  as "$tytest_user" scancel "$blocker"
+  eventually 60 job_is "$blocker" ""
+  eventually 120 resumes_on_four
+  eventually 250 has_epochs $((before + 1))
+  as "$tytest_user" trainyard stop "$run_id" --wait
+  state_is stopped
+  grep -q "^global batch 16 = 2 ranks x 8" "$run_dir"/slurm-*.out
+  grep -q "^global batch 16 = 4 ranks x 4" "$run_dir"/slurm-*.out
+  expect_exact_bill
+}
