@@ -3,6 +3,8 @@
 // On how many GPUs and on which nodes a run is placed, and what that costs, against a pretended Slurm.
 #include <gtest/gtest.h>
 
+#include "scheduler/run_folder.h"
+#include "tests/scheduler/files.h"
 #include "world.h"
 
 namespace scheduler {
@@ -49,7 +51,7 @@ TEST_F(PlacementTest, ARangeOfGpusTakesWhatIsFreeAtEachStart) {
   world.cluster.start(more);
   end(more, JobState::kCompleted, 0);
   EXPECT_EQ(world.state("range1"), "finished");
-  EXPECT_EQ(world.balance().charged.milli_gpu_s - spent, 4 * 61 * 1000);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s - spent, 4 * 60 * 1000);
   world.expect_books_are_right();
 }
 
@@ -115,6 +117,23 @@ TEST_F(PlacementTest, ARunThatLeavesABadNodeOutPaysBothAttemptsFromItsHold) {
   EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * (20 + 60) * 1000);
   EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
   world.expect_books_are_right();
+}
+
+TEST(AttemptEnds, AreReadFromTheRunsFolderAsFarAsTheyMakeSense) {
+  const test::Folder folder;
+  test::write_file(
+      folder.path() / "attempts.jsonl",
+      "{\"segment\":0,\"attempt\":0,\"job\":5,\"start\":1,\"nodes\":\"n[1-2]\"}\n"
+      "{\"segment\":0,\"attempt\":0,\"job\":5,\"end\":9,\"code\":32,\"is_crash\":0,"
+      "\"checkpoint\":\"\",\"bad_nodes\":\"n2\"}\n"
+      "nonsense\n{\"end\":3}\n{\"segment\":1,\"attempt\":1,\"end\":9,\"code\":0,\"bad_no");
+
+  const std::vector<AttemptEnd> ends = read_attempt_ends(folder.path().string());
+
+  ASSERT_EQ(ends.size(), 1u);
+  EXPECT_EQ(ends[0].code, 32);
+  EXPECT_EQ(ends[0].bad_nodes, "n2");
+  EXPECT_TRUE(read_attempt_ends("/nowhere").empty());
 }
 
 }  // namespace

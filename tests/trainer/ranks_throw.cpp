@@ -23,7 +23,9 @@ int main(int argc, char** argv) {
       trainer::make_mpi_communicator(&argc, &argv),
       {.limit_s = kLimitSeconds,
        .exit_code = kStalled,
-       .last_words = [](const trainer::LastWords& words) { fmt::print(stderr, "{}\n", words.message); }},
+       .last_words = [](const trainer::LastWords& words) {
+         fmt::print(stderr, "{}\n", words.message);
+       }},
       &note);
   if (!note.empty()) return 1;
   try {
