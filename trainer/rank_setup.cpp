@@ -6,6 +6,7 @@
 
 #include <array>
 #include <climits>
+#include <csignal>
 #include <cstdlib>
 #include <span>
 #include <stdexcept>
@@ -113,6 +114,8 @@ Ranks make_ranks(const Launch& launch, const WatchdogOptions& watchdog, int* arg
     if (choice.way == Way::kNccl) throw std::invalid_argument("One process needs no NCCL.");
     return {make_local_communicator(), "communicator: one process", {}};
   }
+  // MPI writes into the closed connection of a rank that died: the watch is to say so, not a signal.
+  std::signal(SIGPIPE, SIG_IGN);
   const StartWatch start({.limit_s = launch.watchdog_s,
                           .exit_code = watchdog.exit_code,
                           .last_words = watchdog.last_words});
