@@ -25,11 +25,11 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 }
 
 TEST(Site, SaysHowRanksAreStarted) {
-  const SiteOutcome silent = read_text(kSmall);
+  const SiteOutcome silent = read_site_text(kSmall);
   EXPECT_TRUE(silent.site.launch.preflight);
   EXPECT_EQ(silent.site.launch.cpu_bind, "cores");
 
-  const SiteOutcome outcome = read_text(kSmall + R"([launch]
+  const SiteOutcome outcome = read_site_text(kSmall + R"([launch]
 preflight = false
 preflight_limit_s = 60
 watchdog_limit_s = 1200
@@ -48,7 +48,7 @@ OMPI_MCA_btl_tcp_if_include = "10.1.0.0/16"
 }
 
 TEST(Site, OnlyTheLibrariesThatCarryMessagesAreSetUp) {
-  EXPECT_EQ(to_text(read_text(kSmall + R"([launch]
+  EXPECT_EQ(to_text(read_site_text(kSmall + R"([launch]
 cpu_bind = "map_cpu:0"
 environment = {LD_PRELOAD = "/x.so", NCCL_ = "1", "NCCL_X;id" = "1", UCX_TLS = "rc"}
 )").faults),
