@@ -18,7 +18,7 @@ setup_file() {
   # A gate that lets everything through: what holds here is the fence.
   sed -i -e 's/^AccountingStorageEnforce=.*/AccountingStorageEnforce=associations,limits,safe/' \
     -e 's|^PrologSlurmctld=.*|PrologSlurmctld=/bin/true|' "$tytest_state/etc/slurm.conf"
-  printf 'PriorityType=priority/multifactor\nPriorityCalcPeriod=1\nPriorityDecayHalfLife=0\n' \
+  printf 'PriorityType=priority/multifactor\nPriorityCalcPeriod=1\n' \
     >>"$tytest_state/etc/slurm.conf"
   printf '\n[slurm]\nlimits = true\nrefresh_s = 5\n' >>"$tytest_state/etc/site.toml"
   cluster restart slurmctld
