@@ -88,5 +88,10 @@ is_noted() { [[ $(notes) == *"$1"* ]]; }
   as root sacctmgr --immediate modify qos tyshadow set GrpTRESMins=gres/gpu=100000
   eventually 120 is_noted "QOS tyshadow has a limit of gres/gpu minutes of its own"
   as root sacctmgr --immediate delete qos tyshadow
+  # This cluster enforces limits, safely, and says so.
+  ! is_noted "AccountingStorageEnforce" || return 1
   as trainyard trainyard admin audit
+  # A controller that was killed may have forgotten that something was cancelled.
+  clara scancel --me
+  eventually 60 no_jobs
 }
