@@ -12,7 +12,7 @@ namespace scheduler {
 namespace {
 
 // AccountingStorageEnforce; the bits are not in the installed headers.
-constexpr std::uint16_t kEnforceLimits = 0x0002, kEnforceSafe = 0x0008;
+constexpr std::uint16_t kEnforceLimits = 0x0002, kEnforceSafe = 0x0010;
 
 struct FreeAssociations {
   void operator()(assoc_mgr_info_msg_t* answer) const { slurm_free_assoc_mgr_info_msg(answer); }

@@ -18,7 +18,7 @@ setup_file() {
   # A gate that lets everything through: what holds here is the fence.
   sed -i -e 's/^AccountingStorageEnforce=.*/AccountingStorageEnforce=associations,limits,safe/' \
     -e 's|^PrologSlurmctld=.*|PrologSlurmctld=/bin/true|' "$tytest_state/etc/slurm.conf"
-  printf 'PriorityType=priority/multifactor\nPriorityCalcPeriod=1\nPriorityDecayHalfLife=0\n' \
+  printf 'PriorityType=priority/multifactor\nPriorityCalcPeriod=1\n' \
     >>"$tytest_state/etc/slurm.conf"
   printf '\n[slurm]\nlimits = true\nrefresh_s = 5\n' >>"$tytest_state/etc/site.toml"
   cluster restart slurmctld
@@ -88,5 +88,10 @@ is_noted() { [[ $(notes) == *"$1"* ]]; }
   as root sacctmgr --immediate modify qos tyshadow set GrpTRESMins=gres/gpu=100000
   eventually 120 is_noted "QOS tyshadow has a limit of gres/gpu minutes of its own"
   as root sacctmgr --immediate delete qos tyshadow
+  # This cluster enforces limits, safely, and says so.
+  ! is_noted "AccountingStorageEnforce" || return 1
   as trainyard trainyard admin audit
+  # A controller that was killed may have forgotten that something was cancelled.
+  clara scancel --me
+  eventually 60 no_jobs
 }
