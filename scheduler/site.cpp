@@ -395,7 +395,7 @@ SiteOutcome read_site(const std::string& path) {
   }
   try {
     for (LineFault& fault : read_all(toml::parse(*text, path), outcome.site)) {
-      outcome.faults.push_back({fmt::format("{}:{}", path, fault.line), std::move(fault.message)});
+      outcome.faults.push_back({fmt::format("{}:{}", path, fault.line), one_line(fault.message)});
     }
   } catch (const toml::parse_error& error) {
     const toml::source_position at = error.source().begin;
