@@ -248,7 +248,11 @@ std::optional<std::int64_t> read_weight(TableReader& reader, std::string_view ke
     return std::nullopt;
   }
   if (!weight_milli) {
-    reader.fault(key, "weight is no number of thousandths. Write 0 or more, such as \"0.125\".");
+    reader.fault(key, "weight is no number of thousandths. Write 0.001 or more, such as \"0.125\".");
+  } else if (*weight_milli == 0) {
+    // A hold of nothing is none, and without a hold nothing is admitted.
+    reader.fault(key, "weight = 0.000 is below the smallest allowed value 0.001.");
+    return std::nullopt;
   } else if (*weight_milli > kWeightMax_milli) {
     reader.fault(key, fmt::format("weight = {} is above the largest allowed value {}.",
                                   accounting::format_weight(*weight_milli),
