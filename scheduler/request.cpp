@@ -422,7 +422,7 @@ class RequestReader {
 
   void add_fault(const std::string& key, const std::string& where, const std::string& message) {
     faulty_.insert(key);
-    outcome_.faults.push_back({where, message});
+    outcome_.faults.push_back({one_line(where), one_line(message)});
   }
 
   std::string at(toml::source_index line) const { return fmt::format("{}:{}", toml_path_, line); }

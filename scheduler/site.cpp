@@ -296,7 +296,11 @@ std::optional<std::int64_t> read_weight(TableReader& reader, std::string_view ke
     return std::nullopt;
   }
   if (!weight_milli) {
-    reader.fault(key, "weight is no number of thousandths. Write 0 or more, such as \"0.125\".");
+    reader.fault(key, "weight is no number of thousandths. Write 0.001 or more, such as \"0.125\".");
+  } else if (*weight_milli == 0) {
+    // A hold of nothing is none, and without a hold nothing is admitted.
+    reader.fault(key, "weight = 0.000 is below the smallest allowed value 0.001.");
+    return std::nullopt;
   } else if (*weight_milli > kWeightMax_milli) {
     reader.fault(key, fmt::format("weight = {} is above the largest allowed value {}.",
                                   accounting::format_weight(*weight_milli),
@@ -445,7 +449,7 @@ SiteOutcome read_site(const std::string& path) {
   }
   try {
     for (LineFault& fault : read_all(toml::parse(*text, path), outcome.site)) {
-      outcome.faults.push_back({fmt::format("{}:{}", path, fault.line), std::move(fault.message)});
+      outcome.faults.push_back({fmt::format("{}:{}", path, fault.line), one_line(fault.message)});
     }
   } catch (const toml::parse_error& error) {
     const toml::source_position at = error.source().begin;

@@ -51,7 +51,9 @@ Fault syntax_fault(const std::string& path, unsigned line, unsigned column,
                    std::string_view description) {
   constexpr std::string_view kPreamble = "Error while parsing ";
   if (description.starts_with(kPreamble)) description.remove_prefix(kPreamble.size());
-  return {fmt::format("{}:{}:{}", path, line, column), fmt::format("not TOML: {}.", description)};
+  // The parser quotes what it saw, line ends included.
+  return {fmt::format("{}:{}:{}", path, line, column),
+          one_line(fmt::format("not TOML: {}.", description))};
 }
 
 }  // namespace scheduler

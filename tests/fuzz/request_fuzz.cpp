@@ -25,7 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const MemoryFile file(toml);
   const auto outcome = scheduler::read_request(file.path(), settings, "/work");
   for (const scheduler::Fault& fault : outcome.faults) {
-    if (fault.message.empty()) std::abort();
+    if (fault.message.empty() || fault.message.find('\n') != std::string::npos) std::abort();
   }
   if (!outcome.faults.empty()) return 0;
   const std::string effective = scheduler::to_toml(outcome.request);
