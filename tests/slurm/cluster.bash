@@ -35,7 +35,7 @@ home_of() { getent passwd "$1" | cut -d: -f6; }
 
 # eventually SECONDS COMMAND...: polls until the command succeeds.
 eventually() {
-  local deadline=$((SECONDS + $1))
+  local deadline=$((SECONDS + 3 * $1))
   shift
   until "$@"; do
     ((SECONDS < deadline)) || return 1

@@ -83,11 +83,12 @@ is_noted() { [[ $(notes) == *"$1"* ]]; }
 }
 
 @test "scenario 19: a QOS with a limit of its own is a finding" {
-  ! is_noted "QOS tyshadow" || return 1
-  as root sacctmgr --immediate add qos tyshadow
-  as root sacctmgr --immediate modify qos tyshadow set GrpTRESMins=gres/gpu=100000
-  eventually 120 is_noted "QOS tyshadow has a limit of gres/gpu minutes of its own"
-  as root sacctmgr --immediate delete qos tyshadow
+  # A note stays in the books, so each time another.
+  local shadow=tyshadow$RANDOM
+  as root sacctmgr --immediate add qos "$shadow"
+  as root sacctmgr --immediate modify qos "$shadow" set GrpTRESMins=gres/gpu=100000
+  eventually 120 is_noted "QOS $shadow has a limit of gres/gpu minutes of its own"
+  as root sacctmgr --immediate delete qos "$shadow"
   # This cluster enforces limits, safely, and says so.
   ! is_noted "AccountingStorageEnforce" || return 1
   as trainyard trainyard admin audit
