@@ -175,9 +175,11 @@ Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
                        job.submit + kClockSlackS >= run->last().opened;
   // Without its comment it is known by what its user cannot change everywhere: another job may have
   // got its number from a controller that crashed.
+  const auto mark = parse_stamp(job.admin_comment);
+  const bool is_plain = mark && open_run(plain_run_id(*mark, job.array_task)) != nullptr;
   const bool is_surely = name ? name->segment == (run == nullptr ? -1 : run->last().index)
                               : is_runs && (job.name.ends_with("." + run->id) ||
-                                             (job.attempt > 0 && run->last().running) ||
+                                             (job.attempt > 0 && run->last().running && !is_plain) ||
                                             is_known_submit(*run, job.id, job.submit));
   if (is_runs && is_surely) {
     if (run->last().job && *run->last().job != job.id) {
