@@ -1,8 +1,8 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# The service is dead for more than two limits of the jobs that run, with the start gate and without it:
-# they end at their limits, nothing starts that is not paid for, and afterwards the books are exact.
+# The service is dead for more than two limits of the jobs that run: they end at their limits, nothing
+# starts that is not paid for, and afterwards the books are exact. requeue.bats has a site without gate.
 
 load cluster
 load plain
@@ -14,24 +14,12 @@ setup_file() {
   as trainyard trainyard admin grant "user:$plain_user" 3h
 }
 
-# Whatever happens: the gate is back, and the service.
+# Whatever happens: the service is back.
 teardown() {
   [[ $EUID == 0 ]] || return 0
-  set_gate
   service_runs || start_service
 }
 service_runs() { kill -0 "$(service_pid)" 2>/dev/null; }
-set_gate() { # [none]
-  local extra=$tytest_state/etc/extra.conf
-  grep --invert-match '^PrologSlurmctld=' "$extra" >"$extra.new" || true
-  [[ ${1:-} != none ]] || echo "PrologSlurmctld=/bin/true" >>"$extra.new"
-  if cmp --silent "$extra" "$extra.new"; then
-    rm "$extra.new"
-    return
-  fi
-  mv "$extra.new" "$extra"
-  cluster restart slurmctld >/dev/null
-}
 # GPU-seconds of allocations that began after an instant.
 began_after() { # UNIX TIME
   clara env SLURM_TIME_FORMAT=%s sacct --duplicates --allocations --noheader --parsable2 \
@@ -77,14 +65,4 @@ end_outage() {
   # A minute and the margin.
   [[ $(clara sacct --noheader --allocations --parsable2 --jobs "$ends" --format=ElapsedRaw) -le 125 ]]
   expect_exact_books
-}
-
-@test "outage: without the gate an owner's requeue is the only start, and it is in the books" {
-  set_gate none
-  begin_outage
-  eventually 120 state_is "$requeued" RUNNING
-  end_outage
-  eventually 60 nothing_is_held
-  [[ $(as trainyard trainyard admin audit --json | jq '.faults | length') -eq 0 ]]
-  [[ $(clara sacct --duplicates --noheader --allocations --jobs "$requeued" --format=JobID | wc -l) -ge 2 ]]
 }
