@@ -162,10 +162,12 @@ job_is() { [[ $(as "$tytest_user" squeue --noheader --jobs "$1" --format %T 2>/d
   eventually 250 has_epochs 1
   as "$tytest_user" trainyard stop "$run_id" --wait
   state_is stopped
-  before=$(epochs_of "$tytest_user" "$run_id")
   as "$tytest_user" scancel "$blocker"
   eventually 60 job_is "$blocker" ""
   eventually 120 resumes_on_four
+  # A resume that still got two may have trained meanwhile.
+  eventually 250 grep -q "^global batch 16 = 4 ranks x 4" "$run_dir"/slurm-*.out
+  before=$(epochs_of "$tytest_user" "$run_id")
   eventually 250 has_epochs $((before + 1))
   as "$tytest_user" trainyard stop "$run_id" --wait
   state_is stopped
