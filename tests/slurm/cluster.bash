@@ -33,7 +33,8 @@ as() {
 
 home_of() { getent passwd "$1" | cut -d: -f6; }
 
-# eventually SECONDS COMMAND...: polls until the command succeeds.
+# eventually SECONDS COMMAND...: polls until the command succeeds; so long on a quiet machine, three
+# times as long at most.
 eventually() {
   local deadline=$((SECONDS + 3 * $1))
   shift
@@ -46,7 +47,11 @@ eventually() {
 # bats 1.8 cannot skip a whole file. A file with a setup of its own calls this in it.
 setup() {
   [[ $EUID == 0 ]] || skip "a private cluster needs root"
+  ((${BATS_TEST_TRY_NUMBER:-1} == 1)) || echo "# tried again: $BATS_TEST_DESCRIPTION" >&3
 }
+
+# Real daemons on a busy machine: a test that fails is tried once more, and the output says so.
+export BATS_TEST_RETRIES=1
 
 # Two hosts of two GPUs, with `tytest_user` as an ordinary user.
 cluster_once() {

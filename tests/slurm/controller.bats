@@ -16,6 +16,7 @@ setup_file() {
   cluster user add "$tytest_user"
   as trainyard trainyard admin grant "user:$plain_user" 3h
   as trainyard trainyard admin grant "user:$tytest_user" 20h --id tytest-grant-0001
+  remember_explained
 }
 
 kill_controller() { kill -KILL "$(cut -d' ' -f1 "$tytest_state/run/slurmctld.pid")"; }

@@ -25,6 +25,7 @@ setup_file() {
   cluster restart slurmctld
   cluster restart trainyardd
   as trainyard trainyard admin grant "user:$plain_user" 1h
+  remember_explained
 }
 teardown_file() {
   [[ $EUID == 0 && -e $tytest_state/etc/slurm.conf.before ]] || return 0

@@ -18,6 +18,7 @@ setup_file() {
   as trainyard trainyard admin grant "user:$plain_user" "${granted_s}s"
   as trainyard trainyard admin grant "user:$tytest_user" 20h --id tytest-grant-0001
   as trainyard trainyard admin grant group:root 1h --id tytest-grant-0002
+  remember_explained
 }
 
 # attempt COMMAND...: whether it works is not the point, only what it costs.

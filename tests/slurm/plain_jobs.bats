@@ -13,6 +13,7 @@ setup_file() {
   cluster_once
   cluster user add "$plain_user"
   as trainyard trainyard admin grant "user:$plain_user" 2h --id plain-grant-0001
+  remember_explained
 }
 
 @test "a plain GPU job is funded, released, and charged what Slurm recorded" {
