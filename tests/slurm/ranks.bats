@@ -150,6 +150,7 @@ resumes_on_four() {
   as "$tytest_user" trainyard stop "$run_id" --wait
   return 1
 }
+trained_on() { grep -q "^global batch 16 = $1" "$run_dir"/slurm-*.out; }
 job_is() { [[ $(as "$tytest_user" squeue --noheader --jobs "$1" --format %T 2>/dev/null) == "$2" ]]; }
 
 @test "ranks: a range of GPUs takes what is free, at the start and when it is resumed" {
@@ -166,7 +167,7 @@ job_is() { [[ $(as "$tytest_user" squeue --noheader --jobs "$1" --format %T 2>/d
   eventually 60 job_is "$blocker" ""
   eventually 120 resumes_on_four
   # A resume that still got two may have trained meanwhile.
-  eventually 250 grep -q "^global batch 16 = 4 ranks x 4" "$run_dir"/slurm-*.out
+  eventually 250 trained_on "4 ranks x 4"
   before=$(epochs_of "$tytest_user" "$run_id")
   eventually 250 has_epochs $((before + 1))
   as "$tytest_user" trainyard stop "$run_id" --wait
