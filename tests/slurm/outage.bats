@@ -70,6 +70,6 @@ end_outage() {
   [[ $scripts -eq 0 && $longest -le 20 ]]
   end_outage
   # A minute and the margin.
-  [[ $(clara sacct --noheader --allocations --parsable2 --jobs "$ends" --format=ElapsedRaw) -le 125 ]]
+  [[ $(seconds_of "$ends") -le 125 ]]
   expect_exact_books
 }
