@@ -9,7 +9,7 @@ load training
 
 setup_file() {
   # A new one each time: his fund has to the second what the test gives it.
-  export poor_user=typoor$((RANDOM % 10000))
+  export poor_user=typaul$((RANDOM % 10000))
   cluster_once
   cluster user add "$poor_user"
   scenes_for "$tytest_user" "$poor_user"

@@ -5,7 +5,7 @@
 
 load cluster
 
-het_user=tydora
+het_user=tyfaye
 
 setup_file() {
   cluster_once
@@ -13,13 +13,13 @@ setup_file() {
   as trainyard trainyard admin grant "user:$het_user" 1h --id het-grant-0001
 }
 
-dora() { as "$het_user" "$@"; }
+faye() { as "$het_user" "$@"; }
 # het SECONDS MINUTES: submits one GPU here and two there; the first component's job in $job_id.
 het() {
   local script
   script=$(home_of "$het_user")/het.sh
   printf '#!/bin/sh\nsleep %s\n' "$1" >"$script"
-  job_id=$(dora sbatch --parsable --partition=metered --time="$2" --gpus=1 --output=/dev/null : \
+  job_id=$(faye sbatch --parsable --partition=metered --time="$2" --gpus=1 --output=/dev/null : \
     --partition=metered --time="$2" --gpus=2 "$script")
 }
 states_are() {
@@ -27,11 +27,11 @@ states_are() {
 }
 comments() { cluster run -- squeue --noheader --jobs "$job_id" --format=%k; }
 wait_with() { [[ $(comments | grep -c "$1") -eq 2 ]]; }
-charged() { dora trainyard funds --json | jq '[.funds[].charged] | add'; }
-held() { dora trainyard funds --json | jq '[.funds[].held] | add'; }
+charged() { faye trainyard funds --json | jq '[.funds[].charged] | add'; }
+held() { faye trainyard funds --json | jq '[.funds[].held] | add'; }
 nothing_is_held() { [[ $(held) -eq 0 ]]; }
 slurm_milli_gpu_s() {
-  dora sacct --duplicates --allocations --noheader --parsable2 --partition=metered \
+  faye sacct --duplicates --allocations --noheader --parsable2 --partition=metered \
     --starttime=2020-01-01 --format=ElapsedRaw,AllocTRES |
     sed -nE 's/^([0-9]+)\|.*gres\/gpu=([0-9]+).*/\1 \2/p' | awk '{sum += $1 * $2} END {print sum * 1000}'
 }
@@ -51,7 +51,7 @@ books_are_exact() { [[ $(charged) == "$(slurm_milli_gpu_s)" ]]; }
   eventually 60 wait_with 'needs 3\.[0-9]* GPU-h (.* + .*), fund'
   states_are PENDING
   [[ $(held) -eq 0 ]]
-  dora scancel "$job_id"
+  faye scancel "$job_id"
   eventually 60 states_are CANCELLED
   as trainyard trainyard admin audit
 }
