@@ -119,7 +119,7 @@ void compare_run(const Compared& compared, const std::vector<AllocationRecord>& 
       const bool is_recorded =
           std::any_of(records.begin(), records.end(), [&](const AllocationRecord& record) {
             const UtcSeconds end = std::max(record.end, record.start);
-            return record.id == charge.job &&
+            return record.id == charge.job && record.start > 0 &&
                    (charge.start == record.start ||
                     (charge.start < end && charge.end > record.start));
           });

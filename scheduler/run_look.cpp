@@ -24,13 +24,13 @@ JobEnded to_ended(const Segment& segment, const AllocationRecord& record, int at
 }
 
 // The job is gone from the controller: purged after its end, or lost.
-JobEnded without_job(const Run& run, const View& view, UtcSeconds now) {
+JobEnded without_job(const Run& run, const View& view, UtcSeconds now, const Patience& patience) {
   const Segment& segment = run.last();
   JobEnded lost;
   lost.segment = segment.index;
   lost.job = *segment.job;
   lost.start = lost.end = now;
-  if (!view.records.empty()) {
+  if (!view.records.empty() && !makes_no_sense(view.records.back(), now, patience)) {
     const AllocationRecord& last = view.records.back();
     lost.job = last.id;
     lost.attempt = static_cast<int>(view.records.size()) - 1;
@@ -154,13 +154,13 @@ std::vector<EventBody> observe(const Run& run, const View& view, UtcSeconds now,
   if (!view.records_known) return events;
   if (!view.records.empty()) {
     const AllocationRecord& last = view.records.back();
-    if (last.end != 0 && last.state != JobState::kRequeued) {
+    if (last.end != 0 && last.state != JobState::kRequeued && !makes_no_sense(last, now, patience)) {
       events.push_back(to_ended(segment, last, static_cast<int>(view.records.size()) - 1));
       return events;
     }
   }
   if (now - std::max({view.last_seen, view.last_shown, segment.opened}) > patience.record_wait_s) {
-    events.push_back(without_job(run, view, now));
+    events.push_back(without_job(run, view, now, patience));
   }
   return events;
 }

@@ -50,20 +50,20 @@ std::optional<UtcSeconds> loosely_seen_end(const Segment& segment, std::size_t p
   if (place + 1 < segment.seen.size()) {
     // A requeued job gets its new submit time when its allocation is over.
     const AttemptStarted& next = segment.seen[place + 1];
-    if (next.attempt > seen.attempt && next.submit > seen.start) return next.submit;
+    if (next.attempt > seen.attempt && next.submit >= seen.start) return next.submit;
     return std::min(last_look(next.before), std::max(next.start, seen.start));
   }
   if (segment.ended) {
     const JobEnded& ended = *segment.ended;
     if (ended.job == seen.job && ended.start == seen.start && ended.gpus > 0) return ended.end;
-    if (ended.attempt > seen.attempt && ended.submit > seen.start) return ended.submit;
+    if (ended.attempt > seen.attempt && ended.submit >= seen.start) return ended.submit;
     return last_look(view.last_seen);
   }
   if (view.job == nullptr) return std::nullopt;  // observe() says what became of it.
   const JobSnapshot& job = *view.job;
   const bool is_same = job.id == seen.job && job.start == seen.start;
   if (is_same && (is_on_gpus(job) || is_ended(job.state))) return std::nullopt;
-  if (job.attempt > seen.attempt && job.submit > seen.start) return job.submit;
+  if (job.attempt > seen.attempt && job.submit >= seen.start) return job.submit;
   return last_look(view.last_seen);
 }
 
@@ -71,7 +71,7 @@ std::optional<UtcSeconds> loosely_seen_end(const Segment& segment, std::size_t p
 UtcSeconds believable_end(const Run& run, const View& view, const AllocationRecord& record) {
   UtcSeconds end = std::max(record.end, record.start);  // A clock that stepped back counts as none.
   const auto limit = [&](JobId job, UtcSeconds submit) {
-    if (job == record.id && submit > record.submit && submit > record.start) end = std::min(end, submit);
+    if (job == record.id && submit > record.submit && submit >= record.start) end = std::min(end, submit);
   };
   for (const AllocationRecord& other : view.records) limit(other.id, other.submit);
   if (view.job != nullptr) limit(view.job->id, view.job->submit);
@@ -125,22 +125,38 @@ bool is_end_unknown(const Segment& segment, const View& view) {
          (view.records.empty() || view.records.back().end == 0);
 }
 
-// Nothing that Slurm could have allocated: it is left alone, and what was seen is charged.
-bool makes_no_sense(const AllocationRecord& record) {
-  constexpr int kGpusMax = 1'000'000;
-  constexpr UtcSeconds kYear2100 = 4'102'444'800;
-  return record.gpus < 0 || record.gpus > kGpusMax || record.start < 0 || record.start > kYear2100 ||
-         record.end > kYear2100;
+bool is_closed(const AllocationRecord& record, UtcSeconds now, const Patience& patience) {
+  return record.end != 0 && record.start > 0 && !makes_no_sense(record, now, patience);
 }
 
-bool is_closed(const AllocationRecord& record) {
-  return record.end != 0 && record.start > 0 && !makes_no_sense(record);
-}
-
-bool has_closed_record(const View& view, JobId job, UtcSeconds start) {
+bool has_closed_record(const View& view, JobId job, UtcSeconds start, UtcSeconds now,
+                       const Patience& patience) {
   return std::any_of(view.records.begin(), view.records.end(), [&](const AllocationRecord& record) {
-    return is_closed(record) && record.id == job && record.start == start;
+    return is_closed(record, now, patience) && record.id == job && record.start == start;
   });
+}
+
+// A record that reaches beyond the next submission was changed. When its allocation was over is told
+// by the submission of the attempt after it, whose record may still be on its way. Not waited for so
+// long that the job would be let go on with the hours that this one cost.
+bool waits_for_later_records(const Run& run, const View& view, const AllocationRecord& record,
+                             UtcSeconds now, const Patience& patience) {
+  if (record.end <= believable_end(run, view, record)) return false;
+  const Segment& segment = run.last();
+  int attempts = 0;
+  UtcSeconds since = 0;
+  if (segment.ended && segment.ended->job == record.id) {
+    attempts = segment.ended->attempt;
+    since = segment.ended_noticed;
+  } else if (view.job != nullptr && view.job->id == record.id) {
+    attempts = view.job->attempt;
+    since = view.job->submit;
+  }
+  const auto known = std::count_if(
+      view.records.begin(), view.records.end(), [&](const AllocationRecord& other) {
+        return other.id == record.id && is_closed(other, now, patience);
+      });
+  return known < attempts && now - since <= patience.record_wait_s / 2;
 }
 
 // The record of an allocation of which a part is in the books already.
@@ -194,6 +210,13 @@ void add_as_seen(const Run& run, const View& view, AttemptCharged charge,
 
 }  // namespace
 
+bool makes_no_sense(const AllocationRecord& record, UtcSeconds now, const Patience& patience) {
+  constexpr int kGpusMax = 1'000'000;
+  const UtcSeconds latest = now + patience.clock_slack_s;
+  return record.gpus < 0 || record.gpus > kGpusMax || record.start < 0 || record.start > latest ||
+         record.end > latest;
+}
+
 int next_attempt(const Run& run) {
   int next = 0;
   each_charge(run, [&](const AttemptCharged& charge) { next = std::max(next, charge.attempt + 1); });
@@ -213,12 +236,13 @@ void add_charges(const Run& run, const View& view, UtcSeconds now, const Patienc
                  std::vector<Action>& actions) {
   const Segment& segment = run.last();
   for (const AllocationRecord& record : view.records) {
-    if (makes_no_sense(record)) {
+    if (makes_no_sense(record, now, patience)) {
       actions.push_back(NoteFinding{fmt::format(
           "job {}: slurmdbd's record of {} GPUs from {} to {} makes no sense and is left alone",
           record.id, record.gpus, record.start, record.end)});
     }
-    if (!is_closed(record)) continue;
+    if (!is_closed(record, now, patience)) continue;
+    if (waits_for_later_records(run, view, record, now, patience)) continue;
     const auto until =
         charged_until(run, record.id, record.start, believable_end(run, view, record));
     if (until) {
@@ -234,7 +258,7 @@ void add_charges(const Run& run, const View& view, UtcSeconds now, const Patienc
   for (std::size_t place = 0; place < segment.seen.size(); ++place) {
     const AttemptStarted& seen = segment.seen[place];
     const auto end = seen_end(run, place, view);
-    if (!end || has_closed_record(view, seen.job, seen.start)) continue;
+    if (!end || has_closed_record(view, seen.job, seen.start, now, patience)) continue;
     if (charged_until(run, seen.job, seen.start, *end)) continue;
     const UtcSeconds noticed = segment.ended ? segment.ended_noticed : *end;
     if (now - noticed <= patience.record_wait_s) continue;
@@ -252,7 +276,7 @@ void add_charges(const Run& run, const View& view, UtcSeconds now, const Patienc
   if (!segment.ended || segment.ended->gpus == 0) return;
   const JobEnded& ended = *segment.ended;
   if (charged_until(run, ended.job, ended.start, ended.end)) return;
-  if (has_closed_record(view, ended.job, ended.start)) return;
+  if (has_closed_record(view, ended.job, ended.start, now, patience)) return;
   if (now - segment.ended_noticed <= patience.record_wait_s) return;
   AttemptCharged charge;
   charge.job = ended.job;

@@ -15,6 +15,11 @@
 
 namespace scheduler {
 
+// Nothing that Slurm could have allocated by now: such a record is left alone, with a finding, and what
+// was seen is charged.
+[[nodiscard]] bool makes_no_sense(const AllocationRecord& record, UtcSeconds now,
+                                  const Patience& patience);
+
 // Until when the allocation from `start` to `end` is in the books; nothing: it is not.
 [[nodiscard]] std::optional<UtcSeconds> charged_until(const Run& run, JobId job, UtcSeconds start,
                                                       UtcSeconds end);

@@ -299,6 +299,96 @@ TEST_F(DispatcherTest, ARecordThatIsLostIsNeitherFreeNorEndless) {
   world.expect_books_are_right();
 }
 
+TEST_F(DispatcherTest, ARecordBeyondTheNextSubmissionWaitsForTheRecordOfTheAttemptBetween) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.now += 99;
+  world.cluster.requeue(job);
+  world.cluster.now += 20;
+  world.cluster.start(job);
+  world.cluster.now += 30;
+  world.cluster.requeue(job);
+  auto& records = world.cluster.records[job];
+  records[0].end += 200;
+  const auto late = records;
+  records.resize(1);
+  world.tick();
+  EXPECT_EQ(world.run().charged().milli_gpu_s, 0);  // It ended before the attempt that is not recorded yet.
+  records = late;
+  world.tick();
+  EXPECT_EQ(world.run().charged().milli_gpu_s, 2 * (100 + 30) * 1000);
+  world.expect_books_are_right();
+}
+
+TEST_F(DispatcherTest, ARecordBeyondTheNextSubmissionIsChargedInTheEnd) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.cluster.now += 100;
+  world.cluster.requeue(job);
+  world.cluster.now += 10;
+  world.cluster.requeue(job);  // What was between is never recorded.
+  auto& records = world.cluster.records[job];
+  records[0].end += 90;
+  records.resize(1);
+  world.tick();
+  EXPECT_EQ(world.run().charged().milli_gpu_s, 0);
+  world.tick(world.site.record_wait_s / 2);
+  EXPECT_EQ(world.run().charged().milli_gpu_s, 2 * 110 * 1000);  // Up to the submission that is known.
+}
+
+TEST_F(DispatcherTest, ARecordThatEndsInTheFutureIsLeftAlone) {
+  const JobId shown = world.launch(world.admission("shownrun"));
+  const JobId gone = world.launch(world.admission("gonerun"));
+  world.cluster.start(shown);
+  world.cluster.start(gone);
+  world.tick();
+  world.cluster.now += 48;
+  world.tick();
+  world.cluster.end(shown, JobState::kCompleted, 0);
+  world.cluster.end(gone, JobState::kCompleted, 0);
+  world.cluster.records[shown].back().end += 5000;
+  world.cluster.records[gone].back().end += 5000;
+  world.cluster.purge(gone);
+  for (int i = 0; i < 5; ++i) world.tick(60);
+  EXPECT_EQ(world.run("shownrun").charged().milli_gpu_s, 2 * 50 * 1000);
+  EXPECT_EQ(world.run("gonerun").charged().milli_gpu_s, 2 * 50 * 1000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
+TEST_F(DispatcherTest, AnAttemptOfNoSecondsWhoseRecordGrewCostsNothing) {
+  const JobId job = world.launch(world.admission());
+  world.tick(5);
+  world.cluster.start(job);
+  world.cluster.requeue(job);
+  world.tick();
+  world.cluster.records[job].front().end += 300;
+  world.cluster.now += 10;
+  world.cluster.start(job);
+  world.cluster.now += 20;
+  world.cluster.end(job, JobState::kCompleted, 0);
+  world.tick();
+  EXPECT_EQ(world.state(), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 20 * 1000);
+}
+
+TEST_F(DispatcherTest, TheAuditNamesALostRecordAlsoWhereAnotherOfTheJobNeverRan) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.cluster.now += 50;
+  world.cluster.requeue(job);
+  world.tick();
+  world.cluster.end(job, JobState::kCancelled, 0);
+  world.tick(10);
+  ASSERT_EQ(world.run().charged().milli_gpu_s, 2 * 50 * 1000);
+  world.cluster.records[job].erase(world.cluster.records[job].begin());
+  const auto report = world.dispatcher().audit();
+  ASSERT_TRUE(report);
+  ASSERT_EQ(report->notes.size(), 1u);
+  EXPECT_NE(report->notes[0].find("slurmdbd has no record of attempt 0"), std::string::npos);
+}
+
 TEST_F(DispatcherTest, AControllerThatIsDownChangesNothing) {
   const JobId job = world.launch(world.admission());
   world.cluster.start(job);
