@@ -344,8 +344,8 @@ void Dispatcher::ask_for_records(UtcSeconds now, std::map<std::string, View>& vi
         run.about.is_plain && !view.records.empty() &&
         view.records.front().submit != run.segments.front().job_submit;
     if (is_first_missing) {
-      std::erase_if(view.records, [&run](const AllocationRecord& record) {
-        return !is_known_submit(run, record.id, record.submit);
+      std::erase_if(view.records, [&each = run](const AllocationRecord& record) {
+        return !is_known_submit(each, record.id, record.submit);
       });
     }
   }

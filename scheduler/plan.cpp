@@ -377,7 +377,6 @@ class Planner {
     const contract::TrainArgs& args = request_.args;
     // A run whose epochs are done may still have its last evaluation before it.
     const double epochs = std::max(1, args.epochs - std::max(0, progress_.epochs_done));
-    const auto images = static_cast<double>(data_.train_images);
     const auto train =
         static_cast<double>(contract::images_kept(args.fraction, data_.train_images));
     const auto val_images =

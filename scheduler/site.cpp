@@ -145,8 +145,8 @@ constexpr std::array<std::string_view, 7> kLaunchPrefixes = {
 void check_environment(TableReader& reader, const std::map<std::string, std::string>& environment) {
   for (const auto& [name, value] : environment) {
     const bool is_known = std::any_of(
-        kLaunchPrefixes.begin(), kLaunchPrefixes.end(), [&name](std::string_view prefix) {
-          return name.size() > prefix.size() && name.starts_with(prefix);
+        kLaunchPrefixes.begin(), kLaunchPrefixes.end(), [&each = name](std::string_view prefix) {
+          return each.size() > prefix.size() && each.starts_with(prefix);
         });
     const bool is_name = std::all_of(name.begin(), name.end(), [](char c) {
       return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
