@@ -253,6 +253,10 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
       trouble_ = fmt::format("job {}: {}", job.id, matched.error().message);
     }
   }
+  // Of a number that was given twice slurmdbd's records are whose job this is now.
+  for (const auto& [id, job] : snapshots_) {
+    if (job.submit > 0) submits_[{job.id, job.submit}].insert(id);
+  }
   std::vector<Sighting> sightings;
   for (const auto& [id, run] : open_) {
     View& view = views[id];

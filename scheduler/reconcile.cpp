@@ -44,7 +44,7 @@ void note_double_charges(const std::vector<Run>& runs, Dispatcher::AuditReport& 
 UtcSeconds latest_submit(const Run& run) {
   const Segment& last = run.last();
   if (!last.closed || !last.ended) return std::numeric_limits<UtcSeconds>::max();
-  return last.ended_noticed + kClockSlackS;
+  return std::max(last.ended_noticed, last.closed_noticed) + kClockSlackS;
 }
 
 bool is_own_record(const Run& run, const AllocationRecord& record) {
@@ -141,6 +141,12 @@ Expected<bool> Dispatcher::is_of_another(const std::string& run_id,
   }
   const auto claims = submits_.find({record.id, record.submit});
   if (claims != submits_.end()) return claims->second.count(run_id) == 0;
+  // A requeued job's records are whose the number was last: a controller that crashed gives it anew.
+  const auto later = submits_.upper_bound({record.id, record.submit});
+  if (later != submits_.begin()) {
+    const auto& [latest, runs] = *std::prev(later);
+    if (latest.first == record.id && runs.count(run_id) == 0) return true;
+  }
   // A task of an array has the submit time of its array.
   const auto of_array = submits_.find({record.array_job, record.submit});
   if (of_array != submits_.end() && of_array->second.count(run_id) == 0) {

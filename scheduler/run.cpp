@@ -317,6 +317,7 @@ Run apply(Run run, const RunEvent& event) {
                  [&](const SegmentClosed& e) {
                    if (segment == nullptr) return;
                    segment->closed = e;
+                   segment->closed_noticed = event.time;
                    run.reason = e.reason;
                    run.ended = segment->ended ? segment->ended->end : event.time;
                  }},

@@ -161,7 +161,7 @@ struct Segment {
   Amount extended;                           // Added to plan.quote.hold while it ran.
   std::optional<std::int64_t> raise_to_s;    // A limit that is paid for and not yet the job's.
   std::optional<std::string> budget_ended;
-  UtcSeconds ended_noticed = 0;
+  UtcSeconds ended_noticed = 0, closed_noticed = 0;
 
   [[nodiscard]] std::int64_t charged_seconds() const;
   [[nodiscard]] Amount charged() const;

@@ -238,6 +238,40 @@ TEST_F(PlainJobTest, Scenario4AJobIdThatIsGivenAgainIsAnotherJob) {
   EXPECT_EQ(world.run(plain_id(1)).charged().milli_gpu_s, 0);
 }
 
+TEST_F(PlainJobTest, Scenario4AfterARequeueItsRecordsAreStillTheOtherJobs) {
+  const JobId lost = world.cluster.submit_plain(1, 600);
+  world.tick();
+  world.cluster.jobs.clear();
+  world.cluster.records.clear();
+  world.cluster.now += 10;
+  const JobId other = world.cluster.submit_plain(2, 600);
+  JobSnapshot again = job(other);
+  world.cluster.jobs.clear();
+  again.id = lost;
+  world.cluster.jobs[lost] = again;
+  world.cluster.records[lost] = world.cluster.records[other];
+  world.cluster.records.erase(other);
+  world.cluster.records[lost].back().id = lost;
+  world.tick();
+  ASSERT_FALSE(job(lost).is_held);
+  // Nobody looks while it runs, is requeued, runs again and is forgotten.
+  world.cluster.now += 5;
+  world.cluster.start(lost);
+  world.cluster.now += 20;
+  world.cluster.requeue(lost);
+  world.cluster.records[lost].back().id = lost;
+  world.cluster.now += 10;
+  world.cluster.start(lost);
+  world.cluster.now += 30;
+  world.cluster.end(lost, JobState::kCompleted, 0);
+  world.cluster.purge(lost);
+  for (int i = 0; i < 5; ++i) world.tick(100);
+  EXPECT_EQ(world.run(plain_id(1)).charged().milli_gpu_s, 0);
+  EXPECT_EQ(world.run(plain_id(2)).charged().milli_gpu_s, 2 * (20 + 30) * 1000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
 TEST_F(PlainJobTest, Scenario8ARecordThatShrankIsAQuestionAndNoRefund) {
   const JobId id = world.cluster.submit_plain(1, 600);
   world.tick();

@@ -364,24 +364,36 @@ class Life {
     });
   }
 
+  static bool is_of(const accounting::StatementLine& line, UtcSeconds start, UtcSeconds end) {
+    return line.start == start || (line.start < end && line.end > start);
+  }
+  // What the run is charged for an allocation, be it in parts.
+  std::int64_t charged_gpu_s(const std::string& run, UtcSeconds start, UtcSeconds end) const {
+    std::int64_t sum = 0;
+    for (const auto& line : lines_) {
+      const bool counts = line.kind == "charge" && line.run == run && is_of(line, start, end);
+      if (counts) sum += line.gpus * line.seconds;
+    }
+    return sum;
+  }
+
   void check_allocation(const TrueAllocation& each) {
     if (each.gpus == 0) return;
     const std::int64_t weight = each.partition == "metered" ? kMeteredWeight : 1000;
-    std::int64_t charged_s = 0;
     for (const auto& line : lines_) {
-      if (line.kind != "charge" || line.run != each.owner) continue;
-      const bool touches = line.start == each.start || (line.start < each.end && line.end > each.start);
-      if (!touches) continue;
-      charged_s += line.gpus * line.seconds;
-      if (line.weight_milli != weight) fault(fmt::format("charge {} has another weight", line.id));
+      const bool is_wrong = line.kind == "charge" && line.run == each.owner &&
+                            is_of(line, each.start, each.end) && line.weight_milli != weight;
+      if (is_wrong) fault(fmt::format("charge {} has another weight", line.id));
     }
+    const std::int64_t charged_s = charged_gpu_s(each.owner, each.start, each.end);
     const std::int64_t true_s = each.gpus * (each.end - each.start);
     if (charged_s == true_s) return;
     if (each.is_disturbed) {
       const auto record = cluster_.records.find({each.id, each.submit});
       const bool is_as_recorded = record != cluster_.records.end() &&
                                   record->second.start == each.start &&
-                                  record->second.gpus * (record->second.end - each.start) == charged_s;
+                                  record->second.gpus * (record->second.end - each.start) ==
+                                      charged_gpu_s(each.owner, each.start, record->second.end);
       if (is_as_recorded || !each.was_visible) return;
     }
     if (is_named(each) && (each.is_disturbed || charged_s == 0)) return;
