@@ -241,8 +241,8 @@ TEST_F(PlainJobTest, Scenario4AJobIdThatIsGivenAgainIsAnotherJob) {
 TEST_F(PlainJobTest, Scenario4AfterARequeueItsRecordsAreStillTheOtherJobs) {
   const JobId lost = world.cluster.submit_plain(1, 600);
   world.tick();
+  const AllocationRecord forgotten = world.cluster.records[lost].back();  // slurmdbd still has it.
   world.cluster.jobs.clear();
-  world.cluster.records.clear();
   world.cluster.now += 10;
   const JobId other = world.cluster.submit_plain(2, 600);
   JobSnapshot again = job(other);
@@ -252,6 +252,7 @@ TEST_F(PlainJobTest, Scenario4AfterARequeueItsRecordsAreStillTheOtherJobs) {
   world.cluster.records[lost] = world.cluster.records[other];
   world.cluster.records.erase(other);
   world.cluster.records[lost].back().id = lost;
+  world.cluster.records[lost].insert(world.cluster.records[lost].begin(), forgotten);
   world.tick();
   ASSERT_FALSE(job(lost).is_held);
   // Nobody looks while it runs, is requeued, runs again and is forgotten.
