@@ -87,28 +87,31 @@ function trainyard.submit(settings, job_desc, part_list)
   return slurm.SUCCESS
 end
 
-local NUMBER_UNSET = { [4294967294] = true, [65534] = true, [18446744073709551614] = true,
-                       [255] = true, [254] = true }
+-- slurm.h's NO_VAL and NO_VAL16: each field of its own width, or 65534 minutes would count as none.
+local UNSET_32, UNSET_16 = 4294967294, 65534
 
-local function is_number_set(value)
-  return type(value) == "number" and not NUMBER_UNSET[value]
+local function is_set(value, unset)
+  return type(value) == "number" and value ~= unset
 end
 
 -- The first change to a stamped job that its user must not make, in words; nil: none.
 local function forbidden_change(job_desc, job_rec)
-  if is_number_set(job_desc.priority) then return "holding, releasing or its priority" end
+  if is_set(job_desc.priority, UNSET_32) then return "holding, releasing or its priority" end
   for _, key in ipairs({ "partition", "account", "gres", "tres_per_job", "tres_per_node",
                          "tres_per_socket", "tres_per_task", "comment" }) do
     local value = job_desc[key]
     if value ~= nil and value ~= "" then return key end
   end
-  for _, key in ipairs({ "min_nodes", "max_nodes", "num_tasks", "ntasks_per_node",
-                         "ntasks_per_gpu", "shared", "requeue" }) do
-    if is_number_set(job_desc[key]) then return key end
+  for _, key in ipairs({ "min_nodes", "max_nodes", "num_tasks" }) do
+    if is_set(job_desc[key], UNSET_32) then return key end
   end
-  if is_number_set(job_desc.time_limit) then
+  for _, key in ipairs({ "ntasks_per_node", "ntasks_per_gpu", "sockets_per_node", "shared",
+                         "requeue" }) do
+    if is_set(job_desc[key], UNSET_16) then return key end
+  end
+  if is_set(job_desc.time_limit, UNSET_32) then
     local now = job_rec.time_limit
-    if not is_number_set(now) or job_desc.time_limit > now then return "a longer time limit" end
+    if not is_set(now, UNSET_32) or job_desc.time_limit > now then return "a longer time limit" end
   end
   return nil
 end

@@ -63,11 +63,19 @@ local claims = {
     for _, settings in ipairs({ with_gate, without_gate }) do
       for _, change in ipairs({ { requeue = 1 }, { requeue = 0 }, { priority = 4294967295 },
                                 { time_limit = 61 }, { comment = "x" }, { account = "b" },
-                                { tres_per_node = "gres:gpu:2" }, { min_nodes = 2 } }) do
+                                { time_limit = 254 }, { time_limit = 255 }, { time_limit = 65534 },
+                                { time_limit = 4294967295 }, { sockets_per_node = 2 },
+                                { tres_per_node = "gres:gpu:2" }, { min_nodes = 2 },
+                                { min_nodes = 255 }, { num_tasks = 65534 } }) do
         assert(modified(settings, change, stamped) == slurm.ESLURM_ACCESS_DENIED, next(change))
       end
       assert(modified(settings, { time_limit = 59 }, stamped) == slurm.SUCCESS)
       assert(modified(settings, {}, stamped) == slurm.SUCCESS)
+      local unset = { min_nodes = 4294967294, max_nodes = 4294967294, num_tasks = 4294967294,
+                      ntasks_per_node = 65534, sockets_per_node = 65534, shared = 65534 }
+      assert(modified(settings, unset, stamped) == slurm.SUCCESS)
+      local long = { admin_comment = stamped.admin_comment, time_limit = 65534, job_id = 8 }
+      assert(modified(settings, { time_limit = 255 }, long) == slurm.SUCCESS)
     end
   end,
   ["root and the service may change all of it"] = function()

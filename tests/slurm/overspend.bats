@@ -57,15 +57,17 @@ all_have_reason() {
     return 1
   }
   for job in "${jobs[@]}"; do
-    local edit
-    for edit in TimeMin=1 EndTime=now+1minute StartTime=now OverSubscribe=NO QOS=normal Nice=-1 \
-      Dependency= MinCPUsNode=1 ReqNodeList="$tytest-n1" AdminComment="$stamp" Requeue=1; do
+    local edit limit
+    limit=$(field "$job" TimeLimit)
+    for edit in TimeLimit=255 TimeLimit=65534 TimeLimit=UNLIMITED NumNodes=255 TimeMin=1 \
+      EndTime=now+1minute StartTime=now OverSubscribe=NO QOS=normal Nice=-1 Dependency= MinCPUsNode=1 ReqNodeList="$tytest-n1" AdminComment="$stamp" Requeue=1; do
       attempt scontrol update "JobId=$job" "$edit"
     done
     attempt scontrol release "$job"
     attempt scontrol top "$job"
     attempt scontrol resume "$job"
     attempt scontrol requeuehold "$job"
+    [[ -n $limit && $(field "$job" TimeLimit) == "$limit" ]]
   done
   # The service has looked once more after all that, and still none has begun.
   plain --gpus=1 --time=1 --begin=now -- 1
