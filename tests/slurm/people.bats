@@ -31,6 +31,13 @@ away_site() {
   echo "$tytest_state/etc/away.toml"
 }
 field() { cluster run -- scontrol show job "$1" | sed -nE "s/.*[[:space:]]$2=([^ ]*).*/\1/p" | head -n1; }
+# Runs for which the fund has paid.
+runs_paid_by() {
+  as trainyard trainyard statement --fund "$1" --json |
+    jq '[.[] | select(.kind == "charge") | .run] | unique | length'
+}
+has_paid_runs() { [[ $(runs_paid_by "$1") -ge $2 ]]; }
+sees_fund() { as "$1" trainyard funds --json | jq -e --arg fund "$2" '.funds | any(.fund == $fund)'; }
 fund_of_run() { as trainyard trainyard show "$1" --json | jq -r .fund; }
 is_held_by() { [[ $(fund_of_run "$1") == "$2" ]]; }
 
@@ -72,7 +79,8 @@ is_held_by() { [[ $(fund_of_run "$1") == "$2" ]]; }
 }
 
 @test "sbatch, srun and salloc know --fund, and that fund pays" {
-  local job_id
+  local job_id paid
+  paid=$(runs_paid_by group:tydesk)
   run as "$member" sbatch --help
   [[ $output == *"--fund"* ]]
   job_id=$(as "$member" sbatch --parsable --partition=metered --time=2 --gpus=1 --output=/dev/null \
@@ -87,6 +95,7 @@ is_held_by() { [[ $(fund_of_run "$1") == "$2" ]]; }
   run as "$member" salloc --fund=group:tydesk --partition=metered --time=2 --gpus=1 true
   echo "$output"
   [ "$status" -eq 0 ]
+  eventually 60 has_paid_runs group:tydesk $((paid + 3))
   # Without it the user pays himself.
   job_id=$(as "$member" sbatch --parsable --partition=metered --time=2 --gpus=1 --output=/dev/null \
     --wrap "sleep 1")
@@ -96,13 +105,31 @@ is_held_by() { [[ $(fund_of_run "$1") == "$2" ]]; }
   [[ $output == *"neither user:NAME nor group:NAME"* ]]
 }
 
-@test "a coordinator of the Slurm account sees its fund; nobody else does" {
-  as root sacctmgr --immediate add account tyledacct description=x organization=x
-  as root sacctmgr --immediate add user "$leader" account=tyledacct
-  as root sacctmgr --immediate add coordinator account=tyledacct names="$leader"
+@test "a Slurm account's fund pays its jobs, and its coordinator sees it; nobody else does" {
+  # [managed.accounts] of the private cluster names this account and its fund.
+  as root sacctmgr --immediate add account tyvision description=x organization=x
+  as root sacctmgr --immediate add user "$leader" "$member" account=tyvision
+  as root sacctmgr --immediate add coordinator account=tyvision names="$leader"
+  as trainyard trainyard admin grant group:tyvision 2h --id people-grant-0003
   run cluster run --as trainyard -- trainyardd --site "$tytest_state/etc/site.toml" --rights
   echo "$output"
   [ "$status" -eq 0 ]
-  [[ $(jq -r '.coordinators.tyledacct[]' <<<"$output") == "$leader" ]]
+  [[ $(jq -r '.coordinators.tyvision[]' <<<"$output") == "$leader" ]]
   [[ $(jq -r '.operators | index("trainyard") != null' <<<"$output") == true ]]
+
+  local job_id
+  job_id=$(as "$member" sbatch --parsable --partition=metered --account=tyvision --time=2 --gpus=1 \
+    --output=/dev/null --wrap "sleep 1")
+  eventually 60 has_paid_runs group:tyvision 1
+  [[ $(fund_of_run "$(field "$job_id" AdminComment | cut -d: -f2)") == group:tyvision ]]
+
+  eventually 60 sees_fund "$leader" group:tyvision
+  run as "$leader" trainyard statement --fund group:tyvision
+  echo "$output"
+  [ "$status" -eq 0 ]
+  run sees_fund "$member" group:tyvision
+  [ "$status" -ne 0 ]
+  run as "$member" trainyard statement --fund group:tyvision
+  echo "$output"
+  [ "$status" -eq 1 ]
 }
