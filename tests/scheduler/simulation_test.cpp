@@ -142,6 +142,31 @@ class Life {
       fault(fmt::format("at {}: all accounts sum to {}, the least has {}", cluster_.now, sum, least));
     }
     for (const JobId id : cluster_.ids(true)) check_limit(id);
+    check_new_charges();
+  }
+
+  // No charge says more than Slurm has given its run by now, but where slurmdbd was silent or wrong.
+  void check_new_charges() {
+    const auto read = database_.query(
+        "SELECT seq, run, gpus, seconds, start_s, end_s, note, id FROM transfer "
+        "WHERE kind = 'charge' AND seq > ?1 ORDER BY seq", {checked_seq_},
+        [&](const accounting::Row& row) {
+          checked_seq_ = row.integer(0);
+          if (row.text(6).find("as seen from the controller") != std::string::npos) return;
+          const std::int64_t charged_s = row.integer(2) * row.integer(3);
+          std::int64_t had_s = 0;
+          for (const TrueAllocation& each : cluster_.truth) {
+            if (each.owner != row.text(1)) continue;
+            if (each.is_disturbed) return;
+            const UtcSeconds end = each.end == 0 ? cluster_.now : each.end;
+            had_s += each.gpus * std::max<std::int64_t>(
+                0, std::min(end, row.integer(5)) - std::max(each.start, row.integer(4)));
+          }
+          if (charged_s <= had_s) return;
+          fault(fmt::format("at {}: charge {} is of {} GPU-s, Slurm had given {}", cluster_.now,
+                            row.text(7), charged_s, had_s));
+        });
+    if (!read) fault(read.error().message);
   }
 
   // A running job's limit is never longer than what is held for it. After a requeue what is left of
@@ -411,7 +436,7 @@ class Life {
   std::unique_ptr<Dispatcher> service_;
   UtcSeconds back_at_ = 0;
   int grants_ = 0, runs_ = 0;
-  std::int64_t steps_ = 0;
+  std::int64_t steps_ = 0, checked_seq_ = 0;
   std::vector<std::string> faults_, named_;
   std::set<std::string> excess_;
   std::vector<accounting::StatementLine> lines_;
