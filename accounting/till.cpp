@@ -40,6 +40,10 @@ CREATE TABLE IF NOT EXISTS quote_use (
   quote TEXT PRIMARY KEY REFERENCES quote (id),
   run TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS quote_content (
+  quote TEXT PRIMARY KEY REFERENCES quote (id),
+  content TEXT NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS receipt (
   number INTEGER PRIMARY KEY,
   at_s INTEGER NOT NULL,
@@ -149,7 +153,7 @@ std::optional<std::int64_t> parse_money(std::string_view text) {
 
 Expected<Till> Till::open(Database& db, Ledger& ledger) {
   auto done = db.execute_script(kSchema);
-  for (const char* table : {"price", "quote", "quote_use", "receipt", "admin_act"}) {
+  for (const char* table : {"price", "quote", "quote_use", "quote_content", "receipt", "admin_act"}) {
     if (done) done = protect(db, table);
   }
   if (!done) return tl::unexpected(Error{"till: " + done.error().message});
@@ -196,22 +200,30 @@ Expected<void> Till::keep_quote(const Quote& q) {
   if (!known) return tl::unexpected(known.error());
   if (*known) {
     const bool same = (*known)->user == q.user && (*known)->hold == q.hold &&
-                      (*known)->fund == q.fund && (*known)->made == q.made;
+                      (*known)->fund == q.fund && (*known)->made == q.made &&
+                      (*known)->content == q.content;
     if (same) return {};
     return tl::unexpected(Error{"quote " + q.id + " exists with other content"});
   }
-  return changed(db_->run(
-      "INSERT INTO quote (id, user, fund, type, gpus, weight_milli, hold, expected, currency, "
-      "price_minor, made_s, expires_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-      {q.id, q.user, q.fund, q.type, q.gpus, q.weight_milli, q.hold.milli_gpu_s,
-       q.expected.milli_gpu_s, q.currency, q.price_minor, q.made, q.expires}));
+  return db_->transact([&]() -> Expected<void> {
+    const auto kept = changed(db_->run(
+        "INSERT INTO quote (id, user, fund, type, gpus, weight_milli, hold, expected, currency, "
+        "price_minor, made_s, expires_s) "
+        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        {q.id, q.user, q.fund, q.type, q.gpus, q.weight_milli, q.hold.milli_gpu_s,
+         q.expected.milli_gpu_s, q.currency, q.price_minor, q.made, q.expires}));
+    if (!kept || q.content.empty()) return kept;
+    return changed(db_->run("INSERT INTO quote_content (quote, content) VALUES (?1, ?2)",
+                            {q.id, q.content}));
+  });
 }
 
 Expected<std::optional<Quote>> Till::quote(const std::string& id) const {
   std::optional<Quote> found;
   auto done = db_->query(
       "SELECT id, user, fund, type, gpus, weight_milli, hold, expected, currency, price_minor, "
-      "made_s, expires_s, run FROM quote LEFT JOIN quote_use ON quote = id WHERE id = ?1",
+      "made_s, expires_s, run, content FROM quote LEFT JOIN quote_use u ON u.quote = id "
+      "LEFT JOIN quote_content c ON c.quote = id WHERE id = ?1",
       {id}, [&found](const Row& row) {
         found = Quote{.id = row.text(0),
                       .user = row.text(1),
@@ -225,7 +237,8 @@ Expected<std::optional<Quote>> Till::quote(const std::string& id) const {
                       .price_minor = row.integer(9),
                       .made = row.integer(10),
                       .expires = row.integer(11),
-                      .run = row.text(12)};
+                      .run = row.text(12),
+                      .content = row.text(13)};
       });
   if (!done) return tl::unexpected(Error{"quote " + id + ": " + done.error().message});
   return found;

@@ -44,6 +44,7 @@ struct Quote {
   std::int64_t price_minor = 0;
   UtcSeconds made = 0, expires = 0;
   std::string run;              // That used it; empty: none yet.
+  std::string content = {};     // Hash of what was asked for; empty: made by an older version.
 };
 
 struct Payment {
@@ -115,7 +116,7 @@ class Till {
   [[nodiscard]] Expected<std::optional<Price>> price_at(UtcSeconds when) const;
   [[nodiscard]] Expected<std::vector<Price>> prices() const;  // In the order they were set.
 
-  // The same id again is the same quote; with other content an Error.
+  // The same id again is the same quote; with other content an Error. All of it is kept or nothing.
   [[nodiscard]] Expected<void> keep_quote(const Quote& quote);
   [[nodiscard]] Expected<std::optional<Quote>> quote(const std::string& id) const;
   // A quote is for one run. False: it is another run's.

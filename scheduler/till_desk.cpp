@@ -350,7 +350,8 @@ json answer_quote(Dispatcher& dispatcher, Till& till, const Site& site, const Ca
                                 .price_minor = *price ? (*price)->minor : 0,
                                 .made = now,
                                 .expires = now + site.quote_valid_s,
-                                .run = ""};
+                                .run = "",
+                                .content = quoted_content(*asked, data)};
   if (const auto kept = till.keep_quote(quote); !kept) return failed(kept.error().message);
   json out = quote_to_json(quote);
   out["plan"] = plan;
