@@ -97,9 +97,7 @@ accounting::Expected<void> claim_quote(accounting::Database& db, accounting::Led
   const auto is_ours = till->use_quote(quote, run);
   if (!is_ours) return tl::unexpected(is_ours.error());
   if (!*is_ours) return tl::unexpected(accounting::Error{"quote " + quote + " is another run's"});
-  const auto released = ledger.release(quote_hold_id(quote), "for run " + run, now);
-  if (!released) return tl::unexpected(released.error());
-  return {};
+  return release_quote(ledger, quote, "for run " + run, now);
 }
 
 }  // namespace

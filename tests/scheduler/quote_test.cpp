@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "accounting/till.h"
@@ -72,6 +73,47 @@ class Quotes : public testing::Test {
     request.resources.gpus = 2;
     return request;
   }
+  json signed_message(const json& body) {
+    const std::string key = *secret_key(world.site.database + ".webhook_key");
+    return {{"verb", "webhook"}, {"body", body.dump()},
+            {"signature", accounting::sign_webhook(key, body.dump(), world.cluster.now)}};
+  }
+  json payment(const std::string& name, std::int64_t minor, const std::string& quote = "",
+               const std::string& fund = "user:ada", const std::string& currency = "EUR") {
+    return signed_message({{"id", "evt"},
+                           {"type", "payment.succeeded"},
+                           {"data",
+                            {{"payment", name},
+                             {"fund", fund},
+                             {"currency", currency},
+                             {"amount_minor", minor},
+                             {"quote", quote}}}});
+  }
+  json refund(const std::string& reversal, const std::string& of, std::int64_t minor) {
+    return signed_message({{"id", "evt"},
+                           {"type", "payment.refunded"},
+                           {"data",
+                            {{"payment", of},
+                             {"reversal", reversal},
+                             {"currency", "EUR"},
+                             {"amount_minor", minor}}}});
+  }
+  void set_price(std::int64_t minor) {
+    done(kAdmin, {{"verb", "price_set"}, {"currency", "EUR"}, {"minor", minor}});
+  }
+  void set(const std::string& name, const json& value) {
+    done(kAdmin, {{"verb", "set"}, {"id", "s" + std::to_string(++sets_)}, {"fund", "user:ada"},
+                  {"name", name}, {"value", value}});
+  }
+  // Is one of the findings about the payment, and does it hold these words?
+  bool is_found(const std::string& name, const std::string& words) {
+    const auto findings = world.dispatcher().ledger().findings();
+    for (const accounting::Finding& finding : *findings) {
+      if (finding.subject == name && finding.text.find(words) != std::string::npos) return true;
+    }
+    return false;
+  }
+  std::int64_t held() { return world.balance().held.milli_gpu_s; }
   // As a client does.
   JobId launch(const json& admit) {
     const Plan plan = done(kAda, admit).at("plan").get<Plan>();
@@ -88,6 +130,7 @@ class Quotes : public testing::Test {
 
  private:
   std::filesystem::path folder_;
+  int sets_ = 0;
 };
 
 TEST_F(Quotes, AQuoteIsForTheTrainingThatWasQuotedAndNoOther) {
@@ -173,6 +216,117 @@ TEST_F(Quotes, ARunThatGoesOnByItselfWaitsWhereItsQuoteIsUsedUp) {
   EXPECT_NE(world.run().reason.find("trainyard stop runone, then trainyard resume runone"),
             std::string::npos) << world.run().reason;
   EXPECT_LE(world.balance().held.milli_gpu_s + world.balance().charged.milli_gpu_s, most);
+}
+
+TEST_F(Quotes, HoursThatARuleDoesNotLetBeKeptAreNamed) {
+  set_price(3'600);
+  const json quoted = quote("quoteone", 10);
+  set("cap/ada", "1000");
+
+  const json paid = done(kBob, payment("pay_1", quoted.at("cost_minor"), "quoteone"));
+
+  EXPECT_EQ(paid.at("kept"), false);
+  EXPECT_NE(paid.at("not_kept").get<std::string>().find("ada may use"), std::string::npos) << paid;
+  EXPECT_TRUE(is_found("pay/webhook/pay_1", "the hours of quote quoteone are not kept"));
+  EXPECT_EQ(held(), 0);
+  // What was paid is there, and a second telling changes nothing.
+  EXPECT_GE(world.balance().available.milli_gpu_s, quoted.at("hold").get<std::int64_t>());
+  EXPECT_TRUE(done(kBob, payment("pay_1", quoted.at("cost_minor"), "quoteone")).at("was_known"));
+  EXPECT_EQ(done(kBob, payment("pay_2", 100, "nosuch")).at("not_kept"), "there is no quote nosuch");
+}
+
+TEST_F(Quotes, HoursThatAreKeptAreNoRun) {
+  set_price(3'600);
+  set("runs_max", "1");
+  set("member_runs_max", "1");
+  world.grant("user:ada", 5);
+  const json quoted = quote("quoteone", 10);
+
+  EXPECT_EQ(done(kBob, payment("pay_1", quoted.at("cost_minor"), "quoteone")).at("kept"), true);
+  done(kAda, admit("another", 10));
+  EXPECT_NE(refusal(kAda, admit("thirdrun", 10)).find("may have 1 runs at once"), std::string::npos);
+  // Also beside a run that is the last allowed.
+  const json second = quote("quotetwo", 10);
+  EXPECT_EQ(done(kBob, payment("pay_2", second.at("cost_minor"), "quotetwo")).at("kept"), true);
+}
+
+TEST_F(Quotes, AQuoteThatWasRefundedCanBePaidAndKeptAgain) {
+  set_price(3'600);
+  const json quoted = quote("quoteone", 10);
+  const std::int64_t cost = quoted.at("cost_minor"), hold = quoted.at("hold");
+  for (const std::string number : {"1", "2", "3"}) {
+    EXPECT_EQ(done(kBob, payment("pay_" + number, cost, "quoteone")).at("kept"), true);
+    EXPECT_EQ(held(), hold);
+    if (number == "3") break;
+    EXPECT_EQ(done(kBob, refund("re_" + number, "pay_" + number, cost)).at("due"), 0);
+    EXPECT_EQ(held(), 0);
+  }
+  // The run takes what is kept, not what was kept before.
+  EXPECT_EQ(done(kAda, admit("runone", 10, "quoteone")).at("was_known"), false);
+  EXPECT_LE(held(), hold);
+}
+
+TEST_F(Quotes, KeptHoursStayWhileWhatIsLeftOfThePaymentsCoversThem) {
+  set_price(3'600);
+  const json quoted = quote("quoteone", 10);
+  const std::int64_t cost = quoted.at("cost_minor"), hold = quoted.at("hold");
+  done(kBob, payment("pay_1", cost, "quoteone"));
+  EXPECT_EQ(done(kBob, payment("pay_2", cost, "quoteone")).at("kept"), true);
+  EXPECT_EQ(held(), hold);
+
+  EXPECT_EQ(done(kBob, refund("re_2", "pay_2", cost)).at("due"), 0);
+  EXPECT_EQ(held(), hold);
+  EXPECT_TRUE(done(kBob, refund("re_2", "pay_2", cost)).at("was_known"));
+  EXPECT_EQ(held(), hold);
+  done(kBob, refund("re_1", "pay_1", cost));
+  EXPECT_EQ(held(), 0);
+  EXPECT_EQ(world.balance().owed.milli_gpu_s, 0);
+}
+
+TEST_F(Quotes, APaymentThatIsTrueAndNotBookedIsAFinding) {
+  const json early = ask(kBob, payment("pay_1", 740));
+  EXPECT_EQ(early.at("kind"), "error") << early;  // The sender is told to come again.
+  EXPECT_TRUE(is_found("pay/webhook/pay_1", "7.40 EUR for fund user:ada: it is not booked: hours have no"));
+  set_price(74);
+  EXPECT_EQ(done(kBob, payment("pay_1", 740)).at("was_known"), false);
+
+  EXPECT_EQ(ask(kBob, payment("pay_2", 740, "", "user:ada", "USD")).at("kind"), "refused");
+  EXPECT_TRUE(is_found("pay/webhook/pay_2", "7.40 USD for fund user:ada: it is not booked"));
+  EXPECT_EQ(ask(kBob, payment("pay_1", 741)).at("kind"), "refused");
+  EXPECT_TRUE(is_found("pay/webhook/pay_1", "was told before, of 7.40 EUR"));
+  const std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  EXPECT_EQ(ask(kBob, payment("pay_3", most)).at("kind"), "refused");
+  EXPECT_TRUE(is_found("pay/webhook/pay_3", "buy nothing"));
+  EXPECT_EQ(ask(kBob, payment("pay_4", 740, "", "ada")).at("kind"), "refused");
+  EXPECT_TRUE(is_found("pay/webhook", "pay_4"));
+  // One that was not signed by the key leaves nothing.
+  json forged = payment("pay_5", 740);
+  forged["body"] = forged["body"].get<std::string>() + " ";
+  ask(kBob, forged);
+  EXPECT_FALSE(is_found("pay/webhook", "pay_5"));
+}
+
+TEST_F(Quotes, APaymentForNobodyIsBookedAndFound) {
+  set_price(74);
+
+  done(kBob, payment("pay_1", 740, "", "user:nosuchperson"));
+  done(kBob, payment("pay_2", 740, "", "user:root"));
+
+  EXPECT_TRUE(is_found("pay/webhook/pay_1", "there is no user or group of that name"));
+  EXPECT_FALSE(is_found("pay/webhook/pay_2", ""));
+  EXPECT_EQ(world.balance("user:nosuchperson").available.milli_gpu_s, 36'000'000);
+}
+
+TEST_F(Quotes, AVoucherThatIsVoidOrUsedIsNotMade) {
+  const json asked = {{"verb", "voucher_make"}, {"id", "v1"}, {"amount", 3'600'000}};
+  json late = asked;
+  late["expires"] = world.cluster.now;
+  EXPECT_NE(refusal(kAdmin, late).find("is void already"), std::string::npos);
+
+  const std::string code = done(kAdmin, asked).at("code");
+  EXPECT_EQ(done(kAdmin, asked).at("code"), code);
+  done(kAda, {{"verb", "voucher_use"}, {"code", code}});
+  EXPECT_NE(refusal(kAdmin, asked).find("voucher v1 was made before and is used"), std::string::npos);
 }
 
 }  // namespace
