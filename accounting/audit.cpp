@@ -11,6 +11,7 @@
 #include <set>
 
 #include "accounting/audit_lots.h"
+#include "accounting/audit_till.h"
 #include "accounting/ledger.h"
 #include "accounting/schema.h"
 #include "accounting/transfer.h"
@@ -496,7 +497,11 @@ Expected<void> Auditor::compare(Database& db) {
   if (done) done = lots_.compare(db);
   for (std::string& fault : lots_.take_faults()) faults_.push_back(std::move(fault));
   if (done) done = compare_triggers(db);
-  return done;
+  if (!done) return done;
+  auto of_till = audit_till(db);
+  if (!of_till) return tl::unexpected(of_till.error());
+  for (std::string& fault : *of_till) faults_.push_back(std::move(fault));
+  return {};
 }
 
 }  // namespace

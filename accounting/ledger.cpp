@@ -24,6 +24,9 @@ bool is_valid(const Hold& hold) {
          hold.expires_after_s >= 0 && hold.expires_after_s <= kExpiryMax_s;
 }
 
+// Hours that are kept for a quote are no run yet.
+bool is_of_run(const Hold& hold) { return !hold.run.empty() || hold.gpus > 0; }
+
 struct OpenHolds {
   std::int64_t count = 0;
   std::int64_t gpus = 0;
@@ -32,7 +35,8 @@ struct OpenHolds {
 Expected<OpenHolds> open_holds_of(Database& db, const std::string& fund) {
   OpenHolds open;
   auto done = db.query(
-      "SELECT count(*), coalesce(sum(gpus), 0) FROM hold WHERE fund = ?1 AND closed_seq IS NULL",
+      "SELECT coalesce(sum(run <> '' OR gpus > 0), 0), coalesce(sum(gpus), 0) FROM hold "
+      "WHERE fund = ?1 AND closed_seq IS NULL",
       {fund}, [&open](const Row& row) { open = {row.integer(0), row.integer(1)}; });
   if (!done) return tl::unexpected(done.error());
   return open;
@@ -56,6 +60,7 @@ Expected<std::optional<HoldStatus>> why_not(Database& db, const Hold& hold) {
     case Reserve::kAllowed:
       break;
   }
+  if (!is_of_run(hold)) return std::optional<HoldStatus>{};
   const auto gpus_max = number_setting(db, hold.fund, "gpus_max");
   if (!gpus_max) return tl::unexpected(gpus_max.error());
   const auto runs_max = number_setting(db, hold.fund, "runs_max");

@@ -23,7 +23,7 @@ Expected<std::optional<HoldStatus>> beyond_member_limits(Database& db, const Hol
   if (!*gpus_max && !*runs_max) return std::optional<HoldStatus>{};
   std::int64_t gpus = 0, runs = 0;
   const auto read = db.query(
-      "SELECT count(*), coalesce(sum(gpus), 0) FROM hold "
+      "SELECT coalesce(sum(run <> '' OR gpus > 0), 0), coalesce(sum(gpus), 0) FROM hold "
       "WHERE fund = ?1 AND member = ?2 AND closed_seq IS NULL",
       {hold.fund, hold.actor}, [&](const Row& row) {
         runs = row.integer(0);

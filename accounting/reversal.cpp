@@ -42,11 +42,7 @@ Expected<ReverseOutcome> take_back(Database& db, const Receipt& receipt, const R
   outcome.minor = std::min(reversal.minor, receipt.payment.minor - before->minor);
   outcome.beyond_minor = reversal.minor - outcome.minor;
   const std::int64_t total = before->minor + outcome.minor;
-  // Of the whole sum all hours; of a part of it no more than that part bought.
-  const Amount until = total == receipt.payment.minor
-                           ? receipt.amount
-                           : std::min(receipt.amount, hours_for(total, receipt.price_minor)
-                                                          .value_or(receipt.amount));
+  const Amount until = hours_of_part(receipt, total);
   outcome.amount = {until.milli_gpu_s - before->amount.milli_gpu_s};
   if (outcome.amount > Amount{0}) {
     const auto taken = take(
@@ -151,6 +147,15 @@ Expected<void> Till::reverse_waiting(const Receipt& receipt, UtcSeconds now) {
     if (!done) return tl::unexpected(done.error());
   }
   return {};
+}
+
+Expected<bool> Till::knows_reversal(const std::string& provider,
+                                    const std::string& reversal) const {
+  bool is_known = false;
+  auto read = db_->query("SELECT 1 FROM payment_reversal WHERE provider = ?1 AND reversal = ?2",
+                         {provider, reversal}, [&is_known](const Row&) { is_known = true; });
+  if (!read) return tl::unexpected(read.error());
+  return is_known;
 }
 
 Expected<std::int64_t> Till::reversed_minor(const Receipt& receipt) const {

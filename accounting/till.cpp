@@ -3,10 +3,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <limits>
 
+#include "accounting/audit_till.h"
 #include "accounting/posting.h"
+#include "accounting/tariff.h"
 
 namespace accounting {
 namespace {
@@ -40,6 +44,10 @@ CREATE TABLE IF NOT EXISTS quote_use (
   quote TEXT PRIMARY KEY REFERENCES quote (id),
   run TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS quote_content (
+  quote TEXT PRIMARY KEY REFERENCES quote (id),
+  content TEXT NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS receipt (
   number INTEGER PRIMARY KEY,
   at_s INTEGER NOT NULL,
@@ -56,6 +64,7 @@ CREATE TABLE IF NOT EXISTS receipt (
   UNIQUE (provider, reference)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS receipt_fund ON receipt (fund);
+CREATE INDEX IF NOT EXISTS receipt_quote ON receipt (quote) WHERE quote <> '';
 CREATE TABLE IF NOT EXISTS admin_act (
   seq INTEGER PRIMARY KEY,
   at_s INTEGER NOT NULL,
@@ -65,13 +74,40 @@ CREATE TABLE IF NOT EXISTS admin_act (
 ) STRICT;
 )sql";
 
-Expected<void> protect(Database& db, std::string_view table) {
-  return db.execute_script(fmt::format(
+std::string protect(std::string_view table) {
+  return fmt::format(
       "CREATE TRIGGER IF NOT EXISTS {0}_no_update BEFORE UPDATE ON {0} BEGIN "
       "SELECT RAISE(ABORT, 'what was written down at the till stays'); END; "
       "CREATE TRIGGER IF NOT EXISTS {0}_no_delete BEFORE DELETE ON {0} BEGIN "
       "SELECT RAISE(ABORT, 'what was written down at the till stays'); END;",
-      table));
+      table);
+}
+
+// What a payment buys, and the price that its receipt names. Nothing where it buys nothing.
+struct Bought {
+  Amount amount;
+  std::int64_t price_minor = 0;
+  std::string note;
+};
+std::optional<Bought> buy(const Payment& payment, std::int64_t today_minor, const Quote* quote) {
+  const std::string& currency = payment.currency;
+  const std::int64_t first_price = quote != nullptr ? quote->price_minor : today_minor;
+  std::int64_t first = payment.minor;
+  if (quote != nullptr) {
+    first = std::min(first, cost_minor(quote->hold, quote->price_minor).value_or(0));
+  }
+  const auto amount = hours_for(first, first_price);
+  const auto rest = hours_for(payment.minor - first, today_minor);
+  const auto sum = amount && rest ? checked_add(*amount, *rest) : std::nullopt;
+  if (!sum || *sum <= Amount{0}) return std::nullopt;
+  std::string note = fmt::format("{} at {} a GPU-h", format_money(payment.minor, currency),
+                                 format_money(first_price, currency));
+  if (first < payment.minor) {
+    note += fmt::format(", of it {} beyond the quote at {}",
+                        format_money(payment.minor - first, currency),
+                        format_money(today_minor, currency));
+  }
+  return Bought{*sum, first_price, std::move(note)};
 }
 
 Receipt receipt_of(const Row& row) {
@@ -125,7 +161,27 @@ std::optional<Amount> hours_for(std::int64_t minor, std::int64_t price_minor) {
   return Amount{static_cast<std::int64_t>(amount)};
 }
 
+Amount hours_of_part(const Receipt& receipt, std::int64_t minor) {
+  const std::int64_t whole = receipt.payment.minor;
+  if (minor >= whole) return receipt.amount;
+  // Of one with two prices each part of the money bought its share.
+  if (hours_for(whole, receipt.price_minor) != receipt.amount) {
+    return {static_cast<std::int64_t>(Wide{receipt.amount.milli_gpu_s} * minor / whole)};
+  }
+  return std::min(receipt.amount, hours_for(minor, receipt.price_minor).value_or(receipt.amount));
+}
+
+bool has_hundredths(std::string_view currency) {
+  // ISO 4217: those with none, with thousandths, and with finer or other parts.
+  constexpr std::array<std::string_view, 28> kOthers = {
+      "BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND",
+      "VUV", "XAF", "XOF", "XPF", "BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND", "CLF", "UYW", "MGA",
+      "MRU"};
+  return std::find(kOthers.begin(), kOthers.end(), currency) == kOthers.end();
+}
+
 std::string format_money(std::int64_t minor, const std::string& currency) {
+  if (!has_hundredths(currency)) return fmt::format("{} smallest units of {}", minor, currency);
   const auto bits = static_cast<std::uint64_t>(minor);
   const std::uint64_t magnitude = minor < 0 ? 0 - bits : bits;
   return fmt::format("{}{}.{:02} {}", minor < 0 ? "-" : "", magnitude / 100, magnitude % 100,
@@ -147,11 +203,17 @@ std::optional<std::int64_t> parse_money(std::string_view text) {
   return minor;
 }
 
-Expected<Till> Till::open(Database& db, Ledger& ledger) {
-  auto done = db.execute_script(kSchema);
-  for (const char* table : {"price", "quote", "quote_use", "receipt", "admin_act"}) {
-    if (done) done = protect(db, table);
+std::string till_schema() {
+  std::string sql = kSchema;
+  for (const char* table : {"price", "quote", "quote_use", "quote_content", "receipt", "admin_act"}) {
+    sql += protect(table);
   }
+  return sql;
+}
+
+Expected<Till> Till::open(Database& db, Ledger& ledger) {
+  static const std::string kSql = till_schema();
+  const auto done = db.execute_script(kSql);
   if (!done) return tl::unexpected(Error{"till: " + done.error().message});
   return Till(db, ledger);
 }
@@ -162,6 +224,19 @@ Expected<void> Till::set_price(const Price& price, UtcSeconds now) {
   if (!before->empty() && before->front().currency != price.currency) {
     return tl::unexpected(Error{fmt::format("prices are in {}; {} cannot be mixed with it",
                                             before->front().currency, price.currency)});
+  }
+  if (!has_hundredths(price.currency)) {
+    return tl::unexpected(Error{fmt::format(
+        "{} has no hundredths, and money is written in hundredths here. Hours can be sold in a "
+        "currency such as EUR or USD, or given by vouchers", price.currency)});
+  }
+  const auto current = price_at(now);
+  if (!current) return tl::unexpected(current.error());
+  if (*current && price.from < (*current)->from) {
+    return tl::unexpected(Error{fmt::format(
+        "a price from {} would never count: {} from {} counts already. Give a later --from, or none",
+        format_utc(price.from), format_money((*current)->minor, price.currency),
+        format_utc((*current)->from))});
   }
   return changed(db_->run(
       "INSERT INTO price (at_s, from_s, currency, minor, actor) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -196,22 +271,30 @@ Expected<void> Till::keep_quote(const Quote& q) {
   if (!known) return tl::unexpected(known.error());
   if (*known) {
     const bool same = (*known)->user == q.user && (*known)->hold == q.hold &&
-                      (*known)->fund == q.fund && (*known)->made == q.made;
+                      (*known)->fund == q.fund && (*known)->made == q.made &&
+                      (*known)->content == q.content;
     if (same) return {};
     return tl::unexpected(Error{"quote " + q.id + " exists with other content"});
   }
-  return changed(db_->run(
-      "INSERT INTO quote (id, user, fund, type, gpus, weight_milli, hold, expected, currency, "
-      "price_minor, made_s, expires_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-      {q.id, q.user, q.fund, q.type, q.gpus, q.weight_milli, q.hold.milli_gpu_s,
-       q.expected.milli_gpu_s, q.currency, q.price_minor, q.made, q.expires}));
+  return db_->transact([&]() -> Expected<void> {
+    const auto kept = changed(db_->run(
+        "INSERT INTO quote (id, user, fund, type, gpus, weight_milli, hold, expected, currency, "
+        "price_minor, made_s, expires_s) "
+        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        {q.id, q.user, q.fund, q.type, q.gpus, q.weight_milli, q.hold.milli_gpu_s,
+         q.expected.milli_gpu_s, q.currency, q.price_minor, q.made, q.expires}));
+    if (!kept || q.content.empty()) return kept;
+    return changed(db_->run("INSERT INTO quote_content (quote, content) VALUES (?1, ?2)",
+                            {q.id, q.content}));
+  });
 }
 
 Expected<std::optional<Quote>> Till::quote(const std::string& id) const {
   std::optional<Quote> found;
   auto done = db_->query(
       "SELECT id, user, fund, type, gpus, weight_milli, hold, expected, currency, price_minor, "
-      "made_s, expires_s, run FROM quote LEFT JOIN quote_use ON quote = id WHERE id = ?1",
+      "made_s, expires_s, run, content FROM quote LEFT JOIN quote_use u ON u.quote = id "
+      "LEFT JOIN quote_content c ON c.quote = id WHERE id = ?1",
       {id}, [&found](const Row& row) {
         found = Quote{.id = row.text(0),
                       .user = row.text(1),
@@ -225,7 +308,8 @@ Expected<std::optional<Quote>> Till::quote(const std::string& id) const {
                       .price_minor = row.integer(9),
                       .made = row.integer(10),
                       .expires = row.integer(11),
-                      .run = row.text(12)};
+                      .run = row.text(12),
+                      .content = row.text(13)};
       });
   if (!done) return tl::unexpected(Error{"quote " + id + ": " + done.error().message});
   return found;
@@ -269,20 +353,19 @@ Expected<PayOutcome> Till::pay(const Payment& payment, UtcSeconds now) {
                     .grant_id = fmt::format("pay/{}/{}", payment.provider, payment.reference)};
     const auto kept = quote(payment.quote);
     if (!kept) return tl::unexpected(kept.error());
-    const bool is_guaranteed = *kept && (*kept)->price_minor > 0 && (*kept)->expires > now;
-    if (is_guaranteed) receipt.price_minor = (*kept)->price_minor;
-    const auto amount = hours_for(payment.minor, receipt.price_minor);
-    if (!amount || *amount <= Amount{0}) return PayOutcome{PayStatus::kInvalid, {}};
-    receipt.amount = *amount;
+    const auto guaranteed = is_guaranteed(payment, *kept, now);
+    if (!guaranteed) return tl::unexpected(guaranteed.error());
+    const auto bought = buy(payment, (*price)->minor, *guaranteed ? &**kept : nullptr);
+    if (!bought) return PayOutcome{PayStatus::kInvalid, {}};
+    receipt.price_minor = bought->price_minor;
+    receipt.amount = bought->amount;
 
     const auto granted = ledger_->grant(
         {.id = receipt.grant_id,
          .fund = payment.fund,
          .amount = receipt.amount,
          .actor = payment.actor,
-         .note = fmt::format("receipt {}: {} at {} a GPU-h", receipt.number,
-                             format_money(payment.minor, payment.currency),
-                             format_money(receipt.price_minor, payment.currency))},
+         .note = fmt::format("receipt {}: {}", receipt.number, bought->note)},
         now);
     if (!granted) return tl::unexpected(granted.error());
     if (*granted != GrantStatus::kGranted) return PayOutcome{PayStatus::kInvalid, {}};
@@ -297,6 +380,35 @@ Expected<PayOutcome> Till::pay(const Payment& payment, UtcSeconds now) {
     if (!written) return tl::unexpected(written.error());
     return PayOutcome{PayStatus::kPaid, receipt};
   });
+}
+
+Expected<bool> Till::is_guaranteed(const Payment& payment, const std::optional<Quote>& quote,
+                                   UtcSeconds now) const {
+  if (!quote || quote->price_minor <= 0 || quote->currency != payment.currency) return false;
+  if (quote->expires <= now || quote->fund != payment.fund || !quote->run.empty()) return false;
+  // One that went back as a whole does not count: the quote is paid anew.
+  const auto paid = paid_for(*quote);
+  if (!paid) return tl::unexpected(paid.error());
+  return *paid == Amount{0};
+}
+
+Expected<Amount> Till::paid_for(const Quote& quote) const {
+  Amount paid;
+  auto done = db_->query(
+      "SELECT coalesce(sum(amount - (SELECT coalesce(sum(d.amount), 0) FROM payment_reversed d "
+      "WHERE d.grant_id = receipt.grant_id)), 0) FROM receipt "
+      "WHERE quote = ?1 AND quote <> '' AND fund = ?2",
+      {quote.id, quote.fund}, [&paid](const Row& row) { paid = {row.integer(0)}; });
+  if (!done) {
+    return tl::unexpected(Error{"receipts of quote " + quote.id + ": " + done.error().message});
+  }
+  return paid;
+}
+
+Expected<bool> Till::is_voucher_used(const std::string& voucher) const {
+  const auto grant = find_transfer(*db_, "voucher/" + voucher);
+  if (!grant) return tl::unexpected(grant.error());
+  return grant->has_value();
 }
 
 Expected<std::vector<Receipt>> Till::receipts(const std::string& fund) const {

@@ -26,10 +26,13 @@ struct Price {
 [[nodiscard]] std::optional<std::int64_t> cost_minor(Amount amount, std::int64_t price_minor);
 // What money buys, down to a whole milli-GPU-second; nothing where it does not fit.
 [[nodiscard]] std::optional<Amount> hours_for(std::int64_t minor, std::int64_t price_minor);
-// "20.00 EUR"
+// "20.00 EUR"; "2000 smallest units of JPY" where has_hundredths says no.
 [[nodiscard]] std::string format_money(std::int64_t minor, const std::string& currency);
 // "20", "20.5", "20.50" -> 2000, 2050, 2050. Nothing where finer than a cent or not above zero.
 [[nodiscard]] std::optional<std::int64_t> parse_money(std::string_view text);
+
+// Are a hundred minor units one of the currency? Amounts of others cannot be written here.
+[[nodiscard]] bool has_hundredths(std::string_view currency);
 
 // The price of one run, kept until it expires: weight and price are those of the day it was made.
 struct Quote {
@@ -44,6 +47,7 @@ struct Quote {
   std::int64_t price_minor = 0;
   UtcSeconds made = 0, expires = 0;
   std::string run;              // That used it; empty: none yet.
+  std::string content = {};     // Hash of what was asked for; empty: made by an older version.
 };
 
 struct Payment {
@@ -52,7 +56,7 @@ struct Payment {
   std::string fund;
   std::string currency;
   std::int64_t minor = 0;
-  std::string quote;            // Its price is used, also where today's is another.
+  std::string quote;            // That it pays; see Till::pay.
   std::string actor;
 };
 
@@ -60,10 +64,12 @@ struct Receipt {
   std::int64_t number = 0;      // 1, 2, 3, ... without a gap.
   UtcSeconds when = 0;
   Payment payment;
-  std::int64_t price_minor = 0;
+  std::int64_t price_minor = 0;  // Of the first part, where two prices counted.
   Amount amount;
   std::string grant_id;
 };
+// What the first `minor` of a payment bought; all of it bought receipt.amount.
+[[nodiscard]] Amount hours_of_part(const Receipt& receipt, std::int64_t minor);
 
 enum class PayStatus {
   kPaid = 0, kAlreadyPaid = 1, kExistsWithDifferentContent = 2, kInvalid = 3, kNoPrice = 4,
@@ -110,20 +116,27 @@ class Till {
   // Makes its tables. Both outlive the till.
   [[nodiscard]] static Expected<Till> open(Database& db, Ledger& ledger);
 
-  // An Error where the currency is not the one of the prices before.
+  // An Error where the currency is not the one of the prices before or has no hundredths, and where
+  // the price would never count because one of a later day counts already.
   [[nodiscard]] Expected<void> set_price(const Price& price, UtcSeconds now);
   [[nodiscard]] Expected<std::optional<Price>> price_at(UtcSeconds when) const;
   [[nodiscard]] Expected<std::vector<Price>> prices() const;  // In the order they were set.
 
-  // The same id again is the same quote; with other content an Error.
+  // The same id again is the same quote; with other content an Error. All of it is kept or nothing.
   [[nodiscard]] Expected<void> keep_quote(const Quote& quote);
   [[nodiscard]] Expected<std::optional<Quote>> quote(const std::string& id) const;
   // A quote is for one run. False: it is another run's.
   [[nodiscard]] Expected<bool> use_quote(const std::string& id, const std::string& run);
 
-  // Receipt and grant in one transaction. A payment that is told again changes nothing.
+  // Receipt and grant in one transaction. A payment that is told again changes nothing. The first
+  // payment of a quote, of the quote's own fund, while it is valid and no run has used it, is counted
+  // by the quote's price up to what the quote costs; all else by today's.
   [[nodiscard]] Expected<PayOutcome> pay(const Payment& payment, UtcSeconds now);
   [[nodiscard]] Expected<std::vector<Receipt>> receipts(const std::string& fund) const;  // "": all.
+
+  // What the payments of a quote by its own fund bought, less what went back.
+  [[nodiscard]] Expected<Amount> paid_for(const Quote& quote) const;
+  [[nodiscard]] Expected<bool> is_voucher_used(const std::string& voucher) const;
 
   // reversal.cpp. The hours go back in the same transaction. A reversal that is told again changes
   // nothing; all of one payment together never exceed it.
@@ -131,11 +144,16 @@ class Till {
   [[nodiscard]] Expected<std::optional<Receipt>> receipt_of_payment(
       const std::string& provider, const std::string& reference) const;
   [[nodiscard]] Expected<std::int64_t> reversed_minor(const Receipt& receipt) const;
+  [[nodiscard]] Expected<bool> knows_reversal(const std::string& provider,
+                                              const std::string& reversal) const;
 
   [[nodiscard]] Expected<void> record(const AdminAct& act);
   [[nodiscard]] Expected<std::vector<AdminAct>> acts() const;
 
  private:
+  [[nodiscard]] Expected<bool> is_guaranteed(const Payment& payment,
+                                             const std::optional<Quote>& quote,
+                                             UtcSeconds now) const;
   [[nodiscard]] Expected<void> reverse_waiting(const Receipt& receipt, UtcSeconds now);
   Till(Database& db, Ledger& ledger) : db_(&db), ledger_(&ledger) {}
   Database* db_;

@@ -73,7 +73,7 @@ Refusal beyond_fund(const Plan& plan, Amount available, std::int64_t margin_s) {
 }
 
 // A run was measured since the quote was made, and the estimate has grown: the run begins with the
-// hours that were quoted, and is extended like any other that needs longer.
+// hours that were quoted.
 void fit_into(Plan& plan, Amount quoted, std::int64_t margin_s) {
   const std::int64_t limit_s =
       limit_that_fits_s(quoted, plan.gpus, plan.quote.weight_milli, margin_s);
@@ -97,9 +97,7 @@ accounting::Expected<void> claim_quote(accounting::Database& db, accounting::Led
   const auto is_ours = till->use_quote(quote, run);
   if (!is_ours) return tl::unexpected(is_ours.error());
   if (!*is_ours) return tl::unexpected(accounting::Error{"quote " + quote + " is another run's"});
-  const auto released = ledger.release(quote_hold_id(quote), "for run " + run, now);
-  if (!released) return tl::unexpected(released.error());
-  return {};
+  return release_quote(ledger, quote, "for run " + run, now);
 }
 
 }  // namespace
@@ -113,6 +111,13 @@ std::string admission_hash(const Admission& admission) {
       {"val_images", admission.data.val_images},
       {"epochs_done", admission.epochs_done}};
   if (!admission.quote.empty()) content["quote"] = admission.quote;
+  return accounting::sha256_hex(content.dump());
+}
+
+std::string quoted_content(const TrainingRequest& request, const DataFacts& data) {
+  const nlohmann::json content = {{"train", request.args},
+                                  {"train_images", data.train_images},
+                                  {"val_images", data.val_images}};
   return accounting::sha256_hex(content.dump());
 }
 
@@ -151,6 +156,11 @@ Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller,
   if (!quote.run.empty() && quote.run != admission.run_id) {
     return Quoted{refuse(fmt::format("quote {} was used by run {}", quote.id, quote.run))};
   }
+  if (admission.segment > 0) {
+    return Quoted{refuse(fmt::format("quote {} is for a new run. Resume run {} without it, at "
+                                      "today's price",
+                                      quote.id, admission.run_id))};
+  }
   if (quote.expires <= now) {
     return Quoted{refuse(fmt::format("quote {} expired at {}. Ask for a new one: trainyard quote",
                                       quote.id, accounting::format_utc(quote.expires)))};
@@ -174,7 +184,8 @@ Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller,
     plan.quote.expected = *expected;
     plan.quote.weight_milli = quote.weight_milli;
   }
-  if (plan.quote.hold > quote.hold && !plan.is_timed &&
+  const bool is_same = quote.content == quoted_content(admission.request, admission.data);
+  if (is_same && plan.quote.hold > quote.hold && !plan.is_timed &&
       !admission.request.resources.time_limit_s) {
     fit_into(plan, quote.hold, facts_->margin_s());
   }
@@ -183,6 +194,14 @@ Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller,
                                       "for a new one: trainyard quote",
                                       quote.id, accounting::to_gpu_hours(quote.hold),
                                       accounting::to_gpu_hours(plan.quote.hold)))};
+  }
+  // A quote of an older version does not know what it is for.
+  if (!is_same && !quote.content.empty()) {
+    return Quoted{refuse(fmt::format("quote {} is for another training: the arguments or the data "
+                                      "set ({} training and {} validation images now) are not those "
+                                      "that were quoted. Ask for a new one: trainyard quote",
+                                      quote.id, admission.data.train_images,
+                                      admission.data.val_images))};
   }
   return Quoted{std::move(plan)};
 }

@@ -148,6 +148,11 @@ void BooksCommands::add_wallet(CLI::App& app) {
   const Text fund = option(topup, "--fund", "user:NAME or group:NAME; default: you");
   const Text money = option(topup, "money", "an amount such as 20 or 20.50: what it buys, and how");
   verbs_.push_back({topup, [=](const Client& client) {
+    if (!voucher->empty() && !money->empty()) {
+      return complain(client, ExitStatus::kBadRequest,
+                      {fmt::format("{} and --voucher are two ways to top up. Give one of them",
+                                   *money)});
+    }
     if (!voucher->empty()) {
       return show(client, {{"verb", "voucher_use"}, {"code", *voucher}, {"fund", *fund}},
                   [](const json& result) {

@@ -25,6 +25,8 @@ using accounting::Amount;
 using accounting::to_gpu_hours;
 using nlohmann::json;
 
+constexpr std::string_view kQuoteHolds = "quote/";
+
 constexpr std::string_view kAdminsOnly =
     "only an admin of Trainyard does this (admin_users and admin_groups of site.toml)";
 
@@ -268,7 +270,32 @@ Expected<void> give_allowances(Dispatcher& dispatcher, const Site& site, UtcSeco
 
 }  // namespace
 
-std::string quote_hold_id(const std::string& quote) { return "quote/" + quote; }
+accounting::Expected<QuoteHolds> quote_holds(const accounting::Ledger& ledger,
+                                             const std::string& quote) {
+  QuoteHolds holds;
+  for (int number = 1;; ++number) {
+    std::string id = fmt::format("{}{}", kQuoteHolds, quote);
+    if (number > 1) id += fmt::format("+{}", number);
+    const auto state = ledger.hold_state(id);
+    if (!state) return tl::unexpected(state.error());
+    if (!*state) {
+      holds.next = id;
+      return holds;
+    }
+    // Another quote may have such an id.
+    if ((*state)->is_open && (*state)->hold.quote == quote) holds.open = id;
+  }
+}
+
+accounting::Expected<void> release_quote(accounting::Ledger& ledger, const std::string& quote,
+                                         const std::string& why, UtcSeconds now) {
+  const auto holds = quote_holds(ledger, quote);
+  if (!holds) return tl::unexpected(holds.error());
+  if (holds->open.empty()) return {};
+  const auto released = ledger.release(holds->open, why, now);
+  if (!released) return tl::unexpected(released.error());
+  return {};
+}
 
 std::optional<json> answer_funds_desk(Dispatcher& dispatcher, const Site& site,
                                       const Caller& caller, const json& request, UtcSeconds now) {
@@ -302,7 +329,7 @@ Expected<std::vector<std::string>> turn_books(Dispatcher& dispatcher, const Site
   const auto expired = dispatcher.ledger().expired_holds(now);
   if (!expired) return fail(expired.error());
   for (const accounting::HoldState& state : *expired) {
-    if (!state.hold.id.starts_with(quote_hold_id(""))) continue;
+    if (!state.hold.id.starts_with(kQuoteHolds)) continue;
     const auto released = dispatcher.ledger().release(state.hold.id, "the quote expired", now);
     if (!released) return fail(released.error());
   }

@@ -49,7 +49,17 @@ namespace scheduler {
 [[nodiscard]] Expected<std::vector<std::string>> turn_books(Dispatcher& dispatcher,
                                                             const Site& site, UtcSeconds now);
 
-// The hold that keeps the hours of a quote that was paid for.
-[[nodiscard]] std::string quote_hold_id(const std::string& quote);
+// The holds that keep the hours of a quote that was paid for: one, or after a refund one more each
+// time that it is paid anew.
+struct QuoteHolds {
+  std::string open;  // Empty: none is kept.
+  std::string next;  // The id of one more.
+};
+[[nodiscard]] accounting::Expected<QuoteHolds> quote_holds(const accounting::Ledger& ledger,
+                                                           const std::string& quote);
+// Gives the hours that are kept for the quote back to its fund, where there are such.
+[[nodiscard]] accounting::Expected<void> release_quote(accounting::Ledger& ledger,
+                                                       const std::string& quote,
+                                                       const std::string& why, UtcSeconds now);
 
 }  // namespace scheduler

@@ -138,7 +138,7 @@ class Dispatcher {
   [[nodiscard]] accounting::Expected<Amount> refund_by_policy(const std::string& charge_id,
                                                               const AttemptCharged& charged,
                                                               UtcSeconds now);
-  // extension.cpp
+  // extension.cpp: a run that was made by a quote gets no more than the quote's hold.
   [[nodiscard]] Expected<void> extend_hold(Run& run, const ExtendHold& action, UtcSeconds now);
   [[nodiscard]] Expected<void> fund_attempt(Run& run, const FundAttempt& action, UtcSeconds now);
   [[nodiscard]] Expected<void> close_segment(Run& run, const CloseSegment& action, UtcSeconds now);
@@ -225,5 +225,8 @@ class Dispatcher {
 
 // Hash of what a client asked for, so that a retry can be told from another request.
 [[nodiscard]] std::string admission_hash(const Admission& admission);
+// Hash of what a quote is for: the arguments of the training and the images of its data set. Type,
+// GPUs, fund and size stand in the quote itself.
+[[nodiscard]] std::string quoted_content(const TrainingRequest& request, const DataFacts& data);
 
 }  // namespace scheduler

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "accounting/till.h"
 #include "scheduler/dispatcher.h"
 #include "scheduler/plain_job.h"
 
@@ -22,17 +23,56 @@ accounting::Error to_books(const Error& error) { return {error.message}; }
 
 namespace {
 
-// What the fund has, or may go into, for another stretch.
-std::int64_t affordable_s(const accounting::FundBalance& balance, const Plan& plan) {
-  const auto second = accounting::usage_amount(plan.gpus, 1, plan.quote.weight_milli);
-  if (!second || second->milli_gpu_s == 0) return std::numeric_limits<std::int64_t>::max();
-  const std::int64_t free = balance.available.milli_gpu_s + balance.credit_limit.milli_gpu_s;
-  return balance.owed.milli_gpu_s > 0 ? 0 : std::max<std::int64_t>(free, 0) / second->milli_gpu_s;
+// The quote by which a hold was made, and what the hold may still get under it.
+struct QuoteRoom {
+  std::string id;
+  Amount most, left;
+};
+
+// Nothing: the hold was made by no quote.
+accounting::Expected<std::optional<QuoteRoom>> quote_room(accounting::Database& db,
+                                                          accounting::Ledger& ledger,
+                                                          const std::string& hold_id) {
+  const auto held = ledger.hold_state(hold_id);
+  if (!held) return tl::unexpected(held.error());
+  if (!*held || (*held)->hold.quote.empty()) return std::nullopt;
+  const auto till = accounting::Till::open(db, ledger);
+  if (!till) return tl::unexpected(till.error());
+  const auto quote = till->quote((*held)->hold.quote);
+  if (!quote) return tl::unexpected(quote.error());
+  if (!*quote) return std::nullopt;
+  const std::int64_t used = (*held)->hold.amount.milli_gpu_s + (*held)->extended.milli_gpu_s;
+  return QuoteRoom{(*quote)->id, (*quote)->hold,
+                   {std::max<std::int64_t>((*quote)->hold.milli_gpu_s - used, 0)}};
 }
 
+// What the fund has, or may go into, for more of a run; of one with a quote no more than that.
+Amount payable(const accounting::FundBalance& balance, const std::optional<QuoteRoom>& room) {
+  if (balance.owed.milli_gpu_s > 0) return {};
+  const std::int64_t free = balance.available.milli_gpu_s + balance.credit_limit.milli_gpu_s;
+  const Amount of_fund{std::max<std::int64_t>(free, 0)};
+  return room ? std::min(of_fund, room->left) : of_fund;
+}
+
+std::int64_t affordable_s(Amount payable, const Plan& plan) {
+  const auto second = accounting::usage_amount(plan.gpus, 1, plan.quote.weight_milli);
+  if (!second || second->milli_gpu_s == 0) return std::numeric_limits<std::int64_t>::max();
+  return payable.milli_gpu_s / second->milli_gpu_s;
+}
+
+// `room`: of the quote, where that is less than the fund has.
 std::string budget_reason(const Run& run, const Plan& plan, std::int64_t stretch_s,
-                          const accounting::FundBalance& balance) {
+                          const accounting::FundBalance& balance,
+                          const std::optional<QuoteRoom>& room) {
   const auto needed = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
+  if (room && room->left <= payable(balance, std::nullopt)) {
+    return fmt::format(
+        "budget: quote {} is used up: it is for at most {}, and the next {} min of this run need {} "
+        "more. It is saved where it was. To go on at today's price: {}trainyard resume {}",
+        room->id, accounting::to_gpu_hours(room->most), stretch_s / 60,
+        accounting::to_gpu_hours(needed.value_or(Amount{})),
+        plan.auto_resume ? fmt::format("trainyard stop {0}, then ", run.id) : "", run.id);
+  }
   return fmt::format(
       "budget: fund {} has {} available; the next {} min of this run need {}. It is saved where it "
       "was. When the fund has more: trainyard resume {}",
@@ -48,10 +88,15 @@ Expected<void> Dispatcher::extend_hold(Run& run, const ExtendHold& action, UtcSe
   const auto balance = ledger_.balance(plan.fund);
   if (!balance) return tl::unexpected(of(balance.error()));
   if (!*balance) return tl::unexpected(Error{"fund " + plan.fund + " is not in the ledger"});
+  const auto room = quote_room(*db_, ledger_, run.last().hold_id);
+  if (!room) return tl::unexpected(of(room.error()));
   const std::int64_t stretch_s =
-      std::min(action.stretch_s, affordable_s(**balance, plan) / 60 * 60);
-  const BudgetEnded budget{segment, budget_reason(run, plan, action.stretch_s, **balance)};
-  if (stretch_s < 60) return store_.append(run, {now, budget});
+      std::min(action.stretch_s, affordable_s(payable(**balance, *room), plan) / 60 * 60);
+  const auto end_budget = [&](const std::optional<QuoteRoom>& of_quote) {
+    return store_.append(run, {now, BudgetEnded{segment, budget_reason(run, plan, action.stretch_s,
+                                                                       **balance, of_quote)}});
+  };
+  if (stretch_s < 60) return end_budget(*room);
   const auto amount = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
   if (!amount) return tl::unexpected(Error{"a stretch is more than the books can hold"});
   auto status = accounting::ExtendStatus::kInvalid;
@@ -69,7 +114,7 @@ Expected<void> Dispatcher::extend_hold(Run& run, const ExtendHold& action, UtcSe
     return {};
   });
   if (!done) return tl::unexpected(of(done.error()));
-  if (status != accounting::ExtendStatus::kExtended) return store_.append(run, {now, budget});
+  if (status != accounting::ExtendStatus::kExtended) return end_budget(std::nullopt);
   return {};
 }
 
@@ -86,16 +131,15 @@ Expected<void> Dispatcher::fund_attempt(Run& run, const FundAttempt& action, Utc
   if (!balance) return tl::unexpected(of(balance.error()));
   if (!*balance) return tl::unexpected(Error{"fund " + plan.fund + " is not in the ledger"});
   const Amount left = run.last().remaining();
-  const std::int64_t free = (*balance)->owed.milli_gpu_s > 0
-                                ? 0
-                                : std::max<std::int64_t>((*balance)->available.milli_gpu_s +
-                                                             (*balance)->credit_limit.milli_gpu_s, 0);
-  const std::int64_t payable_s = limit_that_fits_s({left.milli_gpu_s + free}, plan.gpus,
+  const auto room = quote_room(*db_, ledger_, run.last().hold_id);
+  if (!room) return tl::unexpected(of(room.error()));
+  const std::int64_t more = payable(**balance, *room).milli_gpu_s;
+  const std::int64_t payable_s = limit_that_fits_s({left.milli_gpu_s + more}, plan.gpus,
                                                    plan.quote.weight_milli, margin_s);
   const std::int64_t limit_s = std::min(action.limit_s, payable_s);
   const auto refuse_it = [&]() -> Expected<void> {
     refused_[action.job] = {what, now, {}};
-    const std::string why = budget_reason(run, plan, action.least_s, **balance);
+    const std::string why = budget_reason(run, plan, action.least_s, **balance, *room);
     if (!run.last().budget_ended) {
       const auto added = store_.append(run, {now, BudgetEnded{segment, why}});
       if (!added) return added;

@@ -2,6 +2,9 @@
 #include "scheduler/group_members.h"
 
 #include <grp.h>
+#include <pwd.h>
+
+#include <cerrno>
 
 namespace scheduler {
 
@@ -11,6 +14,16 @@ std::vector<std::string> group_members(const std::string& name) {
   if (entry == nullptr) return members;
   for (char** member = entry->gr_mem; *member != nullptr; ++member) members.emplace_back(*member);
   return members;
+}
+
+bool has_owner(const std::string& fund) {
+  const std::string name = fund.substr(fund.find(':') + 1);
+  errno = 0;
+  const bool has = fund.starts_with("group:") ? getgrnam(name.c_str()) != nullptr
+                                              : getpwnam(name.c_str()) != nullptr;
+  // What some libraries say of a name that is not there.
+  const bool is_answer = errno == 0 || errno == ENOENT || errno == ESRCH;
+  return has || !is_answer;
 }
 
 }  // namespace scheduler

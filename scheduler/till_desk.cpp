@@ -12,6 +12,8 @@
 #include "scheduler/answers.h"
 #include "scheduler/books_desk.h"
 #include "scheduler/estimate.h"
+#include "scheduler/group_members.h"
+#include "scheduler/hold_refusal.h"
 #include "scheduler/secret_key.h"
 
 namespace scheduler {
@@ -76,6 +78,17 @@ json answer_voucher_make(Till& till, const Site& site, const Caller& caller, con
                                     .amount = {request.at("amount").get<std::int64_t>()},
                                     .expires = request.value("expires", std::int64_t{0}),
                                     .fund = request.value("fund", "")};
+  if (voucher.expires != 0 && voucher.expires <= now) {
+    return bad_request(fmt::format("a voucher that expires at {} is void already; it is {} now",
+                                   accounting::format_utc(voucher.expires),
+                                   accounting::format_utc(now)));
+  }
+  const auto is_used = till.is_voucher_used(voucher.id);
+  if (!is_used) return failed(is_used.error().message);
+  if (*is_used) {
+    return refused({fmt::format("voucher {} was made before and is used: a new one of that id would "
+                                "be good for nothing. Give another --id, or none", voucher.id)});
+  }
   const auto key = secret_key(site.database + ".voucher_key");
   if (!key) return failed(key.error().message);
   const auto code = accounting::write_voucher(voucher, *key);
@@ -149,26 +162,114 @@ std::string text_of(accounting::WebhookFault fault) {
   return "the body is no payment message (docs/formats/payment.md)";
 }
 
-// Keeps the hours of the quote that was paid for from other runs of the fund.
-accounting::Expected<void> keep_for_quote(Dispatcher& dispatcher, const Till& till,
-                                          const accounting::Receipt& receipt, UtcSeconds now) {
-  const auto quote = till.quote(receipt.payment.quote);
-  if (!quote) return tl::unexpected(quote.error());
-  if (!*quote || (*quote)->expires <= now || !(*quote)->run.empty() ||
-      (*quote)->fund != receipt.payment.fund || receipt.amount < (*quote)->hold) {
-    return {};
+using Why = accounting::Expected<std::string>;  // Empty: it is done.
+
+// Why the books do not set the quote's hours aside, in words.
+Why why_not_held(Dispatcher& dispatcher, const accounting::Quote& quote,
+                 accounting::HoldStatus status) {
+  if (status == accounting::HoldStatus::kHeld) return "";
+  const auto rule = rule_refusal(dispatcher.ledger(), status,
+                                 {quote.fund, quote.user, quote.hold, 0});
+  if (!rule) return tl::unexpected(accounting::Error{rule.error().message});
+  if (*rule) return (*rule)->reasons.front();
+  const auto balance = dispatcher.ledger().balance(quote.fund);
+  if (!balance) return tl::unexpected(balance.error());
+  return fmt::format("fund {} has {} available, and the quote is for {}", quote.fund,
+                     to_gpu_hours(*balance ? (*balance)->available : Amount{}),
+                     to_gpu_hours(quote.hold));
+}
+
+// Keeps the hours of the quote that was paid for from other runs of the fund, or says why not.
+Why keep_for_quote(Dispatcher& dispatcher, const Till& till, const accounting::Receipt& receipt,
+                   UtcSeconds now) {
+  const std::string& fund = receipt.payment.fund;
+  const auto found = till.quote(receipt.payment.quote);
+  if (!found) return tl::unexpected(found.error());
+  if (!*found) return "there is no quote " + receipt.payment.quote;
+  const accounting::Quote& quote = **found;
+  if (quote.fund != fund) {
+    return fmt::format("quote {} is for fund {}, and {} was paid for", quote.id, quote.fund, fund);
   }
-  const auto held = dispatcher.ledger().hold({.id = quote_hold_id((*quote)->id),
-                                              .fund = (*quote)->fund,
-                                              .amount = (*quote)->hold,
+  if (!quote.run.empty()) return fmt::format("quote {} was used by run {}", quote.id, quote.run);
+  if (quote.expires <= now) {
+    return fmt::format("quote {} expired at {}", quote.id, accounting::format_utc(quote.expires));
+  }
+  const auto paid = till.paid_for(quote);
+  if (!paid) return tl::unexpected(paid.error());
+  if (*paid < quote.hold) {
+    return fmt::format("quote {} is for {}, and {} of it are paid for", quote.id,
+                       to_gpu_hours(quote.hold), to_gpu_hours(*paid));
+  }
+  const auto holds = quote_holds(dispatcher.ledger(), quote.id);
+  if (!holds) return tl::unexpected(holds.error());
+  if (!holds->open.empty()) return "";
+  const auto held = dispatcher.ledger().hold({.id = holds->next,
+                                              .fund = quote.fund,
+                                              .amount = quote.hold,
                                               .run = "",
-                                              .actor = (*quote)->user,
+                                              .actor = quote.user,
                                               .gpus = 0,
-                                              .expires_after_s = (*quote)->expires - now,
-                                              .quote = (*quote)->id},
+                                              .expires_after_s = quote.expires - now,
+                                              .quote = quote.id},
                                              now);
   if (!held) return tl::unexpected(held.error());
-  return {};
+  return why_not_held(dispatcher, quote, *held);
+}
+
+// What is to be known of a payment that is true, and of which somebody has to do something.
+accounting::Expected<void> find_payment(Dispatcher& dispatcher,
+                                        const accounting::PaymentEvent& event,
+                                        const std::string& what, UtcSeconds now) {
+  return dispatcher.ledger().record_finding(
+      {now, "pay/webhook/" + event.payment,
+       fmt::format("payment {} of {} for fund {}: {}.", event.payment,
+                   accounting::format_money(event.minor, event.currency), event.fund, what)});
+}
+
+// What of a payment is wanting in the books or in the machine's user database, as findings. Why the
+// quote's hours are not kept.
+Why finish_payment(Dispatcher& dispatcher, const Till& till, const accounting::PaymentEvent& event,
+                   const accounting::Receipt& receipt, UtcSeconds now) {
+  if (!has_owner(event.fund)) {
+    const auto found = find_payment(dispatcher, event,
+                                    "it was booked, and there is no user or group of that name. Refund "
+                                    "it where the name is wrong", now);
+    if (!found) return tl::unexpected(found.error());
+  }
+  if (event.quote.empty()) return "";
+  const auto why = keep_for_quote(dispatcher, till, receipt, now);
+  if (!why || why->empty()) return why;
+  const auto found = find_payment(dispatcher, event,
+                                  fmt::format("the hours of quote {} are not kept for its run: {}",
+                                              event.quote, *why), now);
+  if (!found) return tl::unexpected(found.error());
+  return why;
+}
+
+// Lets the hours go that are kept for a quote, where what is left of its payments after this
+// reversal does not cover them.
+accounting::Expected<void> let_go(Dispatcher& dispatcher, const Till& till,
+                                  const std::string& provider,
+                                  const accounting::PaymentEvent& event, UtcSeconds now) {
+  const auto receipt = till.receipt_of_payment(provider, event.payment);
+  if (!receipt) return tl::unexpected(receipt.error());
+  if (!*receipt || (*receipt)->payment.quote.empty()) return {};
+  const auto is_known = till.knows_reversal(provider, event.reversal);
+  if (!is_known) return tl::unexpected(is_known.error());
+  if (*is_known || (*receipt)->payment.currency != event.currency) return {};
+  const auto quote = till.quote((*receipt)->payment.quote);
+  if (!quote) return tl::unexpected(quote.error());
+  if (!*quote || (*quote)->fund != (*receipt)->payment.fund) return {};
+  const auto paid = till.paid_for(**quote);
+  if (!paid) return tl::unexpected(paid.error());
+  const auto before = till.reversed_minor(**receipt);
+  if (!before) return tl::unexpected(before.error());
+  const std::int64_t whole = (*receipt)->payment.minor;
+  const std::int64_t total = event.minor < whole - *before ? *before + event.minor : whole;
+  const std::int64_t goes = accounting::hours_of_part(**receipt, total).milli_gpu_s -
+                            accounting::hours_of_part(**receipt, *before).milli_gpu_s;
+  if (paid->milli_gpu_s - goes >= (*quote)->hold.milli_gpu_s) return {};
+  return release_quote(dispatcher.ledger(), (*quote)->id, "its payment went back", now);
 }
 
 // Money that went back: its hours go back, those kept for a quote that was paid by it first.
@@ -184,14 +285,8 @@ json answer_reversal(Dispatcher& dispatcher, Till& till, const std::string& prov
       .actor = provider};
   accounting::ReverseOutcome outcome;
   const auto done = dispatcher.database().transact([&]() -> accounting::Expected<void> {
-    const auto receipt = till.receipt_of_payment(provider, event.payment);
-    if (!receipt) return tl::unexpected(receipt.error());
-    const bool has_quote = *receipt && !(*receipt)->payment.quote.empty();
-    if (has_quote && (*receipt)->payment.currency == event.currency) {
-      const auto released = dispatcher.ledger().release(
-          quote_hold_id((*receipt)->payment.quote), "its payment went back", now);
-      if (!released) return tl::unexpected(released.error());
-    }
+    const auto free = let_go(dispatcher, till, provider, event, now);
+    if (!free) return free;
     auto reversed = till.reverse(reversal, now);
     if (!reversed) return tl::unexpected(reversed.error());
     outcome = *reversed;
@@ -221,14 +316,34 @@ json answer_reversal(Dispatcher& dispatcher, Till& till, const std::string& prov
   return refused({fmt::format("{} {} is none that the till takes", reversal.kind, event.reversal)});
 }
 
+// A payment that is true and cannot be booked: an admin is told by a finding.
+json unbooked(Dispatcher& dispatcher, const accounting::PaymentEvent& event, const std::string& why,
+              bool is_for_good, UtcSeconds now) {
+  const auto found = find_payment(dispatcher, event, "it is not booked: " + why, now);
+  if (!found) return failed(found.error().message);
+  return is_for_good ? refused({why}) : failed(why);
+}
+
+// A message that the payment service did sign, and that says nothing which can be booked.
+json unread(Dispatcher& dispatcher, const std::string& body, UtcSeconds now) {
+  constexpr std::size_t kShown = 300;
+  const std::string shown = json(body.substr(0, kShown)).dump(-1, ' ', true,
+                                                              json::error_handler_t::replace);
+  const auto found = dispatcher.ledger().record_finding(
+      {now, "pay/webhook", "a signed message that is no payment message: " + shown});
+  if (!found) return failed(found.error().message);
+  return refused({text_of(accounting::WebhookFault::kMalformedBody)});
+}
+
 json answer_webhook(Dispatcher& dispatcher, Till& till, const Site& site, const json& request,
                     UtcSeconds now) {
   const auto key = secret_key(site.database + ".webhook_key");
   if (!key) return failed(key.error().message);
   const accounting::SignedWebhook provider(*key, site.webhook_window_s);
-  const auto read = provider.read(request.at("signature").get<std::string>(),
-                                  request.at("body").get<std::string>(), now);
+  const std::string body = request.at("body");
+  const auto read = provider.read(request.at("signature").get<std::string>(), body, now);
   if (const auto* fault = std::get_if<accounting::WebhookFault>(&read)) {
+    if (*fault == accounting::WebhookFault::kMalformedBody) return unread(dispatcher, body, now);
     return refused({text_of(*fault)});
   }
   const auto& event = std::get<accounting::PaymentEvent>(read);
@@ -237,6 +352,7 @@ json answer_webhook(Dispatcher& dispatcher, Till& till, const Site& site, const 
     return answer_reversal(dispatcher, till, provider.name(), event, now);
   }
   accounting::PayOutcome outcome;
+  std::string not_kept;
   const auto done = dispatcher.database().transact([&]() -> accounting::Expected<void> {
     auto paid = till.pay({.provider = provider.name(),
                           .reference = event.payment,
@@ -248,8 +364,11 @@ json answer_webhook(Dispatcher& dispatcher, Till& till, const Site& site, const 
                          now);
     if (!paid) return tl::unexpected(paid.error());
     outcome = *paid;
-    if (outcome.status != accounting::PayStatus::kPaid || event.quote.empty()) return {};
-    return keep_for_quote(dispatcher, till, outcome.receipt, now);
+    if (outcome.status != accounting::PayStatus::kPaid) return {};
+    const auto finished = finish_payment(dispatcher, till, event, outcome.receipt, now);
+    if (!finished) return tl::unexpected(finished.error());
+    not_kept = *finished;
+    return {};
   });
   if (!done) return failed(done.error().message);
   switch (outcome.status) {
@@ -257,22 +376,31 @@ json answer_webhook(Dispatcher& dispatcher, Till& till, const Site& site, const 
     case accounting::PayStatus::kAlreadyPaid: {
       json out = receipt_to_json(outcome.receipt);
       out["was_known"] = outcome.status == accounting::PayStatus::kAlreadyPaid;
+      if (!event.quote.empty() && outcome.status == accounting::PayStatus::kPaid) {
+        out["kept"] = not_kept.empty();
+        out["not_kept"] = not_kept;
+      }
       return good(std::move(out));
     }
     case accounting::PayStatus::kExistsWithDifferentContent:
-      return refused({fmt::format("payment {} was told before, of {} for {}", event.payment,
+      return unbooked(dispatcher, event,
+                      fmt::format("payment {} was told before, of {} for {}", event.payment,
                                   accounting::format_money(outcome.receipt.payment.minor,
                                                            outcome.receipt.payment.currency),
-                                  outcome.receipt.payment.fund)});
+                                  outcome.receipt.payment.fund), true, now);
     case accounting::PayStatus::kNoPrice:
-      return refused({"hours have no price yet: trainyard admin price 0.74 EUR"});
+      return unbooked(dispatcher, event, "hours have no price yet: trainyard admin price 0.74 EUR",
+                      false, now);
     case accounting::PayStatus::kOtherCurrency:
-      return refused({fmt::format("hours are not sold in {}", event.currency)});
+      return unbooked(dispatcher, event, fmt::format("hours are not sold in {}", event.currency),
+                      true, now);
     case accounting::PayStatus::kInvalid:
       break;
   }
-  return refused({fmt::format("{} buy nothing for {}",
-                              accounting::format_money(event.minor, event.currency), event.fund)});
+  return unbooked(dispatcher, event,
+                  fmt::format("{} buy nothing for {}",
+                              accounting::format_money(event.minor, event.currency), event.fund),
+                  true, now);
 }
 
 json answer_receipts(const Till& till, const Caller& caller, const json& request) {
@@ -350,7 +478,8 @@ json answer_quote(Dispatcher& dispatcher, Till& till, const Site& site, const Ca
                                 .price_minor = *price ? (*price)->minor : 0,
                                 .made = now,
                                 .expires = now + site.quote_valid_s,
-                                .run = ""};
+                                .run = "",
+                                .content = quoted_content(*asked, data)};
   if (const auto kept = till.keep_quote(quote); !kept) return failed(kept.error().message);
   json out = quote_to_json(quote);
   out["plan"] = plan;

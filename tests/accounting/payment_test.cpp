@@ -220,6 +220,66 @@ TEST(Till, AQuoteKeepsItsPriceUntilItExpiresAndServesOneRun) {
   EXPECT_FALSE(shop.till.keep_quote(changed));
 }
 
+Quote kept_quote(const std::string& id, std::int64_t price_minor) {
+  return {.id = id, .user = "ada", .fund = "user:ada", .type = "h100", .gpus = 2,
+          .weight_milli = 1'000, .hold = hours(10), .expected = hours(8), .currency = "EUR",
+          .price_minor = price_minor, .made = kNow, .expires = kNow + 50, .run = ""};
+}
+
+TEST(Till, AQuotesPriceIsForTheFirstPaymentUpToItsCostAndNoMore) {
+  Shop shop;
+  must(shop.till.keep_quote(kept_quote("q1", 74)));
+  must(shop.till.keep_quote(kept_quote("q2", 74)));
+  must(shop.till.keep_quote(kept_quote("q3", 74)));
+  must(shop.till.set_price({kNow, "EUR", 148, "root"}, kNow));
+
+  // 7.40 EUR are ten hours of the quote; what is beyond buys by today's price.
+  const Receipt beyond = shop.pay("pay_1", 740 + 1'480, "q1").receipt;
+  EXPECT_EQ(beyond.amount, hours(20));
+  EXPECT_EQ(beyond.price_minor, 74);
+  EXPECT_EQ(hours_of_part(beyond, 1'110), hours(10));
+  EXPECT_EQ(hours_of_part(beyond, 2'220), hours(20));
+  EXPECT_EQ(shop.pay("pay_2", 740, "q1").receipt.amount, hours(5));
+  const Payment of_others{"webhook", "pay_3", "group:other", "EUR", 740, "q2", "webhook"};
+  EXPECT_EQ(must(shop.till.pay(of_others, kNow)).receipt.amount, hours(5));
+  // A payment of another fund did not use it up.
+  EXPECT_EQ(shop.pay("pay_4", 740, "q2").receipt.amount, hours(10));
+  ASSERT_TRUE(must(shop.till.use_quote("q3", "run1")));
+  EXPECT_EQ(shop.pay("pay_5", 740, "q3").receipt.amount, hours(5));
+  // One that went back as a whole leaves the quote to be paid.
+  const Quote q2 = *must(shop.till.quote("q2"));
+  EXPECT_EQ(must(shop.till.paid_for(q2)), hours(10));
+  must(shop.till.reverse({"webhook", "re_1", "refund", "pay_4", "EUR", 740, "webhook"}, kNow));
+  EXPECT_EQ(must(shop.till.paid_for(q2)), Amount{0});
+  EXPECT_EQ(shop.pay("pay_6", 740, "q2").receipt.amount, hours(10));
+  EXPECT_EQ(must(shop.books.ledger.verify()), std::vector<std::string>{});
+}
+
+TEST(Till, APriceThatWouldNeverCountIsRefusedWithBothDates) {
+  Shop shop;
+
+  const auto set = shop.till.set_price({kNow - 86'400, "EUR", 99, "root"}, kNow);
+
+  ASSERT_FALSE(set);
+  EXPECT_NE(set.error().message.find("from 2026-11-23T08:00:00Z would never count"),
+            std::string::npos) << set.error().message;
+  EXPECT_NE(set.error().message.find("0.74 EUR from 2026-11-24T07:43:20Z"), std::string::npos)
+      << set.error().message;
+  EXPECT_EQ(must(shop.till.prices()).size(), 1u);
+}
+
+TEST(Till, ACurrencyWithoutHundredthsHasNoPrice) {
+  for (const char* currency : {"JPY", "KWD", "KRW", "CLF"}) {
+    Books books;
+    Till till = must(Till::open(books.db, books.ledger));
+    const auto set = till.set_price({kNow, currency, 500, "root"}, kNow);
+    ASSERT_FALSE(set) << currency;
+    EXPECT_NE(set.error().message.find("has no hundredths"), std::string::npos);
+  }
+  EXPECT_TRUE(has_hundredths("EUR") && has_hundredths("USD") && has_hundredths("CHF"));
+  EXPECT_EQ(format_money(2'000, "JPY"), "2000 smallest units of JPY");
+}
+
 TEST(Till, WhatWasWrittenDownStays) {
   Shop shop;
   shop.pay("pay_1", 7'400);

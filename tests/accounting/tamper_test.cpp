@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "accounting/journal.h"
+#include "accounting/till.h"
 #include "books.h"
 
 namespace accounting {
@@ -212,6 +213,65 @@ TEST(TamperedSchema, AChangedTriggerIsNamed) {
 
   EXPECT_EQ(must(books.ledger.verify()),
             std::vector<std::string>{"schema: the trigger transfer_no_delete was changed."});
+}
+
+// Two receipts, of which the second went back in part.
+void sell(Books& books) {
+  Till till = must(Till::open(books.db, books.ledger));
+  must(till.set_price({kNow, "EUR", 74, "root"}, kNow));
+  must(till.pay({"webhook", "pay_1", "user:ada", "EUR", 740, "", "webhook"}, kNow + 20));
+  must(till.pay({"webhook", "pay_2", "user:ada", "EUR", 1'480, "", "webhook"}, kNow + 21));
+  must(till.reverse({"webhook", "re_1", "refund", "pay_2", "EUR", 74, "webhook"}, kNow + 22));
+}
+
+TEST(TamperedTill, WhatWasChangedIsNamed) {
+  const std::pair<std::string, std::string> tamperings[] = {
+      {"UPDATE receipt SET minor = 1, amount = 1 WHERE number = 1",
+       "receipt 1: it says 1 mGPUs for user:ada; its grant pay/webhook/pay_1 has 36000000 mGPUs for "
+       "user:ada."},
+      {"UPDATE receipt SET minor = 741 WHERE number = 1",
+       "receipt 1: it is \"receipt 1: 7.41 EUR at 0.74 EUR a GPU-h\" of payment pay/webhook/pay_1; its "
+       "grant pay/webhook/pay_1 says \"receipt 1: 7.40 EUR at 0.74 EUR a GPU-h\"."},
+      {"UPDATE receipt SET fund = 'user:eve' WHERE number = 2", "receipt 2: it says 72000000 mGPUs for "
+       "user:eve; its grant"},
+      {"UPDATE receipt SET reference = 'pay_9' WHERE number = 2", "of payment pay/webhook/pay_9; its "
+       "grant pay/webhook/pay_2"},
+      {"UPDATE receipt SET grant_id = 'nothing' WHERE number = 2",
+       "receipt 2: there is no grant nothing."},
+      {"DELETE FROM receipt WHERE number = 1", "receipt 2: it follows receipt 0: one is missing."},
+      {"DELETE FROM receipt WHERE number = 2", "grant pay/webhook/pay_2: its receipt is missing"},
+      {"UPDATE payment_reversed SET amount = 5",
+       "receipt 2: its reversals say that 5 mGPUs went back, the transfers 3600000 mGPUs."}};
+  for (const auto& [sql, fault] : tamperings) {
+    SCOPED_TRACE(sql);
+    Books books;
+    fill(books);
+    sell(books);
+    ASSERT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
+
+    tamper(books, sql);
+
+    std::string all;
+    for (const std::string& each : must(books.ledger.verify())) all += each + "\n";
+    EXPECT_NE(all.find(fault), std::string::npos) << "verify() says:\n" << all;
+  }
+}
+
+TEST(TamperedTill, AnEditedReceiptAndItsDroppedTriggerAreNamed) {
+  Books books;
+  sell(books);
+
+  must(books.db.execute_script(
+      "DROP TRIGGER receipt_no_update; DROP TRIGGER price_no_delete;"
+      "CREATE TRIGGER price_no_delete BEFORE DELETE ON price BEGIN SELECT 1; END;"
+      "UPDATE receipt SET amount = amount + 1 WHERE number = 1"));
+
+  EXPECT_EQ(must(books.ledger.verify()),
+            (std::vector<std::string>{
+                "schema: the trigger price_no_delete was changed.",
+                "schema: the trigger receipt_no_update is missing.",
+                "receipt 1: it says 36000001 mGPUs for user:ada; its grant pay/webhook/pay_1 has "
+                "36000000 mGPUs for user:ada."}));
 }
 
 TEST(TamperedSchema, TablesOfOtherModulesAreNoFault) {
