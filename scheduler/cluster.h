@@ -76,7 +76,7 @@ struct AllocationRecord {
   JobId id = 0;
   std::uint32_t uid = 0;
   JobState state = JobState::kUnknown;
-  std::string name, nodes;
+  std::string name, nodes, partition;
   std::int64_t submit = 0, start = 0, end = 0;  // end 0: still running; start 0: never started.
   int gpus = 0;
   int exit_code = 0, exit_signal = 0;
@@ -112,6 +112,9 @@ class Cluster {
   // The same of the jobs of this name; of all jobs where it is empty.
   [[nodiscard]] virtual Expected<std::vector<AllocationRecord>> find_records(
       const std::string& name, std::int64_t since) = 0;
+  // The same of all jobs of these partitions.
+  [[nodiscard]] virtual Expected<std::vector<AllocationRecord>> partition_records(
+      std::span<const std::string> partitions, std::int64_t since) = 0;
   // As the invoking user. An Error leaves no job behind that could start, as far as Slurm told.
   [[nodiscard]] virtual Expected<Submitted> submit(const JobSpec& spec) = 0;
   [[nodiscard]] virtual Expected<StartEstimate> estimate_start(const JobSpec& spec) = 0;

@@ -203,7 +203,7 @@ Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
     if (*owner == job.uid) return end_unfunded(job, name->run_id, now);
   }
   if (const auto stamp = parse_stamp(job.admin_comment)) return match_plain_job(job, *stamp, now);
-  return {};
+  return match_unstamped_job(job, now);
 }
 
 Expected<std::optional<std::uint32_t>> Dispatcher::owner_of_run(const std::string& run_id) {

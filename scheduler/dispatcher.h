@@ -151,6 +151,10 @@ class Dispatcher {
   [[nodiscard]] Expected<void> look_again(UtcSeconds now);
   void ask_by_name(UtcSeconds now, std::map<std::string, View>& views);
   void ask_for_records(UtcSeconds now, std::map<std::string, View>& views);
+  // Allocations on managed partitions that no run claims, since the first plain job of each.
+  [[nodiscard]] Expected<void> note_unclaimed(const std::vector<Run>& runs,
+                                              const std::set<std::string>& with_finding,
+                                              AuditReport& report);
   // Two runs may have had a job of one number: whose allocation is it?
   [[nodiscard]] Expected<bool> is_of_another(const std::string& run_id,
                                              const AllocationRecord& record) const;
@@ -165,6 +169,9 @@ class Dispatcher {
   struct WantedJob;
   [[nodiscard]] Expected<void> match_plain_job(const JobSnapshot& job, const JobStamp& stamp,
                                                UtcSeconds now);
+  // A job with GPUs of a managed partition that the submit plug-in never saw: nobody pays for it, so it
+  // waits, held, or is ended with a finding.
+  [[nodiscard]] Expected<void> match_unstamped_job(const JobSnapshot& job, UtcSeconds now);
   // Nothing where all of its tasks are known or over.
   [[nodiscard]] Expected<std::optional<WantedJob>> wanted_of(const JobSnapshot& job,
                                                              const JobStamp& stamp);

@@ -32,6 +32,16 @@ Refusal refuse(std::string reason) { return Refusal{{std::move(reason)}}; }
 
 bool has_run(const JobSnapshot& job) { return job.start > 0 && !job.nodes.empty(); }
 
+// A waiting job may name several partitions: "a,b".
+bool is_managed(const Site& site, const std::string& partitions) {
+  for (std::size_t at = 0; at < partitions.size();) {
+    const std::size_t end = std::min(partitions.find(',', at), partitions.size());
+    if (site.managed.has(partitions.substr(at, end - at))) return true;
+    at = end + 1;
+  }
+  return false;
+}
+
 }  // namespace
 
 // A job, or one task of an array, that has no open run yet.
@@ -128,6 +138,29 @@ Expected<void> Dispatcher::match_plain_job(const JobSnapshot& job, const JobStam
     for (const WantedTask& task : each.tasks) snapshots_.emplace(task.run.id, each.job);
   }
   return {};
+}
+
+Expected<void> Dispatcher::match_unstamped_job(const JobSnapshot& job, UtcSeconds now) {
+  if (job.gpus == 0 || !is_managed(*site_, job.partition)) return {};
+  const auto known = run_of_job_.find(job.id);
+  const Run* run = known == run_of_job_.end() ? nullptr : open_run(known->second);
+  if (run != nullptr && run->about.uid == job.uid && is_known_submit(*run, job.id, job.submit)) {
+    snapshots_.emplace(run->id, job);  // Paid for; an operator took its stamp away.
+    return {};
+  }
+  if (is_ended(job.state)) {
+    const auto settled = settled_.find(job.id);
+    const bool is_known = settled != settled_.end() && settled->second == job.start;
+    if (is_known || !has_run(job)) return {};
+    settled_[job.id] = job.start;
+    const auto payer = store_.payer(job.id, job.start);
+    if (!payer) return tl::unexpected(payer.error());
+    if (*payer) return {};
+  }
+  return turn_away(job,
+                   refuse("it was never seen by the submit plug-in, so nobody pays for it: cancel it "
+                          "and submit it again"),
+                   now);
 }
 
 Expected<std::optional<Refusal>> Dispatcher::plan_plain(WantedJob& wanted, const Caller& owner,

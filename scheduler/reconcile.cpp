@@ -268,6 +268,58 @@ Expected<void> Dispatcher::look_again(UtcSeconds now) {
   return {};
 }
 
+Expected<void> Dispatcher::note_unclaimed(const std::vector<Run>& runs,
+                                          const std::set<std::string>& with_finding,
+                                          AuditReport& report) {
+  // A partition was not managed from the beginning: it counts from the first job that was stamped there.
+  std::map<std::string, UtcSeconds> since;
+  std::map<JobId, std::vector<const Run*>> runs_of_job;
+  for (const Run& run : runs) {
+    for (const Segment& segment : run.segments) {
+      for (const JobId job : jobs_of(segment)) runs_of_job[job].push_back(&run);
+      if (!segment.is_plain || !site_->managed.has(segment.plan.partition)) continue;
+      const auto [first, is_new] = since.emplace(segment.plan.partition, segment.opened);
+      if (!is_new) first->second = std::min(first->second, segment.opened);
+    }
+  }
+  if (since.empty()) return {};
+  std::vector<std::string> partitions;
+  UtcSeconds earliest = std::numeric_limits<UtcSeconds>::max();
+  for (const auto& [partition, first] : since) {
+    partitions.push_back(partition);
+    earliest = std::min(earliest, first);
+  }
+  const auto records = cluster_->partition_records(partitions, earliest);
+  if (!records) return tl::unexpected(records.error());
+  const auto is_claimed = [&](const AllocationRecord& record) {
+    for (const JobId job : {record.id, record.array_job}) {
+      const auto found = runs_of_job.find(job);
+      if (job == 0 || found == runs_of_job.end()) continue;
+      for (const Run* run : found->second) {
+        for (const Segment& segment : run->segments) {
+          if (is_record_of(*run, segment, record, patience())) return true;
+        }
+      }
+    }
+    return false;
+  };
+  for (const AllocationRecord& record : *records) {
+    const auto first = since.find(record.partition);
+    if (first == since.end() || record.submit < first->second) continue;
+    if (record.start == 0 || record.gpus <= 0 || (record.end != 0 && record.end <= record.start)) continue;
+    const std::string subject = fmt::format("job {} of uid {}", record.id, record.uid);
+    if (is_claimed(record) || with_finding.count(subject) > 0) continue;
+    const auto payer = store_.payer(record.id, record.start);
+    if (!payer) return tl::unexpected(payer.error());
+    if (*payer) continue;
+    report.notes.push_back(fmt::format(
+        "{}: slurmdbd has {} GPUs on partition {} from {} {}, and no run of the books claims them",
+        subject, record.gpus, record.partition, accounting::format_utc(record.start),
+        record.end == 0 ? "on" : "to " + accounting::format_utc(record.end)));
+  }
+  return {};
+}
+
 Expected<Dispatcher::AuditReport> Dispatcher::audit() {
   AuditReport report;
   const auto faults = ledger_.verify();
@@ -284,6 +336,9 @@ Expected<Dispatcher::AuditReport> Dispatcher::audit() {
   const auto runs = store_.load_latest("", kAuditedRunsMax);
   if (!runs) return tl::unexpected(runs.error());
   note_double_charges(*runs, report);
+  if (const auto noted = note_unclaimed(*runs, with_finding, report); !noted) {
+    return tl::unexpected(noted.error());
+  }
   std::vector<const Run*> settled;
   for (const Run& run : *runs) {
     const bool has_settled = std::any_of(run.segments.begin(), run.segments.end(), [](const Segment& s) {

@@ -364,6 +364,19 @@ class SlurmCluster final : public Cluster {
     return answer;
   }
 
+  Expected<std::vector<AllocationRecord>> partition_records(std::span<const std::string> partitions,
+                                                            std::int64_t since) override {
+    if (partitions.empty()) return std::vector<AllocationRecord>{};
+    std::vector<std::string> names(partitions.begin(), partitions.end());
+    slurmdb_job_cond_t condition{};
+    condition.usage_start = since;
+    condition.partition_list = slurm_list_create(nullptr);
+    for (std::string& each : names) slurm_list_append(condition.partition_list, each.data());
+    auto answer = records_where(condition, since);
+    slurm_list_destroy(condition.partition_list);
+    return answer;
+  }
+
   // Asks slurmdbd about `condition`, whose lists stay the caller's.
   Expected<std::vector<AllocationRecord>> records_where(slurmdb_job_cond_t& condition,
                                                         std::int64_t since) {
@@ -529,6 +542,7 @@ class SlurmCluster final : public Cluster {
     out.state = (job.state & JOB_REQUEUE) != 0 ? JobState::kRequeued : from_slurm_state(job.state);
     out.name = copy(job.jobname);
     out.nodes = copy(job.nodes);
+    out.partition = copy(job.partition);
     out.submit = job.submit;
     // Of some jobs that never started slurmdbd has "no value".
     out.start = job.start == NO_VAL ? 0 : job.start;

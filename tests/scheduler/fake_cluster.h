@@ -67,6 +67,21 @@ class FakeCluster final : public Cluster {
     return out;
   }
 
+  Expected<std::vector<AllocationRecord>> partition_records(std::span<const std::string> partitions,
+                                                            std::int64_t since) override {
+    if (!database_is_up) return tl::unexpected(Error{"slurmdbd is down"});
+    const auto is_of = [&](const AllocationRecord& record) {
+      return std::find(partitions.begin(), partitions.end(), record.partition) != partitions.end();
+    };
+    std::vector<AllocationRecord> out;
+    for (const auto& [id, attempts] : records) {
+      for (const AllocationRecord& record : attempts) {
+        if (is_of(record) && record.submit >= since) out.push_back(record);
+      }
+    }
+    return out;
+  }
+
   Expected<Submitted> submit(const JobSpec& spec) override {
     JobSnapshot job;
     job.id = next_id_++;
@@ -216,6 +231,7 @@ class FakeCluster final : public Cluster {
     record.uid = job.uid;
     record.state = JobState::kPending;
     record.name = job.name;
+    record.partition = job.partition;
     record.submit = job.submit;
     record.array_job = job.array_job;
     record.array_task = job.array_task;

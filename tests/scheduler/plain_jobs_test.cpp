@@ -96,6 +96,98 @@ TEST_F(PlainJobTest, StartedWithoutAHoldAndWithoutHoursIsCancelledAndNoted) {
   EXPECT_FALSE(world.dispatcher().ledger().findings()->empty());
 }
 
+// The plug-in was taken out of slurm.conf, or does not know the partition.
+TEST_F(PlainJobTest, WithoutAStampItWaitsHeldOrIsEndedAndNamed) {
+  const auto submit = [&](int gpus) {
+    const JobId id = world.cluster.submit_plain(gpus, 600);
+    JobSnapshot& job = world.cluster.jobs.at(id);
+    job.admin_comment.clear();
+    job.is_held = false;
+    return id;
+  };
+  const JobId waiting = submit(2), running = submit(1), ended = submit(1), without_gpus = submit(0);
+  const JobId elsewhere = submit(1);
+  world.cluster.jobs.at(elsewhere).partition = "gpu";
+  for (const JobId id : {running, ended, without_gpus, elsewhere}) world.cluster.start(id);
+  world.cluster.now += 30;
+  world.cluster.end(ended, JobState::kCompleted, 0);
+
+  world.tick(10);
+
+  EXPECT_TRUE(job(waiting).is_held_by_admin);
+  EXPECT_NE(job(waiting).comment.find("never seen by the submit plug-in"), std::string::npos)
+      << job(waiting).comment;
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{running});
+  std::string findings;
+  const auto found = world.dispatcher().ledger().findings();
+  ASSERT_TRUE(found);
+  for (const auto& each : *found) {
+    findings += each.subject + ": " + each.text + "\n";
+  }
+  for (const JobId id : {running, ended}) {
+    const std::string subject = fmt::format("job {} of uid 1000: ran on partition metered", id);
+    EXPECT_NE(findings.find(subject), std::string::npos) << findings;
+  }
+  EXPECT_EQ(std::count(findings.begin(), findings.end(), '\n'), 2) << findings;
+}
+
+TEST_F(PlainJobTest, WithoutAStampAnArrayWaitsWholeAndSeveralPartitionsHideNoManagedOne) {
+  const JobId array = world.cluster.submit_plain(1, 600, {0, 1, 2});
+  const JobId several = world.cluster.submit_plain(1, 600);
+  world.cluster.jobs.at(several).partition = "gpu,metered";
+  for (const JobId id : {array, several}) world.cluster.jobs.at(id).admin_comment.clear();
+
+  world.tick(10);
+
+  EXPECT_TRUE(job(array).is_held_by_admin);
+  EXPECT_TRUE(job(several).is_held_by_admin);
+}
+
+TEST_F(PlainJobTest, WhoseStampAnOperatorTookAwayGoesOnAndIsCharged) {
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.tick();
+  world.cluster.start(id);
+  world.tick(10);
+  world.cluster.jobs.at(id).admin_comment.clear();
+  world.tick(10);
+  EXPECT_TRUE(world.cluster.cancelled.empty());
+  world.cluster.end(id, JobState::kCompleted, 0);
+  for (int i = 0; i < 3; ++i) world.tick(10);
+  EXPECT_EQ(world.state(plain_id(1)), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 20 * 1000);
+  EXPECT_TRUE(world.dispatcher().ledger().findings()->empty());
+}
+
+// It came and went while the service was away, and the controller has forgotten it.
+TEST_F(PlainJobTest, AnAllocationThatNoRunClaimsIsNamedByTheAudit) {
+  const auto ran_unseen = [&](int gpus) {
+    const JobId id = world.cluster.submit_plain(gpus, 600);
+    world.cluster.start(id);
+    world.cluster.now += 30;
+    world.cluster.end(id, JobState::kCompleted, 0);
+    world.cluster.purge(id);
+    return id;
+  };
+  (void)ran_unseen(1);  // Before the partition was managed.
+  const JobId paid = world.cluster.submit_plain(1, 600);
+  world.tick();
+  world.cluster.start(paid);
+  world.tick();
+  world.cluster.end(paid, JobState::kCompleted, 0);
+  for (int i = 0; i < 3; ++i) world.tick(10);
+  ASSERT_EQ(world.balance().charged.milli_gpu_s, 1000);
+  const JobId unseen = ran_unseen(2);
+  (void)ran_unseen(0);
+
+  const auto report = world.dispatcher().audit();
+
+  ASSERT_TRUE(report) << report.error().message;
+  EXPECT_TRUE(report->faults.empty());
+  ASSERT_EQ(report->notes.size(), 1u);
+  EXPECT_EQ(report->notes[0].rfind(fmt::format("job {} of uid 1000: slurmdbd has 2 GPUs on partition "
+                                               "metered from ", unseen), 0), 0u) << report->notes[0];
+}
+
 TEST_F(PlainJobTest, TheGateLetsOnlyCoveredJobsThrough) {
   const JobId funded = world.cluster.submit_plain(1, 600);
   const JobId poor = world.cluster.submit_plain(4, 4 * 3600);

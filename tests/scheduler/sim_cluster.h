@@ -140,6 +140,20 @@ class SimCluster final : public Cluster {
     return out;
   }
 
+  Expected<std::vector<AllocationRecord>> partition_records(std::span<const std::string> partitions,
+                                                            std::int64_t since) override {
+    if (!database_is_up) return tl::unexpected(Error{"slurmdbd is down"});
+    const auto is_of = [&](const AllocationRecord& record) {
+      return std::find(partitions.begin(), partitions.end(), record.partition) != partitions.end();
+    };
+    std::vector<AllocationRecord> out;
+    may_die();
+    for (const auto& [key, record] : records) {
+      if (is_of(record) && record.submit >= since) out.push_back(record);
+    }
+    return out;
+  }
+
   Expected<Submitted> submit(const JobSpec& spec) override {
     if (!controller_is_up) return tl::unexpected(Error{"controller is down"});
     const auto name = parse_comment(spec.comment);
@@ -463,6 +477,7 @@ class SimCluster final : public Cluster {
     record.id = job.shown.id;
     record.uid = job.shown.uid;
     record.name = job.shown.name;
+    record.partition = job.shown.partition;
     record.array_job = job.shown.array_job;
     record.array_task = job.shown.array_task;
     record.submit = job.shown.submit;
