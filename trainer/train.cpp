@@ -50,7 +50,10 @@ TrainingRun::TrainingRun(const contract::TrainSpec& spec, const Surroundings& ar
                 [this](const std::string& problem) { console_.print(problem); }) {}
 
 Pace TrainingRun::pace() const {
-  Pace pace{progress_.batch_seconds, progress_.validation_seconds, progress_.save_seconds};
+  Pace pace{.batch_s = progress_.batch_seconds,
+            .validation_s = progress_.validation_seconds,
+            .save_s = progress_.save_seconds,
+            .is_each_epoch_validated = args_.val};
   if (pace.validation_s <= 0) {
     pace.validation_s = guess_validation_seconds(
         pace, args_.batch, static_cast<std::int64_t>(input_.dataset.val.size()));

@@ -205,7 +205,10 @@ Validation TrainingRun::validate_average() {
   options.on_batch = [this](const Batch& batch, const std::vector<torch::Tensor>& detections) {
     pictures_.add(batch, detections);
   };
-  return validate(replica_->average(), *val_loader_, options, device_, communicator_);
+  Validation validation =
+      validate(replica_->average(), *val_loader_, options, device_, communicator_);
+  warn_unreadable();
+  return validation;
 }
 
 // Validates, writes the row and the weights. True: the run is at its end.
@@ -222,8 +225,8 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
   if (is_timed()) {
     const double left = seconds_left();
     is_last =
-        agreed(is_time_up || !is_worth_another_epoch(left - pace().validation_s - pace().save_s,
-                                                     pace(), progress_.batches_per_epoch));
+        agreed(is_time_up || !is_worth_another_epoch(left - pace().each_epoch_s(), pace(),
+                                                     progress_.batches_per_epoch));
     has_time = agreed(left > pace().validation_s + pace().save_s);
     if (is_last) progress_.epochs_planned = progress_.epoch;
   }
@@ -250,7 +253,7 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
   const ResultsRow row = results_row(validation);
   if (is_first_rank()) {
     folder_.add_results(row);
-    save_weights_of_epoch(is_best);
+    save_weights_of_epoch(is_best, validation.metrics.fitness());
   }
   progress_.epoch_batch = 0;
   progress_.loss_sums = {};

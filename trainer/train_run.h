@@ -111,7 +111,7 @@ class TrainingRun {
 
   // Files.
   void save();
-  void save_weights_of_epoch(bool is_best);
+  void save_weights_of_epoch(bool is_best, double fitness);
   void record(std::string kind, std::map<std::string, double> values, std::string text = {});
   void report_batch(const Signals& signals);
   void warn_unreadable();

@@ -2,6 +2,8 @@
 //
 // When runs are at their end, and how they go on where more is asked for. Runs under mpirun with 1
 // and 2 ranks.
+#include <map>
+
 #include "tests/trainer/train_fixture.h"
 
 namespace trainer {
@@ -106,6 +108,53 @@ TEST_F(Extending, AFinishedTimedRunOfMoreHoursHasMosaicAgain) {
   if (world->rank() != 0) return;
   EXPECT_FALSE(progress("run").is_mosaic_closed);
   EXPECT_GT(progress("run").epochs_planned, first.epoch + 5);
+}
+
+TEST_F(Extending, ATimedRunThatIsStoppedAndExtendedCountsAllItsSeconds) {
+  use_small_model();
+  constexpr double kLook = 0.25;
+  const auto seconds = [this] { return clock_ - 1000; };  // Of the attempt, as rank 0 counts.
+  args_.time_h = 0.05;
+  ASSERT_EQ(run("run", {.seconds_per_look = kLook, .stop_at_step = 30}).code,
+            contract::ExitCode::kStopped);
+  const double before = world->rank() == 0 ? progress("run").seconds_used : 0;
+
+  const TrainOutcome first = run("run", {.seconds_per_look = kLook});
+  EXPECT_EQ(first.code, contract::ExitCode::kFinished);
+  double used = 0;
+  if (world->rank() == 0) {
+    EXPECT_GT(before, 20);
+    EXPECT_LE(before + seconds(), 180);
+    EXPECT_GE(before + seconds(), 180 * 0.8);
+    used = progress("run").seconds_used;
+    EXPECT_GT(used, before);
+    EXPECT_LE(used, before + seconds());
+  }
+
+  args_.time_h = 0.1;
+  const TrainOutcome more = run("run", {.seconds_per_look = kLook});
+  EXPECT_EQ(more.code, contract::ExitCode::kFinished);
+  EXPECT_GT(more.epoch, first.epoch);
+  if (world->rank() != 0) return;
+  EXPECT_LE(used + seconds(), 360);
+  EXPECT_GE(used + seconds(), 360 * 0.8);
+  EXPECT_GT(progress("run").seconds_used, used);
+}
+
+// Before the first validation its length is a guess: one batch, of five that an epoch has.
+TEST_F(Extending, ATimedRunWithoutValidationPlansMoreEpochs) {
+  use_small_model();
+  args_.time_h = 1;
+  std::map<bool, double> planned;
+  for (const bool val : {true, false}) {
+    args_.val = val;
+    const std::string name = val ? "with" : "without";
+    ASSERT_EQ(run(name, {.seconds_per_look = 1, .stop_at_step = 4}).code,
+              contract::ExitCode::kStopped);
+    if (world->rank() == 0) planned[val] = progress(name).epochs_planned;
+  }
+  if (world->rank() != 0) return;
+  EXPECT_NEAR(planned[false] / planned[true], 6.0 / 5, 0.02);
 }
 
 }  // namespace
