@@ -82,6 +82,7 @@ head:
     bool is_stopped_at_once = false;
     std::function<void(at::Tensor&)> before_forward = nullptr;  // Of each part of a batch.
     std::int64_t stop_at_step = 0;
+    int threads = 1;  // That load images. Torch has one all the same, for the time it takes.
     std::optional<contract::PreflightLimits> preflight = std::nullopt;
   };
   TrainOutcome run(const std::string& name, Ways ways, Communicator& ranks) {
@@ -90,6 +91,7 @@ head:
     const auto now = [&] {
       if (++looks == ways.stop_at_call && ranks.rank() == 0) stop = true;
       clock_ += ways.seconds_per_look;
+      torch::set_num_threads(1);
       return clock_;
     };
     clock_ = ways.started;
@@ -98,7 +100,7 @@ head:
                               .stop_requested = stop,
                               .allocation_start = 1000,
                               .deadline = ways.deadline,
-                              .threads = 1,
+                              .threads = ways.threads,
                               .stop_at_step = ways.stop_at_step,
                               .preflight = ways.preflight,
                               .output = Surroundings::Output::kNone,
