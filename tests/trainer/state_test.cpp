@@ -47,8 +47,8 @@ TEST_P(ScheduleCase, FollowsTheReferenceBatchByBatch) {
   const OptimizerChoice choice = choose_optimizer(args, kClasses, run.at("n_train"));
   const std::int64_t batches = run.at("nb");
   ScheduleOptions options = schedule_options(args, choice, batches, args.epochs);
-  // As recorded, where warm-up took 100 batches at least, however short the run was: what is compared
-  // is the schedule for a given warm-up. Ours takes half of a short run (docs/fidelity.md).
+  // As recorded, where warm-up took 100 batches at least, however short the run was: compared is the
+  // schedule for a given warm-up. Ours takes half of a short run at most (docs/fidelity.md).
   options.warmup_batches = std::max<std::int64_t>(0, run.at("nw").get<std::int64_t>());
   EXPECT_EQ(name_of(choice.kind), run.at("optimizer").get<std::string>());
   EXPECT_NEAR(scaled_weight_decay(args), run.at("groups").at(1).at("weight_decay"), 1e-12);
