@@ -244,6 +244,10 @@ void write_picture(const std::string& path, const cv::Mat& picture) {
   write_durably(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
+std::string writable_extension(const std::string& path) {
+  return cv::haveImageWriter(path) ? std::filesystem::path(path).extension().string() : ".jpg";
+}
+
 std::vector<double> round_ticks(const Range& axis, int count) {
   const Range range{std::min(axis.low, axis.high), std::max(axis.low, axis.high)};
   const double raw = (range.high - range.low) / std::max(1, count);

@@ -20,6 +20,8 @@ using Color = cv::Scalar;  // Blue, green, red; 0..255.
 // The format follows the name (.png, .jpg). There whole or not at all; throws std::system_error
 // naming the path, or std::invalid_argument for a name that is of no format.
 void write_picture(const std::string& path, const cv::Mat& picture);
+// That of `path` where pictures can be written in its format, else ".jpg" (of .mpo, .dng).
+[[nodiscard]] std::string writable_extension(const std::string& path);
 
 struct Range {
   double low = 0, high = 1;

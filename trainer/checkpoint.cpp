@@ -18,8 +18,9 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Progress, model, model_yaml, class_count, opt
                                    batches_per_epoch, batch, freeze, epoch, epoch_batch, step,
                                    pending_batches, optimizer_steps, ema_updates, epochs_planned,
                                    is_mosaic_closed, is_finished, epochs_requested, hours_requested,
-                                   reloads, seconds_used, best_fitness, best_epoch, loss_sums,
-                                   loss_batches, batch_seconds, validation_seconds, save_seconds)
+                                   reloads, seconds_used, best_fitness, best_epoch, patience_from,
+                                   loss_sums, loss_batches, batch_seconds, validation_seconds,
+                                   save_seconds)
 
 namespace {
 
@@ -193,6 +194,7 @@ Progress parse_progress(const std::string& json_text) {
     if (json.is_object()) {  // Not in the first checkpoints of version 0.1.
       json.emplace("model_yaml", "");
       json.emplace("freeze", nlohmann::json::array());
+      json.emplace("patience_from", 0);
     }
     return json.get<Progress>();
   } catch (const nlohmann::json::exception& error) {

@@ -46,6 +46,7 @@ struct Progress {
   double seconds_used = 0;     // Over all attempts, start-up included.
   double best_fitness = -1;
   int best_epoch = 0;                 // Counted from 1; 0: none yet.
+  int patience_from = 0;              // The epoch at which more was asked for: no gain before it.
   std::array<double, 3> loss_sums{};  // Of the epoch under way.
   std::int64_t loss_batches = 0;
   double batch_seconds = 0;  // Pace as measured last.

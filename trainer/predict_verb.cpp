@@ -142,11 +142,11 @@ class PredictionRun {
     }
     const auto detections = predictor_->detect(pictures);
     for (std::size_t k = 0; k < read.size(); ++k) {
-      const std::filesystem::path path(read[k]->path);
       note(*read[k], {pictures[k], 0}, detections[k]);
       if (!request_.saves_pictures) continue;
       draw_boxes(pictures[k], detections[k], shown_names_);
-      write_picture(request_.out + "/" + read[k]->stem + path.extension().string(), pictures[k]);
+      write_picture(request_.out + "/" + read[k]->stem + writable_extension(read[k]->path),
+                    pictures[k]);
     }
     return i;
   }

@@ -26,11 +26,11 @@ double guess_validation_seconds(const Pace& pace, std::int64_t train_images_per_
 double plan_epochs(double epochs_done, double remaining_s, const Pace& pace,
                    std::int64_t batches_per_epoch) {
   const double epoch_s =
-      static_cast<double>(batches_per_epoch) * pace.batch_s + pace.validation_s + pace.save_s;
+      static_cast<double>(batches_per_epoch) * pace.batch_s + pace.each_epoch_s();
   const double usable_s = std::max(0.0, remaining_s - closing_seconds(pace));
   if (epoch_s <= 0) return epochs_done;
-  // The last epoch's validation is in the reserve already.
-  return epochs_done + (usable_s + pace.validation_s + pace.save_s) / epoch_s;
+  // The last epoch's own is in the reserve already.
+  return epochs_done + (usable_s + pace.each_epoch_s()) / epoch_s;
 }
 
 bool is_worth_another_epoch(double remaining_s, const Pace& pace, std::int64_t batches_per_epoch) {

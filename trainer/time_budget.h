@@ -13,6 +13,12 @@ struct Pace {
   double batch_s = 0;  // Training on one batch.
   double validation_s = 0;
   double save_s = 0;
+  bool is_each_epoch_validated = true;  // Else the last one alone (val=false).
+
+  // What each epoch takes beside its batches.
+  [[nodiscard]] double each_epoch_s() const {
+    return (is_each_epoch_validated ? validation_s : 0) + save_s;
+  }
 };
 
 // What has to happen after the last batch: validation, saving, a margin for leaving. The share of

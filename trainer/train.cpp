@@ -50,7 +50,10 @@ TrainingRun::TrainingRun(const contract::TrainSpec& spec, const Surroundings& ar
                 [this](const std::string& problem) { console_.print(problem); }) {}
 
 Pace TrainingRun::pace() const {
-  Pace pace{progress_.batch_seconds, progress_.validation_seconds, progress_.save_seconds};
+  Pace pace{.batch_s = progress_.batch_seconds,
+            .validation_s = progress_.validation_seconds,
+            .save_s = progress_.save_seconds,
+            .is_each_epoch_validated = args_.val};
   if (pace.validation_s <= 0) {
     pace.validation_s = guess_validation_seconds(
         pace, args_.batch, static_cast<std::int64_t>(input_.dataset.val.size()));
@@ -204,6 +207,29 @@ void TrainingRun::resume_or_start() {
   }
 }
 
+// Where this attempt asks for more than the one before, the end is another one: the plan, the last
+// epochs without mosaic and patience count anew.
+void TrainingRun::take_request() {
+  const bool is_extended =
+      progress_.step > 0 && (is_timed() ? *args_.time_h > progress_.hours_requested
+                                        : args_.epochs > progress_.epochs_requested);
+  progress_.epochs_requested = args_.epochs;
+  progress_.hours_requested = args_.time_h.value_or(0);
+  if (!is_extended) return;
+  progress_.is_finished = false;
+  progress_.is_mosaic_closed = false;
+  progress_.patience_from = progress_.epoch;
+  if (is_timed() && progress_.batch_seconds > 0) {
+    progress_.epochs_planned = first_ranks(epochs_in_time());
+  }
+}
+
+// Of a timed run whose pace is known.
+double TrainingRun::epochs_in_time() const {
+  return std::max(epoch_position(), plan_epochs(epoch_position(), seconds_left(), pace(),
+                                                progress_.batches_per_epoch));
+}
+
 // Rank 0's state on every rank.
 void TrainingRun::share_state() {
   const std::string text = is_first_rank() ? to_json_text(progress_) : std::string();
@@ -329,13 +355,8 @@ TrainOutcome TrainingRun::run() {
          fmt::format("{} on {}", run_id_, hosts_));
   saved_at_ = around_.now();
 
-  const bool is_extended = is_timed() ? *args_.time_h > progress_.hours_requested
-                                      : args_.epochs > progress_.epochs_requested;
-  progress_.epochs_requested = args_.epochs;
-  progress_.hours_requested = args_.time_h.value_or(0);
-  bool is_finished = progress_.is_finished && !is_extended;
-  if (progress_.is_finished && is_extended) progress_.is_mosaic_closed = false;
-  progress_.is_finished = is_finished;
+  take_request();
+  bool is_finished = progress_.is_finished;
   while (!is_finished) {
     if (const std::optional<ExitCode> code = train_epoch()) {
       if (*code == ExitCode::kOutOfMemory) return leave(*code, fmt::format(

@@ -30,11 +30,11 @@ ResultsRow TrainingRun::results_row(const Validation& validation) const {
   return row;
 }
 
-void TrainingRun::save_weights_of_epoch(bool is_best) {
+void TrainingRun::save_weights_of_epoch(bool is_best, double fitness) {
   const WeightsInfo info{.class_names = input_.class_names,
                          .imgsz = args_.imgsz,
                          .epoch = progress_.epoch,
-                         .fitness = is_best ? progress_.best_fitness : 0};
+                         .fitness = fitness};
   if (args_.save) save_weights(folder_.weights() + "/last.safetensors", replica_->average(), info);
   if (is_best) save_weights(folder_.weights() + "/best.safetensors", replica_->average(), info);
   if (args_.save_period > 0 && progress_.epoch % args_.save_period == 0) {
@@ -102,10 +102,15 @@ void TrainingRun::report_batch(const Signals& signals) {
                   {"images_per_s", images_per_s}});
 }
 
+// Each image once.
 void TrainingRun::warn_unreadable() {
-  for (const std::string& path : loader_->take_unreadable()) {
-    fmt::print(stderr, "rank {}: {} cannot be decoded; another image takes its place\n",
-               communicator_.rank(), path);
+  for (const std::string& problem : loader_->take_unreadable()) {
+    fmt::print(stderr, "rank {}: {} Another image takes its place.\n", communicator_.rank(),
+               problem);
+  }
+  for (const std::string& problem : val_loader_->take_unreadable()) {
+    fmt::print(stderr, "rank {}: {} It is left out of the validation.\n", communicator_.rank(),
+               problem);
   }
 }
 

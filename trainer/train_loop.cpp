@@ -29,7 +29,8 @@ std::array<double, 3> to_array(const torch::Tensor& items) {
 // One epoch, or what is left of it. Nothing: done; the epoch is closed and saved.
 std::optional<ExitCode> TrainingRun::train_epoch() {
   const int epochs = epochs_shown();
-  if (epochs > args_.close_mosaic && progress_.epoch >= epochs - args_.close_mosaic) {
+  if (args_.close_mosaic > 0 && epochs >= args_.close_mosaic &&
+      progress_.epoch >= epochs - args_.close_mosaic) {
     progress_.is_mosaic_closed = true;
   }
   if (progress_.epoch_batch < progress_.batches_per_epoch) {
@@ -153,11 +154,7 @@ Signals TrainingRun::agree(const BatchStep::Result& result) {
     signals.epochs_planned = progress_.epochs_planned;
     if (is_timed()) {
       signals.time_is_up = seconds_left() <= closing_seconds(pace()) ? 1 : 0;
-      if (progress_.batch_seconds > 0) {
-        signals.epochs_planned = std::max(
-            epoch_position(),
-            plan_epochs(epoch_position(), seconds_left(), pace(), progress_.batches_per_epoch));
-      }
+      if (progress_.batch_seconds > 0) signals.epochs_planned = epochs_in_time();
     }
   }
   communicator_.all_reduce_sum(
@@ -187,11 +184,16 @@ void TrainingRun::reload() {
   make_loader();
 }
 
+// Rank 0's number for all.
+double TrainingRun::first_ranks(double own) {
+  double word = is_first_rank() ? own : 0;
+  communicator_.all_reduce_sum(std::span<double>(&word, 1));
+  return word;
+}
+
 // Rank 0's word for all.
 bool TrainingRun::agreed(bool first_rank_says) {
-  double word = is_first_rank() && first_rank_says ? 1 : 0;
-  communicator_.all_reduce_sum(std::span<double>(&word, 1));
-  return word > 0;
+  return first_ranks(first_rank_says ? 1 : 0) > 0;
 }
 
 Validation TrainingRun::validate_average() {
@@ -203,7 +205,10 @@ Validation TrainingRun::validate_average() {
   options.on_batch = [this](const Batch& batch, const std::vector<torch::Tensor>& detections) {
     pictures_.add(batch, detections);
   };
-  return validate(replica_->average(), *val_loader_, options, device_, communicator_);
+  Validation validation =
+      validate(replica_->average(), *val_loader_, options, device_, communicator_);
+  warn_unreadable();
+  return validation;
 }
 
 // Validates, writes the row and the weights. True: the run is at its end.
@@ -220,8 +225,8 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
   if (is_timed()) {
     const double left = seconds_left();
     is_last =
-        agreed(is_time_up || !is_worth_another_epoch(left - pace().validation_s - pace().save_s,
-                                                     pace(), progress_.batches_per_epoch));
+        agreed(is_time_up || !is_worth_another_epoch(left - pace().each_epoch_s(), pace(),
+                                                     progress_.batches_per_epoch));
     has_time = agreed(left > pace().validation_s + pace().save_s);
     if (is_last) progress_.epochs_planned = progress_.epoch;
   }
@@ -239,7 +244,8 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
   } else if (is_best) {
     progress_.best_epoch = progress_.epoch;  // Unmeasured, and the only one there is.
   }
-  if (args_.val && args_.patience > 0 && progress_.epoch - progress_.best_epoch >= args_.patience) {
+  const int gained = std::max(progress_.best_epoch, progress_.patience_from);
+  if (args_.val && args_.patience > 0 && progress_.epoch - gained >= args_.patience) {
     console_.print(fmt::format("no gain for {} epochs: stopping early", args_.patience));
     is_last = true;
   }
@@ -247,7 +253,7 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
   const ResultsRow row = results_row(validation);
   if (is_first_rank()) {
     folder_.add_results(row);
-    save_weights_of_epoch(is_best);
+    save_weights_of_epoch(is_best, validation.metrics.fitness());
   }
   progress_.epoch_batch = 0;
   progress_.loss_sums = {};
@@ -274,8 +280,10 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
   return is_last;
 }
 
+// The same fitness again is a gain, as to the reference: a start that finds nothing for a while, at
+// 0, shall not use up the patience.
 bool TrainingRun::note_fitness(double fitness) {
-  if (progress_.best_epoch > 0 && fitness <= progress_.best_fitness) return false;
+  if (progress_.best_epoch > 0 && !(fitness >= progress_.best_fitness)) return false;
   progress_.best_fitness = fitness;
   progress_.best_epoch = progress_.epoch;
   return true;

@@ -63,6 +63,7 @@ class TrainingRun {
   bool is_timed() const { return args_.time_h.has_value(); }
   double seconds_used() const { return seconds_before_ + around_.now() - around_.allocation_start; }
   double seconds_left() const;
+  double epochs_in_time() const;
   double epoch_position() const {
     return progress_.epoch + static_cast<double>(progress_.epoch_batch) /
                                  static_cast<double>(progress_.batches_per_epoch);
@@ -78,6 +79,7 @@ class TrainingRun {
   void build();
   contract::Architecture choose_architecture();
   void resume_or_start();
+  void take_request();
   void share_state();
   void choose_batch(const contract::Architecture& architecture, int class_count);
   void make_loader();
@@ -101,6 +103,7 @@ class TrainingRun {
   bool step_optimizer(const StepRates& rates);
   void reload();
   bool finish_epoch(bool is_time_up);
+  double first_ranks(double own);
   bool agreed(bool first_rank_says);
   Validation validate_average();
   bool note_fitness(double fitness);
@@ -108,7 +111,7 @@ class TrainingRun {
 
   // Files.
   void save();
-  void save_weights_of_epoch(bool is_best);
+  void save_weights_of_epoch(bool is_best, double fitness);
   void record(std::string kind, std::map<std::string, double> values, std::string text = {});
   void report_batch(const Signals& signals);
   void warn_unreadable();

@@ -108,6 +108,27 @@ TEST(Predict, SkipsABrokenPictureAndSaysSoWithItsCode) {
   EXPECT_FALSE(fs::exists(folder.at("out/b.jpg")));
 }
 
+TEST(Predict, WritesAJpegWhereTheFormatOfTheSourceCannotBeWritten) {
+  const TempFolder folder;
+  const std::string weights = eager_weights(folder);
+  fs::create_directories(folder.at("in"));
+  cv::imwrite(folder.at("in/b.jpg"), noise(80, 60));
+  fs::rename(folder.at("in/b.jpg"), folder.at("in/b.mpo"));
+  cv::imwrite(folder.at("in/a.png"), noise(80, 60));
+  cv::imwrite(folder.at("in/c.tif"), noise(80, 60));
+  fs::rename(folder.at("in/c.tif"), folder.at("in/c.dng"));
+
+  const ProgramRun run =
+      run_trainer(fmt::format("predict --weights {} --source {} --out {} --max-det 3", weights,
+                              folder.at("in"), folder.at("out")));
+
+  EXPECT_EQ(run.code, 0) << run.errors;
+  EXPECT_EQ(reference::read_json(folder.at("out/predictions.json")).size(), 3U);
+  for (const char* name : {"a.png", "b.jpg", "c.jpg"}) {
+    EXPECT_EQ(cv::imread(folder.at(std::string("out/") + name)).size(), cv::Size(80, 60)) << name;
+  }
+}
+
 TEST(Predict, GivesTheSameInEveryBatch) {
   const TempFolder folder;
   const std::string weights = eager_weights(folder);

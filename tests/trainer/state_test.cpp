@@ -25,7 +25,6 @@
 #include "trainer/schedule.h"
 #include "trainer/tensor_file.h"
 #include "trainer/tensor_header.h"
-#include "trainer/time_budget.h"
 #include "trainer/weights_file.h"
 
 namespace trainer {
@@ -48,6 +47,8 @@ TEST_P(ScheduleCase, FollowsTheReferenceBatchByBatch) {
   const OptimizerChoice choice = choose_optimizer(args, kClasses, run.at("n_train"));
   const std::int64_t batches = run.at("nb");
   ScheduleOptions options = schedule_options(args, choice, batches, args.epochs);
+  // As recorded, where warm-up took 100 batches at least, however short the run was: compared is the
+  // schedule for a given warm-up. Ours takes half of a short run at most (docs/fidelity.md).
   options.warmup_batches = std::max<std::int64_t>(0, run.at("nw").get<std::int64_t>());
   EXPECT_EQ(name_of(choice.kind), run.at("optimizer").get<std::string>());
   EXPECT_NEAR(scaled_weight_decay(args), run.at("groups").at(1).at("weight_decay"), 1e-12);
@@ -296,18 +297,6 @@ TEST(Ema, FollowsTheReference) {
       }
     }
   }
-}
-
-TEST(TimeBudget, PlansWhatFits) {
-  const Pace pace{.batch_s = 1, .validation_s = 10, .save_s = 2};
-
-  const double epochs = plan_epochs(2, 1000, pace, 100);
-
-  // 1000 s less the closing (1.2 * 12 + 2 + 3), an epoch of 112 s, the last one's 12 s reserved.
-  EXPECT_NEAR(epochs, 2 + (1000 - 19.4 + 12) / 112, 1e-9);
-  EXPECT_DOUBLE_EQ(plan_epochs(2, 0, pace, 100), 2 + 12.0 / 112);
-  EXPECT_TRUE(is_worth_another_epoch(100, pace, 100));
-  EXPECT_FALSE(is_worth_another_epoch(25, pace, 100));
 }
 
 TEST(TensorFile, KeepsEveryTypeAndShape) {

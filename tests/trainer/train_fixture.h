@@ -8,6 +8,7 @@
 #include <torch/utils.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <nlohmann/json.hpp>
@@ -81,6 +82,7 @@ head:
     bool is_stopped_at_once = false;
     std::function<void(at::Tensor&)> before_forward = nullptr;  // Of each part of a batch.
     std::int64_t stop_at_step = 0;
+    int threads = 1;  // That load images. Torch has one all the same, for the time it takes.
     std::optional<contract::PreflightLimits> preflight = std::nullopt;
   };
   TrainOutcome run(const std::string& name, Ways ways, Communicator& ranks) {
@@ -89,6 +91,7 @@ head:
     const auto now = [&] {
       if (++looks == ways.stop_at_call && ranks.rank() == 0) stop = true;
       clock_ += ways.seconds_per_look;
+      torch::set_num_threads(1);
       return clock_;
     };
     clock_ = ways.started;
@@ -97,7 +100,7 @@ head:
                               .stop_requested = stop,
                               .allocation_start = 1000,
                               .deadline = ways.deadline,
-                              .threads = 1,
+                              .threads = ways.threads,
                               .stop_at_step = ways.stop_at_step,
                               .preflight = ways.preflight,
                               .output = Surroundings::Output::kNone,
@@ -132,6 +135,29 @@ head:
     std::vector<torch::Tensor> all;
     for (const auto& [key, tensor] : file.tensors) all.push_back(tensor);
     return checksum(all);
+  }
+
+  // The newest checkpoint's, on rank 0.
+  Progress progress(const std::string& name) const {
+    return read_progress(root_ + name + "/weights").value();
+  }
+  // As a run that went otherwise would have left its newest checkpoint.
+  void change_progress(const std::string& name, const std::function<void(Progress&)>& change) {
+    if (world->rank() == 0) {
+      const std::string weights = root_ + name + "/weights/";
+      auto pointer = nlohmann::json::parse(read(name + "/weights/last.json"));
+      nlohmann::json& newest = pointer.at("generations").at(0);
+      const std::string path = weights + newest.at("file").get<std::string>();
+      TensorFile file = read_tensor_file(path);
+      Progress changed = parse_progress(file.metadata.at("progress"));
+      change(changed);
+      file.metadata["progress"] = to_json_text(changed);
+      const WrittenFile written = write_tensor_file(path, file);
+      newest["crc32"] = fmt::format("{:08x}", written.crc32);
+      newest["size"] = written.size;
+      write_durably(weights + "last.json", pointer.dump());
+    }
+    world->barrier();
   }
 
   std::unique_ptr<TempFolder> folder_;

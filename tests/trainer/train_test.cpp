@@ -47,7 +47,8 @@ TEST_F(TrainTest, AStopAtAnyOfTwentyRandomPointsChangesNoBit) {
   use_small_model();
   constexpr int kStops = 20;
   constexpr unsigned kSeed = 12;
-  ASSERT_EQ(run("whole").code, contract::ExitCode::kFinished);
+  constexpr int kThreads = 2;  // Of which both load images.
+  ASSERT_EQ(run("whole", {.threads = kThreads}).code, contract::ExitCode::kFinished);
   std::mt19937 random(kSeed);
   std::uniform_int_distribution<std::int64_t> any_look(2, looks_ - 1);
 
@@ -56,10 +57,10 @@ TEST_F(TrainTest, AStopAtAnyOfTwentyRandomPointsChangesNoBit) {
     const std::int64_t look = any_look(random);
     SCOPED_TRACE(fmt::format("stop {} at look {} of {}", i, look, looks_));
     const std::string name = fmt::format("stop{}", i);
-    const TrainOutcome first = run(name, {.stop_at_call = look});
+    const TrainOutcome first = run(name, {.stop_at_call = look, .threads = kThreads});
     if (first.code == contract::ExitCode::kStopped) {
       ++stops;
-      ASSERT_EQ(run(name).code, contract::ExitCode::kFinished);
+      ASSERT_EQ(run(name, {.threads = kThreads}).code, contract::ExitCode::kFinished);
     }
     if (world->rank() == 0) {
       EXPECT_EQ(tensors(name), tensors("whole"));
@@ -280,6 +281,36 @@ TEST_F(TrainTest, WithoutMemoryABatchIsDoneInParts) {
   if (world->rank() == 0) {
     EXPECT_EQ(exit_record("none").at("reason"), "out_of_memory");
   }
+}
+
+// The allocator gives up at the end of a backward pass, when the gradients of the other ranks have
+// travelled: all that the batch left is taken back, as after a forward pass that gave up.
+TEST_F(TrainTest, WithoutMemoryForTheBackwardPassABatchIsDoneAgainInParts) {
+  use_small_model();
+  args_.batch = 8;
+  const std::int64_t share = args_.batch / world->size();
+  const auto is_too_large = [&](const at::Tensor& images) {
+    return images.size(0) > share / 2 && world->rank() == world->size() - 1;
+  };
+  run("forward", {.before_forward = [&](at::Tensor& images) {
+    if (is_too_large(images)) TORCH_CHECK_WITH(OutOfMemoryError, false, "no memory");
+  }});
+  int failures = 0;
+  const TrainOutcome outcome = run("backward", {.before_forward = [&](at::Tensor& images) {
+    if (!is_too_large(images)) return;
+    images = images.detach().clone().requires_grad_();
+    images.register_hook([&failures](const at::Tensor&) {
+      ++failures;
+      TORCH_CHECK_WITH(OutOfMemoryError, false, "no memory");
+    });
+  }});
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
+  EXPECT_EQ(outcome.step, 6);
+  EXPECT_EQ(failures, world->rank() == world->size() - 1 ? 1 : 0);
+  if (world->rank() != 0) return;
+  EXPECT_EQ(tensors("backward"), tensors("forward"));
+  EXPECT_EQ(results("backward"), results("forward"));
 }
 
 TEST_F(TrainTest, FrozenLayersKeepTheirWeightsAndOthersDoNot) {

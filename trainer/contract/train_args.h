@@ -36,7 +36,7 @@ struct TrainArgs {
   std::string wire = "fp32"; // As what gradients travel between ranks; bf16 with error feedback.
   bool sync_bn = false;      // Batch norm over the batches of all ranks together.
   std::vector<int> freeze;   // Layers that keep their weights; their batch norms stay as they are.
-  std::string cache = "false";      // "ram" or "false".
+  std::string cache = "false";      // "ram", "disk" or "false".
   std::string pretrained;           // A weights file, or empty: random initialisation.
   bool single_cls = false;
   double fraction = 1.0;     // Of the training images; above 1: how many.

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// When runs are at their end, and how they go on where more is asked for. Runs under mpirun with 1
+// and 2 ranks.
+#include <map>
+
+#include "tests/trainer/train_fixture.h"
+
+namespace trainer {
+namespace {
+
+class Extending : public TrainTest {
+ protected:
+  // Weights that hardly move: nothing is ever found, every fitness is 0.
+  void find_nothing() {
+    use_small_model();
+    args_.lr0 = 1e-5;
+    args_.warmup_epochs = 0;
+  }
+};
+
+TEST_F(Extending, AFitnessOfZeroUsesUpNoPatience) {
+  find_nothing();
+  args_.epochs = 4;
+  args_.patience = 2;
+
+  const TrainOutcome outcome = run("run");
+
+  EXPECT_EQ(outcome.epoch, 4);
+  if (world->rank() != 0) return;
+  EXPECT_EQ(progress("run").best_fitness, 0);
+  EXPECT_EQ(progress("run").best_epoch, 4);
+}
+
+TEST_F(Extending, PatienceCountsFromTheBestEpochAndFromEachExtension) {
+  find_nothing();
+  args_.epochs = 1;
+  args_.patience = 2;
+  ASSERT_EQ(run("run").epoch, 1);
+  change_progress("run", [](Progress& changed) { changed.best_fitness = 0.9; });
+
+  args_.epochs = 30;
+  EXPECT_EQ(run("run").epoch, 3);
+  EXPECT_EQ(run("run").epoch, 3) << "finished";
+  args_.epochs = 40;
+  EXPECT_EQ(run("run").epoch, 5);
+  // A stop and a resume inside: the count goes on.
+  args_.epochs = 50;
+  const TrainOutcome stopped = run("run", {.stop_at_step = 5 * 5 + 7});
+  EXPECT_EQ(stopped.code, contract::ExitCode::kStopped);
+  EXPECT_EQ(stopped.epoch, 6);
+  EXPECT_EQ(run("run").epoch, 7);
+  if (world->rank() != 0) return;
+  EXPECT_EQ(progress("run").best_epoch, 1);
+}
+
+TEST_F(Extending, MosaicIsClosedForTheLastEpochsAlsoWhereTheyAreAll) {
+  use_small_model();
+  struct Case {
+    int close_mosaic;
+    bool is_closed;  // In the first of two epochs.
+  };
+  for (const auto& [close_mosaic, is_closed] :
+       {Case{0, false}, Case{1, false}, Case{2, true}, Case{3, false}}) {
+    SCOPED_TRACE(close_mosaic);
+    args_.close_mosaic = close_mosaic;
+    const std::string name = fmt::format("close{}", close_mosaic);
+    ASSERT_EQ(run(name, {.stop_at_step = 1}).code, contract::ExitCode::kStopped);
+    if (world->rank() == 0) {
+      EXPECT_EQ(progress(name).is_mosaic_closed, is_closed);
+    }
+  }
+}
+
+TEST_F(Extending, AnUnfinishedRunOfMoreEpochsHasMosaicAgain) {
+  use_small_model();
+  args_.epochs = 3;
+  args_.close_mosaic = 2;
+  const TrainOutcome first = run("run", {.stop_at_step = 7});
+  ASSERT_EQ(first.code, contract::ExitCode::kStopped);
+  ASSERT_EQ(first.epoch, 1);
+  if (world->rank() == 0) {
+    EXPECT_TRUE(progress("run").is_mosaic_closed);
+  }
+
+  args_.epochs = 5;
+  ASSERT_EQ(run("run", {.stop_at_step = first.step + 1}).code, contract::ExitCode::kStopped);
+  if (world->rank() == 0) {
+    EXPECT_FALSE(progress("run").is_mosaic_closed);
+  }
+  EXPECT_EQ(run("run").step, 5 * 5);
+  if (world->rank() == 0) {
+    EXPECT_TRUE(progress("run").is_mosaic_closed);
+  }
+}
+
+TEST_F(Extending, AFinishedTimedRunOfMoreHoursHasMosaicAgain) {
+  use_small_model();
+  args_.time_h = 0.05;
+  args_.close_mosaic = 1;
+  const TrainOutcome first = run("run", {.seconds_per_look = 1});
+  ASSERT_EQ(first.code, contract::ExitCode::kFinished);
+
+  args_.time_h = 1;
+  const TrainOutcome more =
+      run("run", {.seconds_per_look = 1, .stop_at_step = first.step + 1});
+  EXPECT_EQ(more.code, contract::ExitCode::kStopped);
+  if (world->rank() != 0) return;
+  EXPECT_FALSE(progress("run").is_mosaic_closed);
+  EXPECT_GT(progress("run").epochs_planned, first.epoch + 5);
+}
+
+TEST_F(Extending, ATimedRunThatIsStoppedAndExtendedCountsAllItsSeconds) {
+  use_small_model();
+  constexpr double kLook = 0.25;
+  const auto seconds = [this] { return clock_ - 1000; };  // Of the attempt, as rank 0 counts.
+  args_.time_h = 0.05;
+  ASSERT_EQ(run("run", {.seconds_per_look = kLook, .stop_at_step = 30}).code,
+            contract::ExitCode::kStopped);
+  const double before = world->rank() == 0 ? progress("run").seconds_used : 0;
+
+  const TrainOutcome first = run("run", {.seconds_per_look = kLook});
+  EXPECT_EQ(first.code, contract::ExitCode::kFinished);
+  double used = 0;
+  if (world->rank() == 0) {
+    EXPECT_GT(before, 20);
+    EXPECT_LE(before + seconds(), 180);
+    EXPECT_GE(before + seconds(), 180 * 0.8);
+    used = progress("run").seconds_used;
+    EXPECT_GT(used, before);
+    EXPECT_LE(used, before + seconds());
+  }
+
+  args_.time_h = 0.1;
+  const TrainOutcome more = run("run", {.seconds_per_look = kLook});
+  EXPECT_EQ(more.code, contract::ExitCode::kFinished);
+  EXPECT_GT(more.epoch, first.epoch);
+  if (world->rank() != 0) return;
+  EXPECT_LE(used + seconds(), 360);
+  EXPECT_GE(used + seconds(), 360 * 0.8);
+  EXPECT_GT(progress("run").seconds_used, used);
+}
+
+// Before the first validation its length is a guess: one batch, of five that an epoch has.
+TEST_F(Extending, ATimedRunWithoutValidationPlansMoreEpochs) {
+  use_small_model();
+  args_.time_h = 1;
+  std::map<bool, double> planned;
+  for (const bool val : {true, false}) {
+    args_.val = val;
+    const std::string name = val ? "with" : "without";
+    ASSERT_EQ(run(name, {.seconds_per_look = 1, .stop_at_step = 4}).code,
+              contract::ExitCode::kStopped);
+    if (world->rank() == 0) planned[val] = progress(name).epochs_planned;
+  }
+  if (world->rank() != 0) return;
+  EXPECT_NEAR(planned[false] / planned[true], 6.0 / 5, 0.02);
+}
+
+}  // namespace
+}  // namespace trainer
