@@ -167,6 +167,15 @@ std::string site_environment(const Site& site) {
   return text;
 }
 
+// Without PMIx MPI does not know the other ranks: they meet by a file, new with each attempt.
+std::string meeting_place(const Site& site) {
+  if (site.launch.mpi != "none") return "";
+  return "rm -f \"$run_dir\"/.nccl-*\n"
+         "export TRAINYARD_COMMUNICATOR="
+         "\"nccl+file://$run_dir/.nccl-${SLURM_JOB_ID:-0}-$TRAINYARD_ATTEMPT\"\n"
+         "\n";
+}
+
 std::string environment(const Plan& plan, const SegmentName& name, const std::string& run_dir,
                         const Site& site) {
   std::string text = fmt::format(
@@ -191,7 +200,7 @@ std::string environment(const Plan& plan, const SegmentName& name, const std::st
       "run_dir={run_dir}\n"
       "\n",
       fmt::arg("run_dir", shell_quote(run_dir)));
-  return text;
+  return text + meeting_place(site);
 }
 
 // What an earlier attempt or segment left behind must not speak for this one. The stop that an
@@ -256,7 +265,7 @@ std::string stop_trap() {
 std::string launch(const Plan& plan, const Site& site) {
   return fmt::format(
       "# The small shell ignores USR2 until the trainer, loaded by then, handles it.\n"
-      "srun --mpi=pmix --nodes={nodes} --ntasks={ranks} --ntasks-per-node={ranks_per_node} \\\n"
+      "srun --mpi={mpi} --nodes={nodes} --ntasks={ranks} --ntasks-per-node={ranks_per_node} \\\n"
       "  --cpus-per-task={cpus} --cpu-bind={bind} --distribution=block:block \\\n"
       "  --kill-on-bad-exit=1 --wait=60 \\\n"
       "  bash -c 'trap \"\" USR2; exec \"$0\" \"$@\"' \\\n"
@@ -265,7 +274,7 @@ std::string launch(const Plan& plan, const Site& site) {
       "\n",
       fmt::arg("nodes", plan.nodes), fmt::arg("ranks", plan.ranks),
       fmt::arg("ranks_per_node", plan.ranks_per_node), fmt::arg("cpus", plan.cpus_per_rank),
-      fmt::arg("bind", site.launch.cpu_bind), fmt::arg("trainer", shell_quote(site.trainer)),
+      fmt::arg("mpi", site.launch.mpi), fmt::arg("bind", site.launch.cpu_bind), fmt::arg("trainer", shell_quote(site.trainer)),
       fmt::arg("spec", contract::kSpecFile));
 }
 

@@ -136,6 +136,11 @@ class Planner {
     std::int64_t nodes = request_.resources.nodes.value_or(1);
     if (!request_.resources.nodes && type_ != nullptr && type_->gpus_per_node > 0) {
       nodes = std::max<std::int64_t>(1, (gpus + type_->gpus_per_node - 1) / type_->gpus_per_node);
+      // As many on each; where the type has too few nodes for that, the refusal is about these.
+      while (nodes < type_->nodes && nodes < gpus && gpus % nodes != 0) ++nodes;
+      if (gpus >= 1 && gpus % nodes != 0) {
+        nodes = (gpus + type_->gpus_per_node - 1) / type_->gpus_per_node;
+      }
     }
     if (gpus < 1 || nodes < 1) {
       refuse("gpus = {} and nodes = {}: both are at least 1.", gpus, nodes);

@@ -173,6 +173,10 @@ void read_launch(TableReader& reader, LaunchWays& launch) {
     reader.fault("cpu_bind", fmt::format("launch.cpu_bind = \"{}\" is not known. Known: {}.",
                                          launch.cpu_bind, fmt::join(kBinds, ", ")));
   }
+  reader.read("mpi", launch.mpi);
+  if (launch.mpi != "pmix" && launch.mpi != "none") {
+    reader.fault("mpi", fmt::format("launch.mpi = \"{}\" is not known. Known: pmix, none.", launch.mpi));
+  }
   reader.read("environment", launch.environment);
   check_environment(reader, launch.environment);
 }

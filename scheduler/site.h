@@ -79,6 +79,7 @@ struct LaunchWays {
   std::int64_t preflight_s = 120;    // It takes so long at most.
   std::int64_t watchdog_s = 600;     // A rank that is missing ends the attempt after this; 0: never.
   std::string cpu_bind = "cores";    // Slurm's --cpu-bind.
+  std::string mpi = "pmix";          // Slurm's --mpi; "none": NCCL alone, by a file in the run's folder.
   std::map<std::string, std::string> environment;  // NCCL_, UCX_ and their like.
 };
 

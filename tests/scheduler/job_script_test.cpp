@@ -167,6 +167,21 @@ TEST(JobScript, IsAsWrittenDown) {
       render_job_script(epochs_plan(), kName, "/runs/it's 50% \"$HOME\"\n#x", site()));
 }
 
+TEST(JobScript, WithoutPmixTheRanksMeetByAFileOfTheAttempt) {
+  Site without = site();
+  without.launch.mpi = "none";
+  test::expect_golden(kGolden / "timed_2x4_no_pmix.sbatch",
+                      render_job_script(timed_plan(), kName, "/runs/ada/r7k2m", without));
+
+  ScriptRun script;
+  script.its_site.launch.mpi = "none";
+  script.make_srun("echo \"$TRAINYARD_COMMUNICATOR\" > \"$RUN/place\"\n" + std::string(kExitZero));
+  EXPECT_EQ(script.run(timed_plan()), 0);
+  const std::string place = test::read_file(script.file("place"));
+  EXPECT_TRUE(place.starts_with("nccl+file:///")) << place;
+  EXPECT_TRUE(place.ends_with("/.nccl-4711-0\n")) << place;
+}
+
 TEST(JobScript, ItsPageShowsTheGoldenScript) {
   const auto blocks = test::blocks_of(test::kSource / "docs/formats/batch_script.md", "bash");
   ASSERT_EQ(blocks.size(), 1u);

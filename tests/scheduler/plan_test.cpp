@@ -179,6 +179,7 @@ TEST(Plan, TakesAsFewNodesAsHoldTheGpus) {
   for (const Row& row : std::vector<Row>{{1, {}, 1, 1},
                                          {4, {}, 1, 4},
                                          {6, {}, 2, 3},
+                                         {3, {}, 1, 3},
                                          {8, {}, 2, 4},
                                          {2, 2, 2, 1},
                                          {4, 2, 2, 2},
@@ -424,6 +425,26 @@ TEST(Plan, RefusesWithBothNumbersAndWhatWouldFit) {
     row.change(c);
 
     EXPECT_EQ(c.reasons(), std::vector<std::string>{row.reason});
+  }
+}
+
+TEST(Plan, TakesMoreNodesWhereFewerWouldHoldTheGpusUnevenly) {
+  struct Row {
+    int gpus, nodes, gpus_per_node;
+  };
+  for (const Row& row : std::vector<Row>{{5, 5, 1}, {7, 7, 1}, {9, 3, 3}, {10, 5, 2}, {14, 7, 2}}) {
+    SCOPED_TRACE(row.gpus);
+    Case c;
+    c.site.limits.max_gpus = 16;
+    c.site.limits.max_nodes = 8;
+    for (InstanceType& type : c.site.types) type.nodes = 8;
+    c.request.args.batch = 16 * row.gpus;
+    c.request.resources.gpus = row.gpus;
+
+    const Plan plan = c.plan();
+
+    EXPECT_EQ(plan.nodes, row.nodes);
+    EXPECT_EQ(plan.gpus_per_node, row.gpus_per_node);
   }
 }
 

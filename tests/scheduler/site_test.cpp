@@ -28,12 +28,14 @@ TEST(Site, SaysHowRanksAreStarted) {
   const SiteOutcome silent = read_site_text(kSmall);
   EXPECT_TRUE(silent.site.launch.preflight);
   EXPECT_EQ(silent.site.launch.cpu_bind, "cores");
+  EXPECT_EQ(silent.site.launch.mpi, "pmix");
 
   const SiteOutcome outcome = read_site_text(kSmall + R"([launch]
 preflight = false
 preflight_limit_s = 60
 watchdog_limit_s = 1200
 cpu_bind = "threads"
+mpi = "none"
 [launch.environment]
 NCCL_SOCKET_IFNAME = "ib0"
 OMPI_MCA_btl_tcp_if_include = "10.1.0.0/16"
@@ -43,6 +45,7 @@ OMPI_MCA_btl_tcp_if_include = "10.1.0.0/16"
   EXPECT_EQ(outcome.site.launch.preflight_s, 60);
   EXPECT_EQ(outcome.site.launch.watchdog_s, 1'200);
   EXPECT_EQ(outcome.site.launch.cpu_bind, "threads");
+  EXPECT_EQ(outcome.site.launch.mpi, "none");
   EXPECT_EQ(outcome.site.launch.environment.at("NCCL_SOCKET_IFNAME"), "ib0");
   EXPECT_EQ(outcome.site.launch.environment.size(), 2u);
 }
