@@ -115,6 +115,7 @@ int serve(const scheduler::Site& site) {
     return fail(fmt::format("{}.lock: {}. Does another trainyardd own these books?", site.database,
                             std::strerror(errno)));
   }
+  if (const auto cut_off = scheduler::cut_off_restore(site.database)) return fail(*cut_off);
   auto database = accounting::Database::open(site.database);
   if (!database) return fail(database.error().message);
   auto cluster = scheduler::open_slurm_cluster();

@@ -4,11 +4,14 @@
 #include "scheduler/books_desk.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -408,6 +411,90 @@ TEST_F(BooksDesk, ACopyIsRestoredOnlyWhereItIsRight) {
   EXPECT_FALSE(restore_books(site.database, site.database, 78));
   EXPECT_FALSE(restore_books(site.database, site.database + ".nothing", 78));
   EXPECT_FALSE(std::filesystem::exists(site.database + ".replaced.78"));
+  EXPECT_EQ(available("user:ada"), 10);
+}
+
+std::string content_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+TEST_F(BooksDesk, ARestoreThatCannotWriteLeavesTheBooksAsTheyStood) {
+  grant("user:ada", 10);
+  const std::string copy = site.database + ".copy";
+  done(kAdmin, {{"verb", "backup"}, {"path", copy}});
+  grant("user:ada", 5);
+  dispatcher.reset();
+  database.reset();
+
+  // As a full disk: no file may grow beyond a part of the copy.
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &limit), 0);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{std::filesystem::file_size(copy) / 2, limit.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  const auto restored = restore_books(site.database, copy, 77);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  std::signal(SIGXFSZ, handler);
+
+  ASSERT_FALSE(restored);
+  EXPECT_NE(restored.error().message.find(".restoring"), std::string::npos)
+      << restored.error().message;
+  for (const char* ending : {".replaced.77", ".restoring", ".restored"}) {
+    EXPECT_FALSE(std::filesystem::exists(site.database + ending)) << ending;
+  }
+  EXPECT_FALSE(cut_off_restore(site.database));
+  ASSERT_TRUE(std::filesystem::exists(site.database));
+  database.emplace(std::move(*accounting::Database::open(site.database)));
+  dispatcher.emplace(std::move(*Dispatcher::open(site, *database, cluster)));
+  EXPECT_EQ(available("user:ada"), 15);
+}
+
+TEST_F(BooksDesk, ACopyIsOnlyRead) {
+  grant("user:ada", 10);
+  const std::string shelf = site.database + ".shelf", copy = shelf + "/copy.db";
+  std::filesystem::create_directory(shelf);
+  done(kAdmin, {{"verb", "backup"}, {"path", copy}});
+  {  // Opening it as books would change it: they are kept with a write-ahead log.
+    auto db = accounting::Database::open(copy);
+    ASSERT_TRUE(db);
+    ASSERT_TRUE(db->query("PRAGMA journal_mode=DELETE", {}, [](const accounting::Row&) {}));
+  }
+  const std::string before = content_of(copy);
+  std::filesystem::permissions(copy, std::filesystem::perms::owner_read);
+  std::filesystem::permissions(shelf, std::filesystem::perms::owner_read |
+                                          std::filesystem::perms::owner_exec);
+  dispatcher.reset();
+  database.reset();
+  std::filesystem::remove(site.database);
+
+  const auto restored = restore_books(site.database, copy, 77);
+  std::filesystem::permissions(shelf, std::filesystem::perms::owner_all);
+  ASSERT_TRUE(restored) << restored.error().message;
+  EXPECT_EQ(content_of(copy), before);
+  const std::filesystem::directory_iterator files(shelf);
+  EXPECT_EQ(std::distance(begin(files), end(files)), 1);
+  EXPECT_FALSE(std::filesystem::exists(site.database + "-wal"));
+  database.emplace(std::move(*accounting::Database::open(site.database)));
+  dispatcher.emplace(std::move(*Dispatcher::open(site, *database, cluster)));
+  EXPECT_EQ(available("user:ada"), 10);
+}
+
+TEST_F(BooksDesk, ARestoreThatWasKilledIsToldAndRunAgain) {
+  grant("user:ada", 10);
+  const std::string copy = site.database + ".copy";
+  done(kAdmin, {{"verb", "backup"}, {"path", copy}});
+  dispatcher.reset();
+  database.reset();
+
+  // As it is left between putting the old books aside and the new ones into their place.
+  std::filesystem::copy_file(copy, site.database + ".restored");
+  std::filesystem::rename(site.database, site.database + ".replaced.77");
+  EXPECT_NE(cut_off_restore(site.database).value_or("").find("--restore again"), std::string::npos);
+  ASSERT_TRUE(restore_books(site.database, copy, 78));
+  EXPECT_FALSE(cut_off_restore(site.database));
+  database.emplace(std::move(*accounting::Database::open(site.database)));
+  dispatcher.emplace(std::move(*Dispatcher::open(site, *database, cluster)));
   EXPECT_EQ(available("user:ada"), 10);
 }
 
