@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "scheduler/dispatcher.h"
+#include "scheduler/hold_refusal.h"
 #include "scheduler/plain_job.h"
 
 namespace scheduler {
@@ -18,40 +19,67 @@ constexpr std::int64_t kAskAgainS = 60;
 Error of(const accounting::Error& error) { return {"the books: " + error.message}; }
 accounting::Error to_books(const Error& error) { return {error.message}; }
 
-}  // namespace
-
-namespace {
-
-// What the fund has, or may go into, for another stretch.
-std::int64_t affordable_s(const accounting::FundBalance& balance, const Plan& plan) {
+// How long the fund pays the plan's GPUs.
+std::int64_t affordable_s(Amount payable, const Plan& plan) {
   const auto second = accounting::usage_amount(plan.gpus, 1, plan.quote.weight_milli);
   if (!second || second->milli_gpu_s == 0) return std::numeric_limits<std::int64_t>::max();
-  const std::int64_t free = balance.available.milli_gpu_s + balance.credit_limit.milli_gpu_s;
-  return balance.owed.milli_gpu_s > 0 ? 0 : std::max<std::int64_t>(free, 0) / second->milli_gpu_s;
+  return payable.milli_gpu_s / second->milli_gpu_s;
 }
 
-std::string budget_reason(const Run& run, const Plan& plan, std::int64_t stretch_s,
-                          const accounting::FundBalance& balance) {
-  const auto needed = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
-  return fmt::format(
-      "budget: fund {} has {} available; the next {} min of this run need {}. It is saved where it "
-      "was. When the fund has more: trainyard resume {}",
-      plan.fund, accounting::to_gpu_hours(balance.available), stretch_s / 60,
-      accounting::to_gpu_hours(needed.value_or(Amount{})), run.id);
+// A hold that was refused for the same reason.
+accounting::HoldStatus as_hold_status(accounting::ExtendStatus status) {
+  switch (status) {
+    case accounting::ExtendStatus::kFundClosed: return accounting::HoldStatus::kFundClosed;
+    case accounting::ExtendStatus::kInDebt: return accounting::HoldStatus::kInDebt;
+    case accounting::ExtendStatus::kExceedsMemberCap: return accounting::HoldStatus::kExceedsMemberCap;
+    default: return accounting::HoldStatus::kExceedsAvailable;
+  }
+}
+
+// Why the next `stretch_s` are not paid: the balance, or a rule of the fund, with its numbers.
+Expected<std::string> budget_reason(const accounting::Ledger& ledger, const Run& run,
+                                    std::int64_t stretch_s, accounting::HoldStatus bound) {
+  const Plan& plan = run.last().plan;
+  const Amount needed =
+      accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli).value_or(Amount{});
+  const auto rule = rule_refusal(ledger, bound, {plan.fund, run.about.user, needed, plan.gpus});
+  if (!rule) return tl::unexpected(rule.error());
+  std::string why;
+  if (*rule) {
+    why = (*rule)->reasons.front();
+  } else {
+    const auto balance = ledger.balance(plan.fund);
+    if (!balance) return tl::unexpected(of(balance.error()));
+    why = fmt::format("fund {} has {} available; the next {} min of this run need {}.", plan.fund,
+                      accounting::to_gpu_hours(*balance ? (*balance)->available : Amount{}),
+                      stretch_s / 60, accounting::to_gpu_hours(needed));
+  }
+  return fmt::format("budget: {} It is saved before its limit. If that changes while it runs or waits "
+                     "it goes on by itself; later: trainyard resume {}", why, run.id);
 }
 
 }  // namespace
 
 Expected<void> Dispatcher::extend_hold(Run& run, const ExtendHold& action, UtcSeconds now) {
+  const std::string what = fmt::format("extend {} {}", action.limit_s, books_head_);
+  const auto asked = refused_.find(action.job);
+  const bool is_unchanged = asked != refused_.end() && asked->second.what == what &&
+                            now - asked->second.when < kAskAgainS;
+  if (is_unchanged) return {};
   const Plan plan = run.last().plan;
   const int segment = run.last().index;
-  const auto balance = ledger_.balance(plan.fund);
-  if (!balance) return tl::unexpected(of(balance.error()));
-  if (!*balance) return tl::unexpected(Error{"fund " + plan.fund + " is not in the ledger"});
+  const auto payable = payable_by(ledger_, plan.fund, run.about.user);
+  if (!payable) return tl::unexpected(payable.error());
+  const auto refuse_it = [&](accounting::HoldStatus bound) -> Expected<void> {
+    refused_[action.job] = {what, now, {}};
+    const auto why = budget_reason(ledger_, run, action.stretch_s, bound);
+    if (!why) return tl::unexpected(why.error());
+    if (run.last().budget_ended == *why) return {};
+    return store_.append(run, {now, BudgetEnded{segment, *why}});
+  };
   const std::int64_t stretch_s =
-      std::min(action.stretch_s, affordable_s(**balance, plan) / 60 * 60);
-  const BudgetEnded budget{segment, budget_reason(run, plan, action.stretch_s, **balance)};
-  if (stretch_s < 60) return store_.append(run, {now, budget});
+      std::min(action.stretch_s, affordable_s(payable->amount, plan) / 60 * 60);
+  if (stretch_s < 60) return refuse_it(payable->bound);
   const auto amount = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
   if (!amount) return tl::unexpected(Error{"a stretch is more than the books can hold"});
   auto status = accounting::ExtendStatus::kInvalid;
@@ -69,7 +97,8 @@ Expected<void> Dispatcher::extend_hold(Run& run, const ExtendHold& action, UtcSe
     return {};
   });
   if (!done) return tl::unexpected(of(done.error()));
-  if (status != accounting::ExtendStatus::kExtended) return store_.append(run, {now, budget});
+  if (status != accounting::ExtendStatus::kExtended) return refuse_it(as_hold_status(status));
+  refused_.erase(action.job);
   return {};
 }
 
@@ -82,29 +111,26 @@ Expected<void> Dispatcher::fund_attempt(Run& run, const FundAttempt& action, Utc
   const Plan plan = run.last().plan;
   const int segment = run.last().index;
   const std::int64_t margin_s = patience().margin_s;
-  const auto balance = ledger_.balance(plan.fund);
-  if (!balance) return tl::unexpected(of(balance.error()));
-  if (!*balance) return tl::unexpected(Error{"fund " + plan.fund + " is not in the ledger"});
+  const auto payable = payable_by(ledger_, plan.fund, run.about.user);
+  if (!payable) return tl::unexpected(payable.error());
   const Amount left = run.last().remaining();
-  const std::int64_t free = (*balance)->owed.milli_gpu_s > 0
-                                ? 0
-                                : std::max<std::int64_t>((*balance)->available.milli_gpu_s +
-                                                             (*balance)->credit_limit.milli_gpu_s, 0);
-  const std::int64_t payable_s = limit_that_fits_s({left.milli_gpu_s + free}, plan.gpus,
-                                                   plan.quote.weight_milli, margin_s);
+  const std::int64_t payable_s =
+      limit_that_fits_s({left.milli_gpu_s + payable->amount.milli_gpu_s}, plan.gpus,
+                        plan.quote.weight_milli, margin_s);
   const std::int64_t limit_s = std::min(action.limit_s, payable_s);
-  const auto refuse_it = [&]() -> Expected<void> {
+  const auto refuse_it = [&](accounting::HoldStatus bound) -> Expected<void> {
     refused_[action.job] = {what, now, {}};
-    const std::string why = budget_reason(run, plan, action.least_s, **balance);
+    const auto why = budget_reason(ledger_, run, action.least_s, bound);
+    if (!why) return tl::unexpected(why.error());
     if (!run.last().budget_ended) {
-      const auto added = store_.append(run, {now, BudgetEnded{segment, why}});
+      const auto added = store_.append(run, {now, BudgetEnded{segment, *why}});
       if (!added) return added;
     }
     const auto job = snapshots_.find(run.id);
     if (job == snapshots_.end() || job->second.is_held_by_admin) return {};
     return cluster_->hold(action.job, with_reason(job->second.comment, "budget"));
   };
-  if (limit_s < action.least_s) return refuse_it();
+  if (limit_s < action.least_s) return refuse_it(payable->bound);
   if (limit_s < action.limit_s) {
     if (const auto set = cluster_->set_time_limit(action.job, limit_s); !set) return set;
     const auto cut = store_.append(run, {now, LimitCut{segment, action.limit_s, limit_s}});
@@ -128,7 +154,7 @@ Expected<void> Dispatcher::fund_attempt(Run& run, const FundAttempt& action, Utc
     return {};
   });
   if (!done) return tl::unexpected(of(done.error()));
-  if (status != accounting::ExtendStatus::kExtended) return refuse_it();
+  if (status != accounting::ExtendStatus::kExtended) return refuse_it(as_hold_status(status));
   refused_.erase(action.job);
   return {};
 }
