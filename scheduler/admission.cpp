@@ -39,6 +39,9 @@ std::string hours_and_minutes(std::int64_t seconds) {
   return fmt::format("{} h {} min", seconds / 3600, seconds % 3600 / 60);
 }
 
+// The tier that the run was admitted under; empty: none, or it is a new run.
+std::string tier_of(const Run& run) { return run.segments.empty() ? "" : run.last().plan.tier; }
+
 // How a transaction is left that refused, so that all of it is rolled back.
 constexpr const char* kRefused = "refused";
 
@@ -131,14 +134,28 @@ Expected<TrainingRequest> Dispatcher::with_default_fund(const Caller& caller,
 }
 
 Expected<std::vector<std::string>> Dispatcher::beyond_tier_of(const Caller& caller,
-                                                              const Plan& plan, int new_runs) {
+                                                              Plan& plan, int new_runs,
+                                                              const std::string& admitted_under) {
   const auto name = ledger_.setting("user:" + caller.user, "tier");
   if (!name) return tl::unexpected(of(name.error()));
-  const Tier* tier = find_tier(*site_, name->value_or(""));
-  if (tier == nullptr) return std::vector<std::string>{};
   const auto open_runs = store_.open_runs_of(caller.user);
   if (!open_runs) return tl::unexpected(open_runs.error());
-  return beyond_tier(*tier, plan, *open_runs + new_runs - 1, caller.user, site_->path);
+  const auto beyond = [&](const Tier& tier) {
+    return beyond_tier(tier, plan, *open_runs + new_runs - 1, caller.user, site_->path);
+  };
+  const auto bind = [&plan](const Tier& tier) {
+    plan.tier = tier.name;
+    plan.tier_max_s = tier.max_time_s.value_or(0);
+  };
+  const Tier* tier = find_tier(*site_, name->value_or(""));
+  if (tier == nullptr) return std::vector<std::string>{};
+  const std::vector<std::string> reasons = beyond(*tier);
+  bind(*tier);
+  if (reasons.empty() || admitted_under.empty()) return reasons;
+  const Tier* earlier = find_tier(*site_, admitted_under);
+  if (earlier == nullptr || !beyond(*earlier).empty()) return reasons;
+  bind(*earlier);
+  return std::vector<std::string>{};
 }
 
 Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller, Plan plan,
@@ -220,8 +237,9 @@ int Dispatcher::free_gpus(const InstanceType& type) const {
 }
 
 Expected<PlanOutcome> Dispatcher::plan_within(const Caller& caller, const TrainingRequest& request,
-                                              const Admission& admission, const Progress& progress,
+                                              const Admission& admission, const Run& run,
                                               UtcSeconds now) {
+  const Progress progress{admission.epochs_done, run.allocated_s()};
   const auto plan_of = [&](const TrainingRequest& each) {
     return make_plan(each, *site_, *facts_, admission.data, progress, caller.user, now, rates_of(*db_));
   };
@@ -234,10 +252,10 @@ Expected<PlanOutcome> Dispatcher::plan_within(const Caller& caller, const Traini
   std::optional<Plan> least, payable;
   for (const TrainingRequest& each : by_gpus(request)) {
     outcome = plan_of(each);
-    const Plan* plan = std::get_if<Plan>(&outcome);
+    Plan* plan = std::get_if<Plan>(&outcome);
     if (plan == nullptr) continue;
     least = *plan;
-    const auto beyond = beyond_tier_of(caller, *plan);
+    const auto beyond = beyond_tier_of(caller, *plan, 1, tier_of(run));
     if (!beyond) return tl::unexpected(beyond.error());
     const auto balance = ledger_.balance(plan->fund);
     if (!balance) return tl::unexpected(of(balance.error()));
@@ -293,10 +311,9 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
     return AdmitOutcome{refuse(fmt::format("run {} is finished; there is nothing to resume", run.id))};
   }
 
-  const Progress progress{admission.epochs_done, run.allocated_s()};
   const auto asked = with_default_fund(caller, admission.request);
   if (!asked) return tl::unexpected(asked.error());
-  auto within = plan_within(caller, *asked, admission, progress, now);
+  auto within = plan_within(caller, *asked, admission, run, now);
   if (!within) return tl::unexpected(within.error());
   PlanOutcome planned = std::move(*within);
   if (auto* refusal = std::get_if<Refusal>(&planned)) return AdmitOutcome{*refusal};
@@ -306,7 +323,7 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
     if (auto* refusal = std::get_if<Refusal>(&*quoted)) return AdmitOutcome{*refusal};
     planned = std::get<Plan>(*quoted);
   }
-  const Plan plan = std::get<Plan>(planned);
+  Plan plan = std::get<Plan>(planned);
   if (!may_spend(caller, plan.fund)) {
     return AdmitOutcome{refuse(fmt::format(
         "fund {} is not {}'s to spend: it takes the user himself or a member of the Unix group",
@@ -315,7 +332,7 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
   if (const auto given = give_allowance(ledger_, *site_, caller.user, now); !given) {
     return tl::unexpected(given.error());
   }
-  const auto beyond = beyond_tier_of(caller, plan);
+  const auto beyond = beyond_tier_of(caller, plan, 1, tier_of(run));
   if (!beyond) return tl::unexpected(beyond.error());
   if (!beyond->empty()) return AdmitOutcome{Refusal{*beyond}};
   if (site_->limits.max_runs_per_user) {

@@ -3,6 +3,7 @@
 
 #include "scheduler/slurm_rights.h"
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -70,5 +71,18 @@ bool is_ended(JobState state) {
 }
 
 Expected<SlurmRights> Cluster::load_rights() { return SlurmRights{}; }
+
+std::vector<std::string> gpu_types_in(const std::string& tres) {
+  constexpr std::string_view kKey = "gpu:";
+  std::vector<std::string> types;
+  for (std::size_t at = tres.find(kKey); at != std::string::npos; at = tres.find(kKey, at)) {
+    at += kKey.size();
+    const std::string word = tres.substr(at, tres.find_first_of(":=,(", at) - at);
+    const bool is_count = word.find_first_not_of("0123456789") == std::string::npos;
+    if (is_count || std::find(types.begin(), types.end(), word) != types.end()) continue;
+    types.push_back(word);
+  }
+  return types;
+}
 
 }  // namespace scheduler

@@ -55,6 +55,7 @@ struct JobSnapshot {
   int gpus = 0;                    // Allocated, or asked for while pending.
   int node_count = 0;
   std::string account, gpu_type;   // "h100"; empty where nobody named a type.
+  bool has_several_gpu_types = false;  // "gpu:a100:1,gpu:h100:1": gpu_type is empty then.
   bool is_exclusive = false;       // Gets every GPU of its nodes, whatever it asked for.
   bool is_held = false;            // Priority 0: waits until somebody releases it.
   bool is_held_by_admin = false;   // Its owner cannot release it.
@@ -65,6 +66,9 @@ struct JobSnapshot {
   int exit_code = 0, exit_signal = 0;
   std::string excluded_nodes;      // "n1,n3": left out of its next attempt.
 };
+
+// The types of GPU that Slurm's text names ("gres/gpu:h100=2", "gpu:h100:2,gpu:a100:1"), each once.
+[[nodiscard]] std::vector<std::string> gpu_types_in(const std::string& tres);
 
 // What is to be cancelled to end this job: a heterogeneous one is ended whole.
 [[nodiscard]] inline JobId whole_of(const JobSnapshot& job) {

@@ -110,8 +110,10 @@ Expected<std::optional<Refusal>> Dispatcher::request(const Caller& caller, const
     return std::optional<Refusal>{
         refuse(fmt::format("run {} is {} already", run_id, to_name((*stored)->state)))};
   }
+  // A coordinator ends what spends his fund's hours; to spend more is its owner's affair.
+  const bool is_resume = std::holds_alternative<ResumeRequested>(body);
   if (run->about.uid != caller.uid && !caller.is_admin &&
-      !leads_run(caller, run->last().plan.account, run->last().plan.fund)) {
+      (is_resume || !leads_run(caller, run->last().plan.account, run->last().plan.fund))) {
     return std::optional<Refusal>{
         refuse(fmt::format("run {} belongs to {}", run_id, run->about.user))};
   }

@@ -121,16 +121,17 @@ class Dispatcher {
   [[nodiscard]] Expected<std::variant<Plan, Refusal>> by_quote(const Caller& caller, Plan plan,
                                                                const Admission& admission,
                                                                UtcSeconds now);
-  // `new_runs`: how many of this plan, of an array several.
-  [[nodiscard]] Expected<std::vector<std::string>> beyond_tier_of(const Caller& caller,
-                                                                  const Plan& plan,
-                                                                  int new_runs = 1);
+  // What of the plan the user's tier does not allow; the tier is written into the plan. `new_runs`: how
+  // many of this plan, of an array several. `admitted_under`: the tier of the run's earlier segments,
+  // which a change does not bind: it may allow the plan as well. Empty: there are none.
+  [[nodiscard]] Expected<std::vector<std::string>> beyond_tier_of(
+      const Caller& caller, Plan& plan, int new_runs = 1, const std::string& admitted_under = "");
   // Of the numbers of GPUs that the request allows the largest that its fund and tier pay and that is
   // free now; where less is free than the least, the largest that they pay.
   [[nodiscard]] Expected<PlanOutcome> plan_within(const Caller& caller,
                                                   const TrainingRequest& request,
-                                                  const Admission& admission,
-                                                  const Progress& progress, UtcSeconds now);
+                                                  const Admission& admission, const Run& run,
+                                                  UtcSeconds now);
   [[nodiscard]] int free_gpus(const InstanceType& type) const;
   [[nodiscard]] Expected<void> tick_run(Run& run, const View& view, UtcSeconds now);
   [[nodiscard]] Expected<void> perform(Run& run, const Action& action, UtcSeconds now);

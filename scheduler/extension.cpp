@@ -8,6 +8,7 @@
 
 #include "accounting/till.h"
 #include "scheduler/dispatcher.h"
+#include "scheduler/hold_refusal.h"
 #include "scheduler/plain_job.h"
 
 namespace scheduler {
@@ -18,10 +19,6 @@ constexpr std::int64_t kAskAgainS = 60;
 
 Error of(const accounting::Error& error) { return {"the books: " + error.message}; }
 accounting::Error to_books(const Error& error) { return {error.message}; }
-
-}  // namespace
-
-namespace {
 
 // The quote by which a hold was made, and what the hold may still get under it.
 struct QuoteRoom {
@@ -46,57 +43,88 @@ accounting::Expected<std::optional<QuoteRoom>> quote_room(accounting::Database& 
                    {std::max<std::int64_t>((*quote)->hold.milli_gpu_s - used, 0)}};
 }
 
-// What the fund has, or may go into, for more of a run; of one with a quote no more than that.
-Amount payable(const accounting::FundBalance& balance, const std::optional<QuoteRoom>& room) {
-  if (balance.owed.milli_gpu_s > 0) return {};
-  const std::int64_t free = balance.available.milli_gpu_s + balance.credit_limit.milli_gpu_s;
-  const Amount of_fund{std::max<std::int64_t>(free, 0)};
+// What the fund can pay; of a run with a quote no more than that.
+Amount payable_under(Amount of_fund, const std::optional<QuoteRoom>& room) {
   return room ? std::min(of_fund, room->left) : of_fund;
 }
 
+// How long the plan's GPUs are paid.
 std::int64_t affordable_s(Amount payable, const Plan& plan) {
   const auto second = accounting::usage_amount(plan.gpus, 1, plan.quote.weight_milli);
   if (!second || second->milli_gpu_s == 0) return std::numeric_limits<std::int64_t>::max();
   return payable.milli_gpu_s / second->milli_gpu_s;
 }
 
-// `room`: of the quote, where that is less than the fund has.
-std::string budget_reason(const Run& run, const Plan& plan, std::int64_t stretch_s,
-                          const accounting::FundBalance& balance,
-                          const std::optional<QuoteRoom>& room) {
-  const auto needed = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
-  if (room && room->left <= payable(balance, std::nullopt)) {
-    return fmt::format(
-        "budget: quote {} is used up: it is for at most {}, and the next {} min of this run need {} "
-        "more. It is saved where it was. To go on at today's price: {}trainyard resume {}",
-        room->id, accounting::to_gpu_hours(room->most), stretch_s / 60,
-        accounting::to_gpu_hours(needed.value_or(Amount{})),
-        plan.auto_resume ? fmt::format("trainyard stop {0}, then ", run.id) : "", run.id);
+// A hold that was refused for the same reason.
+accounting::HoldStatus as_hold_status(accounting::ExtendStatus status) {
+  switch (status) {
+    case accounting::ExtendStatus::kFundClosed: return accounting::HoldStatus::kFundClosed;
+    case accounting::ExtendStatus::kInDebt: return accounting::HoldStatus::kInDebt;
+    case accounting::ExtendStatus::kExceedsMemberCap: return accounting::HoldStatus::kExceedsMemberCap;
+    default: return accounting::HoldStatus::kExceedsAvailable;
   }
+}
+
+std::string quote_is_used_up(const Run& run, const QuoteRoom& room, std::int64_t stretch_s) {
+  const Plan& plan = run.last().plan;
+  const auto needed = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
   return fmt::format(
-      "budget: fund {} has {} available; the next {} min of this run need {}. It is saved where it "
-      "was. When the fund has more: trainyard resume {}",
-      plan.fund, accounting::to_gpu_hours(balance.available), stretch_s / 60,
-      accounting::to_gpu_hours(needed.value_or(Amount{})), run.id);
+      "budget: quote {} is used up: it is for at most {}, and the next {} min of this run need {} "
+      "more. It is saved before its limit. To go on at today's price: {}trainyard resume {}",
+      room.id, accounting::to_gpu_hours(room.most), stretch_s / 60,
+      accounting::to_gpu_hours(needed.value_or(Amount{})),
+      plan.auto_resume ? fmt::format("trainyard stop {0}, then ", run.id) : "", run.id);
+}
+
+// Why the next `stretch_s` are not paid: the balance, or a rule of the fund, with its numbers.
+Expected<std::string> budget_reason(const accounting::Ledger& ledger, const Run& run,
+                                    std::int64_t stretch_s, accounting::HoldStatus bound) {
+  const Plan& plan = run.last().plan;
+  const Amount needed =
+      accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli).value_or(Amount{});
+  const auto rule = rule_refusal(ledger, bound, {plan.fund, run.about.user, needed, plan.gpus});
+  if (!rule) return tl::unexpected(rule.error());
+  std::string why;
+  if (*rule) {
+    why = (*rule)->reasons.front();
+  } else {
+    const auto balance = ledger.balance(plan.fund);
+    if (!balance) return tl::unexpected(of(balance.error()));
+    why = fmt::format("fund {} has {} available; the next {} min of this run need {}.", plan.fund,
+                      accounting::to_gpu_hours(*balance ? (*balance)->available : Amount{}),
+                      stretch_s / 60, accounting::to_gpu_hours(needed));
+  }
+  return fmt::format("budget: {} It is saved before its limit. If that changes while it runs or waits "
+                     "it goes on by itself; later: trainyard resume {}", why, run.id);
 }
 
 }  // namespace
 
 Expected<void> Dispatcher::extend_hold(Run& run, const ExtendHold& action, UtcSeconds now) {
+  const std::string what = fmt::format("extend {} {}", action.limit_s, books_head_);
+  const auto asked = refused_.find(action.job);
+  const bool is_unchanged = asked != refused_.end() && asked->second.what == what &&
+                            now - asked->second.when < kAskAgainS;
+  if (is_unchanged) return {};
   const Plan plan = run.last().plan;
   const int segment = run.last().index;
-  const auto balance = ledger_.balance(plan.fund);
-  if (!balance) return tl::unexpected(of(balance.error()));
-  if (!*balance) return tl::unexpected(Error{"fund " + plan.fund + " is not in the ledger"});
+  const auto payable = payable_by(ledger_, plan.fund, run.about.user);
+  if (!payable) return tl::unexpected(payable.error());
   const auto room = quote_room(*db_, ledger_, run.last().hold_id);
   if (!room) return tl::unexpected(of(room.error()));
-  const std::int64_t stretch_s =
-      std::min(action.stretch_s, affordable_s(payable(**balance, *room), plan) / 60 * 60);
-  const auto end_budget = [&](const std::optional<QuoteRoom>& of_quote) {
-    return store_.append(run, {now, BudgetEnded{segment, budget_reason(run, plan, action.stretch_s,
-                                                                       **balance, of_quote)}});
+  const bool is_quotes = *room && (*room)->left <= payable->amount;
+  const auto refuse_it = [&](accounting::HoldStatus bound) -> Expected<void> {
+    refused_[action.job] = {what, now, {}};
+    const Expected<std::string> why =
+        is_quotes ? quote_is_used_up(run, **room, action.stretch_s)
+                  : budget_reason(ledger_, run, action.stretch_s, bound);
+    if (!why) return tl::unexpected(why.error());
+    if (run.last().budget_ended == *why) return {};
+    return store_.append(run, {now, BudgetEnded{segment, *why}});
   };
-  if (stretch_s < 60) return end_budget(*room);
+  const std::int64_t stretch_s =
+      std::min(action.stretch_s, affordable_s(payable_under(payable->amount, *room), plan) / 60 * 60);
+  if (stretch_s < 60) return refuse_it(payable->bound);
   const auto amount = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
   if (!amount) return tl::unexpected(Error{"a stretch is more than the books can hold"});
   auto status = accounting::ExtendStatus::kInvalid;
@@ -114,7 +142,8 @@ Expected<void> Dispatcher::extend_hold(Run& run, const ExtendHold& action, UtcSe
     return {};
   });
   if (!done) return tl::unexpected(of(done.error()));
-  if (status != accounting::ExtendStatus::kExtended) return end_budget(std::nullopt);
+  if (status != accounting::ExtendStatus::kExtended) return refuse_it(as_hold_status(status));
+  refused_.erase(action.job);
   return {};
 }
 
@@ -127,28 +156,31 @@ Expected<void> Dispatcher::fund_attempt(Run& run, const FundAttempt& action, Utc
   const Plan plan = run.last().plan;
   const int segment = run.last().index;
   const std::int64_t margin_s = patience().margin_s;
-  const auto balance = ledger_.balance(plan.fund);
-  if (!balance) return tl::unexpected(of(balance.error()));
-  if (!*balance) return tl::unexpected(Error{"fund " + plan.fund + " is not in the ledger"});
-  const Amount left = run.last().remaining();
+  const auto payable = payable_by(ledger_, plan.fund, run.about.user);
+  if (!payable) return tl::unexpected(payable.error());
   const auto room = quote_room(*db_, ledger_, run.last().hold_id);
   if (!room) return tl::unexpected(of(room.error()));
-  const std::int64_t more = payable(**balance, *room).milli_gpu_s;
-  const std::int64_t payable_s = limit_that_fits_s({left.milli_gpu_s + more}, plan.gpus,
-                                                   plan.quote.weight_milli, margin_s);
+  const bool is_quotes = *room && (*room)->left <= payable->amount;
+  const Amount left = run.last().remaining();
+  const std::int64_t payable_s =
+      limit_that_fits_s({left.milli_gpu_s + payable_under(payable->amount, *room).milli_gpu_s},
+                        plan.gpus, plan.quote.weight_milli, margin_s);
   const std::int64_t limit_s = std::min(action.limit_s, payable_s);
-  const auto refuse_it = [&]() -> Expected<void> {
+  const auto refuse_it = [&](accounting::HoldStatus bound) -> Expected<void> {
     refused_[action.job] = {what, now, {}};
-    const std::string why = budget_reason(run, plan, action.least_s, **balance, *room);
+    const Expected<std::string> why =
+        is_quotes ? quote_is_used_up(run, **room, action.least_s)
+                  : budget_reason(ledger_, run, action.least_s, bound);
+    if (!why) return tl::unexpected(why.error());
     if (!run.last().budget_ended) {
-      const auto added = store_.append(run, {now, BudgetEnded{segment, why}});
+      const auto added = store_.append(run, {now, BudgetEnded{segment, *why}});
       if (!added) return added;
     }
     const auto job = snapshots_.find(run.id);
     if (job == snapshots_.end() || job->second.is_held_by_admin) return {};
     return cluster_->hold(action.job, with_reason(job->second.comment, "budget"));
   };
-  if (limit_s < action.least_s) return refuse_it();
+  if (limit_s < action.least_s) return refuse_it(payable->bound);
   if (limit_s < action.limit_s) {
     if (const auto set = cluster_->set_time_limit(action.job, limit_s); !set) return set;
     const auto cut = store_.append(run, {now, LimitCut{segment, action.limit_s, limit_s}});
@@ -172,7 +204,7 @@ Expected<void> Dispatcher::fund_attempt(Run& run, const FundAttempt& action, Utc
     return {};
   });
   if (!done) return tl::unexpected(of(done.error()));
-  if (status != accounting::ExtendStatus::kExtended) return refuse_it();
+  if (status != accounting::ExtendStatus::kExtended) return refuse_it(as_hold_status(status));
   refused_.erase(action.job);
   return {};
 }

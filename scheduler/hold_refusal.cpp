@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 namespace scheduler {
@@ -76,6 +77,30 @@ Expected<std::optional<Refusal>> rule_refusal(const accounting::Ledger& ledger, 
                               is_gpus ? asked.gpus : 1, asked.member));
   }
   return std::optional<Refusal>{};
+}
+
+Expected<Payable> payable_by(const accounting::Ledger& ledger, const std::string& fund,
+                             const std::string& member) {
+  const auto balance = ledger.balance(fund);
+  if (!balance) return tl::unexpected(of(balance.error()));
+  if (!*balance) return Payable{{}, HoldStatus::kUnknownFund};
+  const auto closed = ledger.setting(fund, "closed");
+  if (!closed) return tl::unexpected(of(closed.error()));
+  if (*closed) return Payable{{}, HoldStatus::kFundClosed};
+  if ((*balance)->owed > Amount{}) return Payable{{}, HoldStatus::kInDebt};
+  Payable payable{{(*balance)->available.milli_gpu_s + (*balance)->credit_limit.milli_gpu_s}};
+  const auto has_cap = ledger.setting(fund, "cap/" + member);
+  if (!has_cap) return tl::unexpected(of(has_cap.error()));
+  if (*has_cap) {
+    const auto cap = number_of(ledger, fund, "cap/" + member);
+    if (!cap) return tl::unexpected(cap.error());
+    const auto use = ledger.member_use(fund, member);
+    if (!use) return tl::unexpected(of(use.error()));
+    const Amount left{*cap - use->milli_gpu_s};
+    if (left < payable.amount) payable = {left, HoldStatus::kExceedsMemberCap};
+  }
+  payable.amount = std::max(payable.amount, Amount{});
+  return payable;
 }
 
 }  // namespace scheduler

@@ -20,4 +20,13 @@ struct HoldAsked {
                                                             accounting::HoldStatus status,
                                                             const HoldAsked& asked);
 
+// What the fund pays for this member: what is available or may go below zero, within his cap. `bound`
+// is what a hold of more would be answered.
+struct Payable {
+  accounting::Amount amount;
+  accounting::HoldStatus bound = accounting::HoldStatus::kExceedsAvailable;
+};
+[[nodiscard]] Expected<Payable> payable_by(const accounting::Ledger& ledger, const std::string& fund,
+                                           const std::string& member);
+
 }  // namespace scheduler

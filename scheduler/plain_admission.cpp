@@ -57,7 +57,7 @@ struct Dispatcher::WantedJob {
   // What it asks for: the same again is not quoted again until the books change.
   [[nodiscard]] std::string asked() const {
     return fmt::format("{} {} {} {} {} {} {}", job.gpus, job.time_limit_s, job.partition, job.account,
-                       job.gpu_type, without_reason(job.comment), tasks.size());
+                       job.has_several_gpu_types ? "several" : job.gpu_type, without_reason(job.comment), tasks.size());
   }
   [[nodiscard]] std::string arithmetic(std::int64_t margin_s) const {
     const std::string count = tasks.size() == 1 ? "" : fmt::format("{} tasks x ", tasks.size());

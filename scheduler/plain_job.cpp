@@ -116,6 +116,10 @@ PlanOutcome plan_of_job(const JobSnapshot& job, const Site& site, const ClusterF
         minutes(job.time_limit_s), minutes(longest->second), job.partition, job.id,
         longest->second / 60));
   }
+  if (job.has_several_gpu_types) {
+    return refuse(fmt::format("the job asks for more than one type of GPU, and each has its price: name "
+                              "one (--gpus=TYPE:N), or submit a component for each (sbatch ... : ...)"));
+  }
   const auto types = types_of(job, site);
   if (types.size() != 1) {
     return refuse(fmt::format(

@@ -42,7 +42,7 @@ struct JobStamp {
 [[nodiscard]] int gpus_of_job(const JobSnapshot& job, const Site& site);
 
 // The quote: GPUs x (time limit + margin) x weight. Refused without a limit, on several partitions,
-// and where the type of GPU, and so the price, is not known.
+// with several types of GPU, and where the type, and so the price, is not known.
 [[nodiscard]] PlanOutcome plan_of_job(const JobSnapshot& job, const Site& site,
                                       const ClusterFacts& facts, const std::string& fund,
                                       accounting::UtcSeconds now);

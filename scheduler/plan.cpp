@@ -520,6 +520,8 @@ void to_json(nlohmann::json& json, const Plan& plan) {
             {"high_s", plan.quote.high_s},
             {"basis", plan.quote.basis}}}};
   if (plan.auto_resume) json["auto_resume"] = true;
+  if (!plan.tier.empty()) json["tier"] = plan.tier;
+  if (plan.tier_max_s > 0) json["tier_max_s"] = plan.tier_max_s;
 }
 
 void from_json(const nlohmann::json& json, Plan& plan) {
@@ -543,6 +545,8 @@ void from_json(const nlohmann::json& json, Plan& plan) {
   json.at("is_timed").get_to(result.is_timed);
   json.at("slurm").get_to(result.slurm);
   result.auto_resume = json.value("auto_resume", false);
+  result.tier = json.value("tier", "");
+  result.tier_max_s = json.value("tier_max_s", std::int64_t{0});
   const nlohmann::json& quote = json.at("quote");
   quote.at("weight_milli").get_to(result.quote.weight_milli);
   quote.at("expected_s").get_to(result.quote.expected_s);

@@ -61,6 +61,8 @@ struct Plan {
   std::int64_t time_limit_s = 0;        // Whole minutes.
   bool is_timed = false;
   std::int64_t image_tenths = 0;        // Of an epochs run's rest: 10 a training image, 4 a validation one.
+  std::string tier;                     // That it was admitted under; empty: none.
+  std::int64_t tier_max_s = 0;          // That tier's longest allocation; 0: none.
   bool auto_resume = false;             // Of an epochs run: its job requeues itself, see docs/runs.md.
   std::map<std::string, std::string> slurm;
   Quote quote;

@@ -269,6 +269,8 @@ Run apply(Run run, const RunEvent& event) {
                  },
                  [&](const AttemptStarted& e) {
                    if (segment == nullptr) return;
+                   // A further attempt was paid for; the words are of the one before it.
+                   if (segment->running) segment->budget_ended.reset();
                    segment->running = e;
                    segment->seen.push_back(e);
                    // It goes on after all: requeued, or started again after a crash.
@@ -292,14 +294,22 @@ Run apply(Run run, const RunEvent& event) {
                  [&](const ResumeRequested&) {
                    if (segment != nullptr) segment->pause_requested.reset();
                  },
-                 [&](const LimitCut&) { if (segment != nullptr) segment->raise_to_s.reset(); },
+                 [&](const LimitCut& e) {
+                   if (segment == nullptr) return;
+                   segment->raise_to_s.reset();
+                   segment->limit_s = e.to_s;
+                 },
                  [&](const HoldExtended& e) {
                    if (segment == nullptr) return;
                    segment->extended.milli_gpu_s += e.amount.milli_gpu_s;
                    segment->raise_to_s = e.limit_s;
                    segment->budget_ended.reset();
                  },
-                 [&](const LimitRaised&) { if (segment != nullptr) segment->raise_to_s.reset(); },
+                 [&](const LimitRaised& e) {
+                   if (segment == nullptr) return;
+                   segment->raise_to_s.reset();
+                   segment->limit_s = e.to_s;
+                 },
                  [&](const BudgetEnded& e) {
                    if (segment != nullptr) segment->budget_ended = e.reason;
                  },
@@ -326,6 +336,9 @@ Run apply(Run run, const RunEvent& event) {
   if (!is_terminal(run.state)) {
     run.reason.clear();
     run.ended = 0;
+  }
+  if (run.state == RunState::kRunning && run.last().budget_ended) {
+    run.reason = *run.last().budget_ended;
   }
   if (run.state == RunState::kPaused) {
     run.reason = run.last().pause_requested ? "paused by " + run.last().stopped_by

@@ -160,6 +160,7 @@ struct Segment {
   std::optional<SegmentClosed> closed;
   Amount extended;                           // Added to plan.quote.hold while it ran.
   std::optional<std::int64_t> raise_to_s;    // A limit that is paid for and not yet the job's.
+  std::optional<std::int64_t> limit_s;       // The job's, where it was raised or cut.
   std::optional<std::string> budget_ended;
   UtcSeconds ended_noticed = 0, closed_noticed = 0;
 
@@ -225,7 +226,8 @@ struct NoteFinding { std::string text; };
 // A further attempt of a run that goes on by itself: for `limit_s`, or for what the fund can pay if
 // that is `least_s` or more.
 struct FundAttempt { JobId job; std::int64_t limit_s, least_s; };
-// More for an epochs run that comes near its limit: `stretch_s` more, or what the fund can pay.
+// More for an epochs run that comes near its limit: `stretch_s` more, or what the fund can pay. Where
+// it could not, asked again when the books change.
 struct ExtendHold { JobId job; std::int64_t limit_s, stretch_s; };
 struct CloseSegment { Outcome outcome; std::string reason; std::string finding = {}; };
 using Action = std::variant<ReleaseJob, HoldJob, AskToStop, CancelJob, CutLimit, RaiseLimit,

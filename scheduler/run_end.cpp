@@ -31,6 +31,7 @@ SegmentClosed explain_end(const Segment& segment, const JobEnded& ended,
     return SegmentClosed{segment.index, outcome, std::move(reason)};
   };
   const bool ran = ended.gpus > 0 && !segment.is_plain;
+  const std::int64_t limit_s = segment.limit_s.value_or(segment.plan.time_limit_s);
   const std::string resumable = ran ? " It can be resumed from its last checkpoint." : "";
   if (segment.cancel_requested) return closed(Outcome::kCancelled, "cancelled by " + segment.stopped_by);
   if (segment.rejected) return closed(Outcome::kFailed, *segment.rejected + "." + resumable);
@@ -55,7 +56,7 @@ SegmentClosed explain_end(const Segment& segment, const JobEnded& ended,
     case JobState::kDeadline:
       return closed(Outcome::kStopped,
                     fmt::format("Slurm ended the job at its time limit of {}.{}",
-                                minutes(segment.plan.time_limit_s), resumable));
+                                minutes(limit_s), resumable));
     case JobState::kNodeFail:
       return closed(Outcome::kFailed, fmt::format("a node failed ({}).{}",
                                                   segment.running ? segment.running->nodes : "?",
@@ -86,7 +87,7 @@ SegmentClosed explain_end(const Segment& segment, const JobEnded& ended,
     return closed(Outcome::kStopped,
                   fmt::format("the time limit of {} came near; the checkpoint is saved. "
                               "`trainyard resume` continues.",
-                              minutes(segment.plan.time_limit_s)));
+                              minutes(limit_s)));
   }
   if (code && *code != ExitCode::kFinished) {
     return closed(Outcome::kFailed,

@@ -245,6 +245,7 @@ std::int64_t stretch_s(const Plan& plan, const JobSnapshot& job, const Patience&
   if (patience.longest_limit_s > 0) {
     stretch = std::min(stretch, patience.longest_limit_s - job.time_limit_s);
   }
+  if (plan.tier_max_s > 0) stretch = std::min(stretch, plan.tier_max_s - job.time_limit_s);
   if (patience.partition_max_s != nullptr) {
     const auto longest = patience.partition_max_s->find(plan.partition);
     if (longest != patience.partition_max_s->end()) {
@@ -271,8 +272,8 @@ void add_extension(const Run& run, const View& view, UtcSeconds now, const Patie
     return;
   }
   const std::int64_t left_s = job.start + job.time_limit_s - now;
-  if (segment.budget_ended) {
-    if (left_s <= kLeaveLead_s) actions.push_back(AskToStop{job.id});
+  if (segment.budget_ended && left_s <= kLeaveLead_s) {
+    actions.push_back(AskToStop{job.id});
     return;
   }
   const std::int64_t lead_s = std::min(patience.extend_lead_s, job.time_limit_s / 2);

@@ -93,6 +93,25 @@ json run_to_json(const Dispatcher::RunView& view, bool with_request) {
   return out;
 }
 
+// Leaves out what funds that the caller may not see paid for another's run.
+void hide_foreign_funds(json& shown, const Run& run, const Caller& caller) {
+  Amount hidden;
+  for (std::size_t i = 0; i < run.segments.size(); ++i) {
+    const Segment& segment = run.segments[i];
+    if (may_see_fund(caller, segment.plan.fund)) continue;
+    hidden.milli_gpu_s += segment.charged().milli_gpu_s;
+    json& entry = shown.at("segments").at(i);
+    entry["charges"] = json::array();
+    entry["plan"]["fund"] = "";
+    entry["reason"] = nullptr;  // May name the balance.
+  }
+  shown["charged"] = run.charged().milli_gpu_s - hidden.milli_gpu_s;
+  if (may_see_fund(caller, run.last().plan.fund)) return;
+  shown["fund"] = "";
+  shown["held"] = 0;
+  shown["reason"] = "";
+}
+
 json answer_admit(Dispatcher& dispatcher, const Caller& caller, const json& request, UtcSeconds now) {
   Admission admission;
   admission.run_id = request.at("run");
@@ -113,6 +132,7 @@ json answer_statement(Dispatcher& dispatcher, const Caller& caller, const json& 
                       UtcSeconds now) {
   std::string fund = request.value("fund", "");
   const std::string run = request.value("run", "");
+  bool is_own_run = false;
   if (!run.empty()) {
     const auto view = dispatcher.find(run);
     if (!view) return failed(view.error().message);
@@ -121,6 +141,7 @@ json answer_statement(Dispatcher& dispatcher, const Caller& caller, const json& 
     if (about.uid != caller.uid && !may_see_fund(caller, about.fund)) {
       return refused({fmt::format("run {} belongs to {}", run, about.user)});
     }
+    is_own_run = about.uid == caller.uid;
   } else {
     if (fund.empty()) fund = "user:" + caller.user;
     if (!may_see_fund(caller, fund)) {
@@ -133,8 +154,14 @@ json answer_statement(Dispatcher& dispatcher, const Caller& caller, const json& 
     if (!parsed) return bad_request(no_period(text));
     period = *parsed;
   }
-  const auto lines = dispatcher.ledger().lines(run.empty() ? fund : "", run, period);
+  auto lines = dispatcher.ledger().lines(run.empty() ? fund : "", run, period);
   if (!lines) return failed(lines.error().message);
+  // A later segment of a run may have been paid from a wallet of its owner.
+  if (!run.empty() && !is_own_run) {
+    std::erase_if(*lines, [&caller](const accounting::StatementLine& line) {
+      return !may_see_fund(caller, line.fund);
+    });
+  }
   const std::string format = request.value("format", "text");
   std::string body;
   if (format == "json") {
@@ -190,6 +217,7 @@ json answer_show(Dispatcher& dispatcher, const Caller& caller, const json& reque
     return refused({fmt::format("run {} belongs to {}", id, run.about.user)});
   }
   json out = run_to_json(**view, true);
+  if (run.about.uid != caller.uid) hide_foreign_funds(out, run, caller);
   out["trouble"] = dispatcher.trouble();
   const auto balance = dispatcher.ledger().balance(run.last().plan.fund);
   if (!balance) return failed(balance.error().message);

@@ -93,19 +93,14 @@ std::vector<int> tasks_of(const std::string& text) {
   return tasks;
 }
 
-// The type in "gres/gpu:h100=2" or "gpu:h100:2"; empty where none or several are named.
-std::string gpu_type_of(const slurm_job_info_t& job) {
+// What Slurm allocated, or else what the job asks for.
+std::vector<std::string> gpu_types_of(const slurm_job_info_t& job) {
   for (const char* each : {job.tres_alloc_str, job.gres_total, job.tres_per_job, job.tres_per_node,
                            job.tres_per_task, job.tres_per_socket}) {
-    const std::string text = copy(each);
-    const std::size_t at = text.find("gpu:");
-    if (at == std::string::npos) continue;
-    const std::size_t begin = at + 4;
-    const std::string word = text.substr(begin, text.find_first_of(":=,(", begin) - begin);
-    const bool is_count = word.find_first_not_of("0123456789") == std::string::npos;
-    if (!word.empty() && !is_count) return word;
+    auto types = gpu_types_in(copy(each));
+    if (!types.empty()) return types;
   }
-  return "";
+  return {};
 }
 
 template <typename Job>
@@ -146,7 +141,9 @@ JobSnapshot to_snapshot(const slurm_job_info_t& job) {
     out.node_count = most;
   }
   out.account = copy(job.account);
-  out.gpu_type = gpu_type_of(job);
+  const auto gpu_types = gpu_types_of(job);
+  if (gpu_types.size() == 1) out.gpu_type = gpu_types.front();
+  out.has_several_gpu_types = gpu_types.size() > 1;
   out.is_exclusive = job.shared == 0;
   out.is_held = out.state == JobState::kPending && job.priority == 0;
   out.is_held_by_admin = out.is_held && job.state_reason == WAIT_HELD;

@@ -101,8 +101,9 @@ void print_plan(const Plan& plan, const DataCheck& data, const TrainingRequest& 
              plan.gpus, plan.type, plan.nodes, plan.nodes == 1 ? "" : "s", plan.ranks,
              plan.ranks == 1 ? "" : "s", batch, plan.cpus_per_rank, plan.cpus_per_rank == 1 ? "" : "s",
              duration_text(plan.time_limit_s), plan.partition);
-  fmt::print("quote    about {} ({} GPU x {} s x {:.3f}), never more than {}, from fund {}\n",
+  fmt::print("quote    about {} ({} GPU x {} s x {:.3f}), {} {}, from fund {}\n",
              gpu_hours(plan.quote.expected.milli_gpu_s), plan.gpus, plan.quote.expected_s, weight,
+             plan.is_timed ? "never more than" : "extended while the fund can pay; first hold",
              gpu_hours(plan.quote.hold.milli_gpu_s), plan.fund);
   fmt::print("estimate {}\n", estimate_text(plan.quote));
 }

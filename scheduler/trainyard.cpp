@@ -55,7 +55,7 @@ class ResourceOptions {
     add(app, "--account", "account", "Slurm account");
     add(app, "--partition", "partition", "Slurm partition");
     add(app, "--qos", "qos", "Slurm QOS");
-    add(app, "--time-limit", "time_limit", "limit of an epochs run: 90m, 2h, 1-12:00:00");
+    add(app, "--time-limit", "time_limit", "first limit of an epochs run, extended while its fund pays: 90m, 2h, 1-12:00:00");
     add(app, "--name", "name", "a name for people");
     add(app, "--runs", "runs", "folder that gets the run's folder");
     app.add_flag("--auto-resume", auto_resume_,

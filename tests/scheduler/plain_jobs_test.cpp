@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// Jobs of a managed partition and runs that need longer than was thought, against a pretended Slurm.
+// Jobs of a managed partition, against a pretended Slurm.
 #include "world.h"
 
 namespace scheduler {
 namespace {
-
-constexpr std::int64_t kMinute = 60'000;  // Milli-GPU-seconds of one GPU.
 
 std::string plain_id(int number, int task = -1) {
   return plain_run_id({fmt::format("{:016}", number), ""}, task);
@@ -224,6 +222,28 @@ TEST_F(PlainJobTest, AnExclusiveJobIsQuotedWithEveryGpuOfItsNodes) {
   world.cluster.jobs.at(id).is_exclusive = true;
   world.tick();
   EXPECT_EQ(world.balance().held.milli_gpu_s, 2 * (600 + kMargin) * 1000);
+}
+
+TEST_F(PlainJobTest, OfSeveralTypesOfGpuItIsRefusedForNoneOfThemIsItsPrice) {
+  const JobId id = world.cluster.submit_plain(2, 600);
+  world.cluster.jobs.at(id).has_several_gpu_types = true;
+  world.tick();
+  EXPECT_TRUE(job(id).is_held_by_admin);
+  EXPECT_NE(job(id).comment.find("more than one type of GPU"), std::string::npos) << job(id).comment;
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+}
+
+TEST(GpuTypes, AreThoseThatSlurmsTextNamesEachOnce) {
+  using Types = std::vector<std::string>;
+  EXPECT_EQ(gpu_types_in(""), Types{});
+  EXPECT_EQ(gpu_types_in("gres/gpu=4,cpu=8"), Types{});
+  EXPECT_EQ(gpu_types_in("gres:gpu:2"), Types{});
+  EXPECT_EQ(gpu_types_in("gpu:2(S:0-1)"), Types{});
+  EXPECT_EQ(gpu_types_in("gres:gpu:h100:2"), Types{"h100"});
+  EXPECT_EQ(gpu_types_in("gpu:h100"), Types{"h100"});
+  EXPECT_EQ(gpu_types_in("cpu=2,gres/gpu=2,gres/gpu:h100=2"), Types{"h100"});
+  EXPECT_EQ(gpu_types_in("gpu:h100:1,gpu:h100:1"), Types{"h100"});
+  EXPECT_EQ(gpu_types_in("gres/gpu=3,gres/gpu:a100=1,gres/gpu:h100=2"), (Types{"a100", "h100"}));
 }
 
 TEST_F(PlainJobTest, WithoutGpusItIsReleasedAndCostsNothing) {
@@ -496,92 +516,6 @@ TEST_F(PlainJobTest, WhatItsUserCausedIsNotGivenBack) {
     world.tick();
     EXPECT_EQ(world.balance().charged.milli_gpu_s, before.milli_gpu_s + 50'000);
   }
-}
-
-// --- Epochs runs that need longer ------------------------------------------------------------
-
-class ExtensionTest : public ::testing::Test {
- protected:
-  JobId start_with(std::int64_t hours_milli) {
-    const auto status = world.dispatcher().ledger().grant(
-        {"g0", "user:ada", {hours_milli}, "root", ""}, world.cluster.now);
-    EXPECT_TRUE(status && *status == accounting::GrantStatus::kGranted);
-    const JobId id = world.launch(world.admission());
-    world.cluster.start(id);
-    world.tick();
-    return id;
-  }
-  std::int64_t limit(JobId id) { return world.cluster.jobs.at(id).time_limit_s; }
-  World world;
-};
-
-TEST_F(ExtensionTest, TheHoldGrowsAndThenTheLimitAheadOfTheEnd) {
-  const JobId id = start_with(10 * 60 * kMinute);
-  const auto held = world.balance().held;
-  world.tick(200);
-  EXPECT_EQ(limit(id), 600);
-  world.tick(150);
-  EXPECT_EQ(world.balance().held.milli_gpu_s, held.milli_gpu_s + 2 * 10 * kMinute);
-  world.tick(10);
-  EXPECT_EQ(limit(id), 1200);
-  world.tick(10);
-  world.cluster.end(id, JobState::kCompleted, 0);
-  world.tick(10);
-  EXPECT_EQ(world.state(), "finished");
-  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
-  world.expect_books_are_right();
-}
-
-TEST_F(ExtensionTest, Scenario1TheHoldStandsBeforeTheLimitEvenWhereTheServiceDiesBetween) {
-  const JobId id = start_with(10 * 60 * kMinute);
-  world.cluster.set_time_limit_is_refused = true;
-  world.cluster.now += 350;
-  (void)world.dispatcher().tick(world.cluster.now);
-  (void)world.dispatcher().tick(world.cluster.now + 10);
-  EXPECT_EQ(limit(id), 600);
-  world.restart();
-  world.cluster.set_time_limit_is_refused = false;
-  world.tick(20);
-  world.tick(10);
-  EXPECT_EQ(limit(id), 1200);
-  EXPECT_EQ(world.balance().held.milli_gpu_s, 2 * (1200 + kMargin) * 1000);
-}
-
-TEST_F(ExtensionTest, WhereTheFundCannotPayTheRunSavesPausesAndSaysWhatItTakes) {
-  const JobId id = start_with(2 * (600 + kMargin) * 1000 + 1000);
-  world.tick(350);
-  EXPECT_EQ(limit(id), 600);
-  EXPECT_TRUE(world.cluster.asked_to_stop.empty());
-  world.tick(220);
-  EXPECT_EQ(world.cluster.asked_to_stop, std::vector<JobId>{id});
-  world.cluster.end(id, JobState::kFailed, 10);
-  world.tick(10);
-  EXPECT_EQ(world.state(), "stopped");
-  const std::string reason = world.run().reason;
-  EXPECT_EQ(reason.rfind("budget: fund user:ada has 0.000 GPU-h available", 0), 0u) << reason;
-  EXPECT_NE(reason.find("the next 10 min of this run need 0.333 GPU-h"), std::string::npos);
-  EXPECT_NE(reason.find("trainyard resume runone"), std::string::npos);
-  world.expect_books_are_right();
-}
-
-TEST_F(ExtensionTest, WhatTheFundStillHasIsUsedToTheMinute) {
-  const JobId id = start_with(2 * (600 + kMargin) * 1000 + 2 * 3 * kMinute + 1000);
-  world.tick(350);
-  world.tick(10);
-  EXPECT_EQ(limit(id), 600 + 180);
-  EXPECT_EQ(world.balance().available.milli_gpu_s, 1000);
-}
-
-TEST_F(ExtensionTest, ATimedRunIsNeverExtended) {
-  world.grant("user:ada", 10);
-  Admission timed = world.admission();
-  timed.request.args.time_h = 0.2;
-  timed.request.resources.time_limit_s.reset();
-  const JobId id = world.launch(timed);
-  world.cluster.start(id);
-  const auto before = limit(id);
-  for (int i = 0; i < 6; ++i) world.tick(100);
-  EXPECT_EQ(limit(id), before);
 }
 
 }  // namespace

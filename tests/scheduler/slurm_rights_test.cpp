@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <thread>
 
 #include "files.h"
@@ -92,6 +93,52 @@ TEST_F(RightsOfSlurm, ACoordinatorStopsHisMembersRunsAndItIsLoggedWithHisName) {
   EXPECT_EQ(acts.at(0).at("detail"), "run runone of ada");
   EXPECT_TRUE(may(kAda, {{"verb", "cancel"}, {"run", "runone"}}));  // Her own: no act of an admin.
   EXPECT_EQ(ask(kAdmin, {{"verb", "acts"}}).at("result").at("acts").size(), 1u);
+}
+
+TEST_F(RightsOfSlurm, ACoordinatorEndsRunsAndResumesNone) {
+  Admission admission = world.admission("runone");
+  admission.request.resources.account = "nlpacct";
+  admission.request.resources.auto_resume = true;
+  world.grant("user:ada", 10);
+  ASSERT_NE(world.launch(admission), 0u);
+  EXPECT_TRUE(may(nina, {{"verb", "pause"}, {"run", "runone"}}));
+  EXPECT_FALSE(may(nina, {{"verb", "resume"}, {"run", "runone"}}));
+  EXPECT_TRUE(may(kAdmin, {{"verb", "resume"}, {"run", "runone"}}));
+  EXPECT_TRUE(may(nina, {{"verb", "pause"}, {"run", "runone"}}));
+  EXPECT_TRUE(may(kAda, {{"verb", "resume"}, {"run", "runone"}}));
+}
+
+TEST_F(RightsOfSlurm, ARunShowsNobodyTheWalletThatPaidALaterSegment) {
+  Caller eve = caller("eve", 2003);
+  eve.groups = {"vision"};
+  world.grant("user:ada", 7);
+  Admission first = world.admission("runone");
+  first.request.resources.fund = "group:vision";
+  const JobId job = world.launch(first);
+  world.cluster.start(job);
+  world.tick(10);
+  world.cluster.end(job, JobState::kFailed, 10);
+  for (int i = 0; i < 3; ++i) world.tick(10);
+  ASSERT_EQ(world.state(), "stopped");
+  ASSERT_NE(world.launch(world.admission("runone", 1)), 0u);
+  world.tick();
+
+  const auto funds_of = [&](const Caller& who) {
+    const json answer = ask(who, {{"verb", "statement"}, {"run", "runone"}, {"format", "json"}});
+    std::set<std::string> funds;
+    for (const json& line : answer.at("result").at("lines")) funds.insert(line.at("fund"));
+    return funds;
+  };
+  EXPECT_EQ(funds_of(eve), std::set<std::string>{"group:vision"});
+  EXPECT_EQ(funds_of(kAda), (std::set<std::string>{"group:vision", "user:ada"}));
+  const json seen = ask(eve, {{"verb", "show"}, {"run", "runone"}}).at("result");
+  EXPECT_EQ(seen.at("segments").at(0).at("charges").size(), 1u);
+  EXPECT_EQ(seen.at("fund"), "");
+  EXPECT_EQ(seen.at("held"), 0);
+  EXPECT_EQ(seen.dump().find("user:ada"), std::string::npos) << seen.dump();
+  const json own = ask(kAda, {{"verb", "show"}, {"run", "runone"}}).at("result");
+  EXPECT_EQ(own.at("fund"), "user:ada");
+  EXPECT_GT(own.at("held"), 0);
 }
 
 TEST_F(RightsOfSlurm, TheAccountOfTheJobCountsToo) {

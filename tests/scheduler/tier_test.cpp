@@ -121,6 +121,65 @@ TEST_F(Tiers, BindPlainJobsTooButOnlyNewOnes) {
   EXPECT_EQ(comment(two).find("tier free"), std::string::npos) << comment(two);
 }
 
+TEST_F(Tiers, HoursNodesAndTypesAreRefusedWithBothNumbers) {
+  world.grant("user:ada", 100);
+  Tier& free = world.site.tiers[0];
+  free.max_gpus = {};
+  free.max_nodes = 1;
+  free.max_time_s = 540;
+  free.types = {"metered"};
+  Admission admission = world.admission();
+  admission.request.resources.gpus = 4;
+  const auto outcome = world.dispatcher().admit(kAda, admission, world.cluster.now);
+  ASSERT_TRUE(outcome) << outcome.error().message;
+  const auto* refused = std::get_if<Refusal>(&*outcome);
+  ASSERT_NE(refused, nullptr);
+  EXPECT_EQ(refused->reasons,
+            (std::vector<std::string>{
+                "nodes = 2 exceeds the 1 of tier free (site.toml:9).",
+                "a time limit of 10 min exceeds the 9 min of tier free (site.toml:9).",
+                "type = \"h100\" is not among those of tier free (site.toml:9): metered."}));
+
+  const JobId plain = world.cluster.submit_plain(1, 600);
+  world.tick();
+  EXPECT_NE(comment(plain).find("a time limit of 10 min exceeds the 9 min of tier free"),
+            std::string::npos) << comment(plain);
+}
+
+TEST_F(Tiers, AChangeOfTierBindsNewRunsAndNotTheResumeOfAnOldOne) {
+  world.grant("user:ada", 100);
+  set("user:ada", "tier", "pro");
+  const auto end_of_segment = [&](JobId job) {
+    world.cluster.start(job);
+    world.tick();
+    world.cluster.end(job, JobState::kFailed, 10);
+    for (int i = 0; i < 3; ++i) world.tick(10);
+    ASSERT_EQ(world.state(), "stopped");
+  };
+  const auto why_not = [&](const Admission& admission) -> std::string {
+    const auto outcome = world.dispatcher().admit(kAda, admission, world.cluster.now);
+    if (!outcome) return outcome.error().message;
+    const auto* refused = std::get_if<Refusal>(&*outcome);
+    return refused == nullptr ? "" : refused->reasons.front();
+  };
+  end_of_segment(world.launch(world.admission()));
+
+  set("user:ada", "tier", "free");
+  EXPECT_NE(why_not(world.admission("another")).find("gpus = 2 exceeds the 1 of tier free"),
+            std::string::npos);
+  Admission more = world.admission("runone", 1);
+  more.request.resources.gpus = 8;  // Not what the run was admitted for under pro either.
+  EXPECT_NE(why_not(more), "");
+  const JobId job = world.launch(world.admission("runone", 1));
+  ASSERT_NE(job, 0u);
+  EXPECT_EQ(world.run().last().plan.tier, "pro");
+  end_of_segment(job);
+
+  // It is the earlier tier that keeps it going, and no longer than it exists.
+  world.site.tiers.erase(world.site.tiers.begin() + 1);
+  EXPECT_NE(why_not(world.admission("runone", 2)).find("tier free"), std::string::npos);
+}
+
 TEST_F(Tiers, AnArrayCountsAsItsTasks) {
   world.grant("user:ada", 100);
   set("user:ada", "tier", "pro");
