@@ -39,7 +39,7 @@ class StageClock {
   }
 
   void lap(BenchStage stage) {
-    if (device_.is_cuda()) torch::cuda::synchronize(device_.index());  // Else the work goes on.
+    finish_stream(device_);  // Else the work goes on. Gradients on their way are not waited for.
     const double now = now_();
     seconds_.at(static_cast<std::size_t>(stage)).push_back(now - last_);
     last_ = now;

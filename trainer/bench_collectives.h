@@ -24,7 +24,9 @@ struct CollectiveBenchOptions {
 };
 
 struct CollectiveRow {
-  std::string name;  // "gradient_sum": in the background as in training; "all_reduce": blocking.
+  std::string name;  // "gradient_sum": in the background as in training; "all_reduce": blocking. Where the
+                     // ranks add up on GPUs also "device_sum" and "device_bf16", with the way of the
+                     // values to the GPU and back.
   std::size_t bytes = 0;
   int times = 0;
   double time_us = 0;  // The slowest rank's mean.

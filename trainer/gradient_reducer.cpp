@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "trainer/gradient_reducer.h"
 
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
 #include <torch/csrc/autograd/utils/lambda_post_hook.h>
 #include <torch/csrc/autograd/variable.h>
@@ -221,18 +222,32 @@ void GradientReducer::start(Bucket& bucket) {
   bucket.ticket = communicator_.start_sum(request);
 }
 
+void finish_stream(const torch::Device& device) {
+  if (!device.is_cpu()) c10::impl::VirtualGuardImpl(device.type()).getStream(device).synchronize();
+}
+
 void GradientReducer::reduce() {
   if (!block_.defined()) return;
   torch::NoGradGuard no_grad;
-  const double waiting_since = seconds_now();
+  double waiting_since = seconds_now();
   if (!is_armed_) started_ = 0;
   is_armed_ = false;
   while (started_ < buckets_.size()) start(buckets_[started_++]);
+  if (is_on_device()) {
+    // What is left of the backward pass hides the sums still: it is no waiting for them.
+    finish_stream(block_.device());
+    waiting_since = seconds_now();
+  }
   double under_way_until = 0;
   for (Bucket& bucket : buckets_) {
-    const double ended = bucket.started + communicator_.wait(bucket.ticket);
-    totals_.under_way_s += std::max(0.0, ended - std::max(bucket.started, under_way_until));
-    under_way_until = std::max(under_way_until, ended);
+    const double seconds = communicator_.wait(bucket.ticket);
+    if (is_on_device()) {
+      totals_.under_way_s += seconds;  // One after the other, and begun later than they were started.
+    } else {
+      const double ended = bucket.started + seconds;
+      totals_.under_way_s += std::max(0.0, ended - std::max(bucket.started, under_way_until));
+      under_way_until = std::max(under_way_until, ended);
+    }
     const torch::Tensor own = block_.narrow(0, bucket.offset, bucket.length);
     if (bucket.travelling.data_ptr() != own.data_ptr()) own.copy_(bucket.travelling);
     bucket.travelling.reset();

@@ -121,6 +121,10 @@ class GradientReducer {
   Totals totals_;
 };
 
+// Until the device has done what the current stream holds. Sums of gradients go on, on a stream of
+// their own. Nothing to wait for on a CPU.
+void finish_stream(const torch::Device& device);
+
 // Rank 0's tensors on every rank.
 void broadcast_tensors(Communicator& communicator, const std::vector<torch::Tensor>& tensors);
 

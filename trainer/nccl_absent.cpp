@@ -20,8 +20,20 @@ std::vector<std::byte> make_nccl_id() {
 }
 
 std::unique_ptr<Communicator> make_nccl_communicator(const NcclRank&, const std::vector<std::byte>&,
-                                                     std::unique_ptr<Communicator>) {
+                                                     std::unique_ptr<Communicator>&&) {
   throw std::runtime_error("NCCL is not part of this build.");
 }
+
+NcclDevice describe_nccl_device(int) {
+  return {};
+}
+
+DeviceArray::DeviceArray(std::size_t bytes) : bytes_(bytes) {
+  throw std::runtime_error("NCCL is not part of this build.");
+}
+
+DeviceArray::~DeviceArray() = default;
+void DeviceArray::write(std::span<const std::byte>) {}
+void DeviceArray::read(std::span<std::byte>) const {}
 
 }  // namespace trainer

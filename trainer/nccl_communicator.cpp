@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <span>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -47,11 +48,21 @@ class Staging {
   std::size_t size_ = 0;
 };
 
+std::string nccl_version(int version) {
+  constexpr int kMajor = 10'000, kMinor = 100;
+  return fmt::format("{}.{}.{}", version / kMajor, version % kMajor / kMinor, version % kMinor);
+}
+
+std::string cuda_version(int version) {
+  constexpr int kMajor = 1'000, kMinor = 10;
+  return fmt::format("{}.{}", version / kMajor, version % kMajor / kMinor);
+}
+
 class NcclCommunicator : public Communicator {
  public:
   NcclCommunicator(NcclRank own, const std::vector<std::byte>& id,
-                   std::unique_ptr<Communicator> control)
-      : own_(std::move(own)), control_(std::move(control)) {
+                   bool has_control)
+      : own_(std::move(own)) {
     const int devices = nccl_device_count();
     if (devices == 0) throw std::runtime_error(who() + ": there is no GPU for NCCL.");
     device_ = own_.local_rank % devices;
@@ -62,16 +73,17 @@ class NcclCommunicator : public Communicator {
           fmt::format("{}: an id of {} bytes instead of {}.", who(), id.size(), sizeof unique));
     }
     std::memcpy(&unique, id.data(), sizeof unique);
-    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), who(),
-               "cudaStreamCreate");
-    check(ncclCommInitRank(&comm_, own_.size, unique, own_.rank), "ncclCommInitRank", 0);
+    open(sums_lane_, unique);
+    if (!has_control) open_calls();
   }
 
   ~NcclCommunicator() override {
     for (auto& [ticket, sum] : sums_) destroy(sum);
-    if (comm_ != nullptr) ncclCommDestroy(comm_);
-    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    close(calls_lane_);
+    close(sums_lane_);
   }
+
+  void set_control(std::unique_ptr<Communicator> control) { control_ = std::move(control); }
 
   int rank() const override { return own_.rank; }
   int size() const override { return own_.size; }
@@ -95,8 +107,9 @@ class NcclCommunicator : public Communicator {
     if (control_) return control_->broadcast(bytes, root);
     if (bytes.empty()) return;
     void* memory = to_device(bytes);
-    check(ncclBroadcast(memory, memory, bytes.size(), ncclUint8, root, comm_, stream_), "broadcast",
-          bytes.size());
+    check(ncclBroadcast(memory, memory, bytes.size(), ncclUint8, root, calls_lane_.comm,
+                        calls_lane_.stream),
+          calls_lane_, "broadcast", bytes.size());
     from_device(memory, bytes, "broadcast");
   }
 
@@ -143,13 +156,13 @@ class NcclCommunicator : public Communicator {
       check_cuda(cudaEventCreate(event), who(), "cudaEventCreate");
     }
     check_cuda(cudaEventRecord(sum.ready, cudaStreamLegacy), who(), "cudaEventRecord");
-    check_cuda(cudaStreamWaitEvent(stream_, sum.ready, 0), who(), "cudaStreamWaitEvent");
-    check_cuda(cudaEventRecord(sum.begin, stream_), who(), "cudaEventRecord");
+    check_cuda(cudaStreamWaitEvent(sums_lane_.stream, sum.ready, 0), who(), "cudaStreamWaitEvent");
+    check_cuda(cudaEventRecord(sum.begin, sums_lane_.stream), who(), "cudaEventRecord");
     check(ncclAllReduce(request.values, request.values, request.count,
-                        request.type == Wire::kFloat32 ? ncclFloat32 : ncclBfloat16, ncclSum, comm_,
-                        stream_),
-          "sum", sum.bytes);
-    check_cuda(cudaEventRecord(sum.end, stream_), who(), "cudaEventRecord");
+                        request.type == Wire::kFloat32 ? ncclFloat32 : ncclBfloat16, ncclSum,
+                        sums_lane_.comm, sums_lane_.stream),
+          sums_lane_, "sum", sum.bytes);
+    check_cuda(cudaEventRecord(sum.end, sums_lane_.stream), who(), "cudaEventRecord");
     const Ticket ticket = 2 * ++last_ + 1;
     sums_.emplace(ticket, sum);
     return ticket;
@@ -161,7 +174,7 @@ class NcclCommunicator : public Communicator {
     if (found == sums_.end()) throw std::logic_error("A sum that nobody started.");
     Sum sum = found->second;
     sums_.erase(found);
-    await(sum.end, "sum", sum.bytes);
+    await(sums_lane_, sum.end, "sum", sum.bytes);
     float milliseconds = 0;
     check_cuda(cudaEventElapsedTime(&milliseconds, sum.begin, sum.end), who(),
                "cudaEventElapsedTime");
@@ -179,6 +192,10 @@ class NcclCommunicator : public Communicator {
   }
 
  private:
+  struct Lane {
+    ncclComm_t comm = nullptr;
+    cudaStream_t stream = nullptr;
+  };
   struct Sum {
     std::size_t bytes = 0;
     cudaEvent_t ready = nullptr, begin = nullptr, end = nullptr;
@@ -194,23 +211,48 @@ class NcclCommunicator : public Communicator {
     return fmt::format("rank {} ({})", own_.rank, own_.host);
   }
   void use_device() const { check_cuda(cudaSetDevice(device_), who(), "cudaSetDevice"); }
-  void check(ncclResult_t status, const char* call, std::size_t bytes) const {
+  void check(ncclResult_t status, const Lane& lane, const char* call, std::size_t bytes) const {
     if (status == ncclSuccess) return;
     throw std::runtime_error(fmt::format("{}: {} of {} bytes: {}: {}", who(), call, bytes,
-                                         ncclGetErrorString(status), ncclGetLastError(comm_)));
+                                         ncclGetErrorString(status), ncclGetLastError(lane.comm)));
+  }
+
+  void open(Lane& lane, const ncclUniqueId& id) {
+    check_cuda(cudaStreamCreateWithFlags(&lane.stream, cudaStreamNonBlocking), who(),
+               "cudaStreamCreate");
+    check(ncclCommInitRank(&lane.comm, own_.size, id, own_.rank), lane, "ncclCommInitRank", 0);
+  }
+
+  static void close(Lane& lane) {
+    if (lane.comm != nullptr) ncclCommDestroy(lane.comm);
+    if (lane.stream != nullptr) cudaStreamDestroy(lane.stream);
+    lane = {};
+  }
+
+  // Its id travels on the other lane. ncclCommSplit would do, but not in every NCCL.
+  void open_calls() {
+    ncclUniqueId id{};
+    if (own_.rank == 0) check(ncclGetUniqueId(&id), sums_lane_, "ncclGetUniqueId", 0);
+    const std::span<std::byte> bytes = std::as_writable_bytes(std::span(&id, 1));
+    calls_lane_ = sums_lane_;  // That broadcast() takes.
+    broadcast(bytes, /*root=*/0);
+    calls_lane_ = {};
+    open(calls_lane_, id);
   }
 
   // Until what stands before the event is done. Looks at NCCL meanwhile: a rank that is gone shows
   // there and nowhere else.
-  void await(cudaEvent_t event, const char* call, std::size_t bytes) const {
+  void await(const Lane& lane, cudaEvent_t event, const char* call, std::size_t bytes) const {
     constexpr std::chrono::microseconds kPause(20);
     for (;;) {
       const cudaError_t status = cudaEventQuery(event);
       if (status == cudaSuccess) return;
       if (status != cudaErrorNotReady) check_cuda(status, who(), call);
+      // It stays this thread's last error, and whoever launches a kernel next would be blamed for it.
+      static_cast<void>(cudaGetLastError());
       ncclResult_t problem = ncclSuccess;
-      check(ncclCommGetAsyncError(comm_, &problem), call, bytes);
-      check(problem, call, bytes);
+      check(ncclCommGetAsyncError(lane.comm, &problem), lane, call, bytes);
+      check(problem, lane, call, bytes);
       std::this_thread::sleep_for(kPause);
     }
   }
@@ -218,19 +260,21 @@ class NcclCommunicator : public Communicator {
   void* to_device(std::span<const std::byte> bytes) {
     use_device();
     void* memory = staging_.at_least(bytes.size(), who());
-    check_cuda(cudaMemcpyAsync(memory, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream_),
+    check_cuda(cudaMemcpyAsync(memory, bytes.data(), bytes.size(), cudaMemcpyHostToDevice,
+                               calls_lane_.stream),
                who(), "cudaMemcpy");
     return memory;
   }
 
   void from_device(const void* memory, std::span<std::byte> bytes, const char* call) {
-    check_cuda(cudaMemcpyAsync(bytes.data(), memory, bytes.size(), cudaMemcpyDeviceToHost, stream_),
+    check_cuda(cudaMemcpyAsync(bytes.data(), memory, bytes.size(), cudaMemcpyDeviceToHost,
+                               calls_lane_.stream),
                who(), "cudaMemcpy");
     Sum done{.bytes = bytes.size()};
     check_cuda(cudaEventCreateWithFlags(&done.end, cudaEventDisableTiming), who(),
                "cudaEventCreate");
-    check_cuda(cudaEventRecord(done.end, stream_), who(), "cudaEventRecord");
-    await(done.end, call, bytes.size());
+    check_cuda(cudaEventRecord(done.end, calls_lane_.stream), who(), "cudaEventRecord");
+    await(calls_lane_, done.end, call, bytes.size());
     destroy(done);
   }
 
@@ -238,16 +282,18 @@ class NcclCommunicator : public Communicator {
   void all_reduce(std::span<T> values, ncclDataType_t type, ncclRedOp_t op, const char* call) {
     if (values.empty()) return;
     void* memory = to_device(std::as_bytes(values));
-    check(ncclAllReduce(memory, memory, values.size(), type, op, comm_, stream_), call,
-          values.size_bytes());
+    check(ncclAllReduce(memory, memory, values.size(), type, op, calls_lane_.comm,
+                        calls_lane_.stream),
+          calls_lane_, call, values.size_bytes());
     from_device(memory, std::as_writable_bytes(values), call);
   }
 
   NcclRank own_;
   std::unique_ptr<Communicator> control_;  // May be null.
   int device_ = 0;
-  ncclComm_t comm_ = nullptr;
-  cudaStream_t stream_ = nullptr;
+  // Sums in the background and, without `control_`, the other calls: each rank may begin them in an
+  // order of its own, which one communicator, or one stream, could not carry.
+  Lane sums_lane_, calls_lane_;
   Staging staging_;
   // Tickets of device sums are odd, those of host memory even.
   Ticket last_ = 0;
@@ -260,14 +306,55 @@ std::string describe_nccl() {
   int version = 0;
   if (ncclGetVersion(&version) != ncclSuccess) return "NCCL of an unknown version";
   const int devices = nccl_device_count();
-  constexpr int kMajor = 10'000, kMinor = 100;
-  return fmt::format("NCCL {}.{}.{}, {} device{}", version / kMajor, version % kMajor / kMinor,
-                     version % kMinor, devices, devices == 1 ? "" : "s");
+  return fmt::format("NCCL {}, {} device{}", nccl_version(version), devices,
+                     devices == 1 ? "" : "s");
 }
 
 int nccl_device_count() {
   int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  static_cast<void>(cudaGetLastError());  // It is said, and nobody else's error.
+  return 0;
+}
+
+NcclDevice describe_nccl_device(int local_rank) {
+  const int devices = nccl_device_count();
+  if (devices == 0) return {};
+  const int device = local_rank % devices;
+  cudaDeviceProp properties{};
+  check_cuda(cudaGetDeviceProperties(&properties, device), "NCCL", "cudaGetDeviceProperties");
+  constexpr int kBusBytes = 32;
+  char bus[kBusBytes] = {};
+  check_cuda(cudaDeviceGetPCIBusId(bus, kBusBytes, device), "NCCL", "cudaDeviceGetPCIBusId");
+  int nccl = 0, runtime = 0, driver = 0;
+  static_cast<void>(ncclGetVersion(&nccl));
+  static_cast<void>(cudaRuntimeGetVersion(&runtime));
+  static_cast<void>(cudaDriverGetVersion(&driver));
+  return {.bus = bus,
+          .name = properties.name,
+          .memory_b = static_cast<std::int64_t>(properties.totalGlobalMem),
+          .versions = fmt::format("NCCL {}, CUDA {}, driver for CUDA {}", nccl_version(nccl),
+                                  cuda_version(runtime), cuda_version(driver))};
+}
+
+DeviceArray::DeviceArray(std::size_t bytes) : bytes_(bytes) {
+  check_cuda(cudaMalloc(&memory_, bytes), "NCCL", "cudaMalloc");
+}
+
+DeviceArray::~DeviceArray() {
+  cudaFree(memory_);
+}
+
+void DeviceArray::write(std::span<const std::byte> bytes) {
+  check_cuda(cudaMemcpy(memory_, bytes.data(), std::min(bytes.size(), bytes_),
+                        cudaMemcpyHostToDevice),
+             "NCCL", "cudaMemcpy");
+}
+
+void DeviceArray::read(std::span<std::byte> bytes) const {
+  check_cuda(cudaMemcpy(bytes.data(), memory_, std::min(bytes.size(), bytes_),
+                        cudaMemcpyDeviceToHost),
+             "NCCL", "cudaMemcpy");
 }
 
 std::vector<std::byte> make_nccl_id() {
@@ -282,8 +369,10 @@ std::vector<std::byte> make_nccl_id() {
 
 std::unique_ptr<Communicator> make_nccl_communicator(const NcclRank& own,
                                                      const std::vector<std::byte>& id,
-                                                     std::unique_ptr<Communicator> control) {
-  return std::make_unique<NcclCommunicator>(own, id, std::move(control));
+                                                     std::unique_ptr<Communicator>&& control) {
+  auto made = std::make_unique<NcclCommunicator>(own, id, control != nullptr);
+  made->set_control(std::move(control));
+  return made;
 }
 
 }  // namespace trainer

@@ -7,7 +7,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,9 +31,36 @@ struct NcclRank {
 };
 
 // A collective: every rank calls it with the same id. The device is `local_rank` modulo the
-// devices; two ranks on one device need different NCCL_HOSTID. Throws std::runtime_error.
+// devices; two ranks on one device need different NCCL_HOSTID. Throws std::runtime_error, and then
+// `control` is still the caller's.
 [[nodiscard]] std::unique_ptr<Communicator> make_nccl_communicator(
     const NcclRank& own, const std::vector<std::byte>& id,
-    std::unique_ptr<Communicator> control = nullptr);
+    std::unique_ptr<Communicator>&& control = nullptr);
+
+// The GPU that a rank of this place on its host takes, of those that it sees.
+struct NcclDevice {
+  std::string bus;  // PCI's name, which is the same for every process of a host. Empty: none.
+  std::string name;
+  std::int64_t memory_b = 0;
+  std::string versions;  // "NCCL 2.28.9, CUDA 12.4, driver for CUDA 12.8"
+};
+// Throws std::runtime_error where there is one that does not answer.
+[[nodiscard]] NcclDevice describe_nccl_device(int local_rank);
+
+// Memory of the GPU in use, for trying sums without torch. All calls throw std::runtime_error.
+class DeviceArray {
+ public:
+  explicit DeviceArray(std::size_t bytes);
+  ~DeviceArray();
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+  [[nodiscard]] void* get() const { return memory_; }
+  void write(std::span<const std::byte> bytes);
+  void read(std::span<std::byte> bytes) const;
+
+ private:
+  void* memory_ = nullptr;
+  std::size_t bytes_ = 0;
+};
 
 }  // namespace trainer

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "trainer/durable_file.h"
+#include "trainer/nccl_communicator.h"
 
 namespace trainer {
 
@@ -55,6 +56,23 @@ float value_of(int rank, std::size_t i) {
   return static_cast<float>((i + static_cast<std::size_t>(rank)) % kValues);
 }
 
+std::int64_t wrong_in(const std::vector<float>& sums, int ranks) {
+  std::int64_t wrong = 0;
+  for (std::size_t k = 0; k < sums.size(); ++k) {
+    float expected = 0;
+    for (int rank = 0; rank < ranks; ++rank) expected += value_of(rank, k);
+    if (sums[k] != expected) ++wrong;
+  }
+  return wrong;
+}
+
+double slowest(Communicator& ranks, double seconds) {
+  constexpr double kNanoseconds = 1e9;
+  auto all = static_cast<std::int64_t>(seconds * kNanoseconds);
+  ranks.all_reduce_max(std::span<std::int64_t>(&all, 1));
+  return static_cast<double>(all) / kNanoseconds;
+}
+
 // The fastest of some sums, and how many elements were wrong in any.
 double try_sums(Communicator& ranks, const std::function<double()>& now, std::int64_t& wrong) {
   double best = 0;
@@ -66,11 +84,27 @@ double try_sums(Communicator& ranks, const std::function<double()>& now, std::in
     ranks.all_reduce_sum(std::span<float>(values));
     const double seconds = now() - before;
     best = i == 0 ? seconds : std::min(best, seconds);
-    for (std::size_t k = 0; k < values.size(); ++k) {
-      float expected = 0;
-      for (int rank = 0; rank < ranks.size(); ++rank) expected += value_of(rank, k);
-      if (values[k] != expected) ++wrong;
-    }
+    wrong += wrong_in(values, ranks.size());
+  }
+  return best;
+}
+
+// The same in the memory of the GPUs; 0 where the ranks do not add up there.
+double try_device_sums(Communicator& ranks, const std::function<double()>& now, std::int64_t& wrong) {
+  if (!ranks.sums_on_device()) return 0;
+  std::vector<float> values(kSumElements);
+  DeviceArray memory(values.size() * sizeof(float));
+  double best = 0;
+  for (int i = 0; i < kTries; ++i) {
+    for (std::size_t k = 0; k < values.size(); ++k) values[k] = value_of(ranks.rank(), k);
+    memory.write(std::as_bytes(std::span(values)));
+    ranks.barrier();
+    const double before = now();
+    ranks.wait(ranks.start_device_sum({.values = memory.get(), .count = values.size()}));
+    const double seconds = now() - before;
+    best = i == 0 ? seconds : std::min(best, seconds);
+    memory.read(std::as_writable_bytes(std::span(values)));
+    wrong += wrong_in(values, ranks.size());
   }
   return best;
 }
@@ -86,7 +120,7 @@ std::vector<std::string> gather(Communicator& ranks, const std::string& own) {
 }  // namespace
 
 contract::PreflightReport preflight(const PreflightOptions& options, Communicator& communicator) {
-  constexpr double kNanoseconds = 1e9;
+  const NcclDevice gpu = describe_nccl_device(communicator.local_rank());
   contract::RankReport own{.rank = communicator.rank(),
                            .local_rank = communicator.local_rank(),
                            .host = communicator.host(),
@@ -94,13 +128,16 @@ contract::PreflightReport preflight(const PreflightOptions& options, Communicato
                            .versions = options.versions,
                            .memory_available_b = memory_available(),
                            .disk_available_b = disk_available(options.run_dir),
-                           .can_write = can_write(options.run_dir, communicator.rank())};
+                           .can_write = can_write(options.run_dir, communicator.rank()),
+                           .gpu = gpu.name,
+                           .gpu_memory_b = gpu.memory_b,
+                           .gpu_versions = gpu.versions};
   const double seconds = try_sums(communicator, options.now, own.wrong_sums);
-  auto slowest = static_cast<std::int64_t>(seconds * kNanoseconds);
-  communicator.all_reduce_max(std::span<std::int64_t>(&slowest, 1));
+  const double device_seconds = try_device_sums(communicator, options.now, own.wrong_sums);
 
   contract::PreflightReport report{.sum_bytes = kSumElements * sizeof(float),
-                                   .sum_s = static_cast<double>(slowest) / kNanoseconds};
+                                   .sum_s = slowest(communicator, seconds),
+                                   .device_sum_s = slowest(communicator, device_seconds)};
   for (const std::string& text : gather(communicator, contract::to_json_text(own))) {
     report.ranks.push_back(contract::parse_rank_report(text));
   }

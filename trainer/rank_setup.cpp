@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <climits>
 #include <csignal>
@@ -14,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "trainer/contract/exit_code.h"
 #include "trainer/id_exchange.h"
 #include "trainer/nccl_communicator.h"
 #include "trainer/start_watch.h"
@@ -34,24 +36,55 @@ std::string host_name() {
   return gethostname(name.data(), HOST_NAME_MAX) == 0 ? name.data() : "localhost";
 }
 
-// Why NCCL cannot be used beside MPI; numbered for the agreement, the worst is the highest.
-enum Obstacle : std::int64_t { kNone, kSharedDevice, kNoDevice };
-
-std::int64_t own_obstacle(const Communicator& ranks) {
-  const int devices = nccl_device_count();
-  if (devices == 0) return kNoDevice;
-  const bool is_shared = ranks.local_rank() >= devices;
-  return is_shared && std::getenv("NCCL_HOSTID") == nullptr ? kSharedDevice : kNone;
+std::string host_of_slurm_or_kernel() {
+  return environment("SLURMD_NODENAME", host_name().c_str());
 }
 
-Ranks over_mpi(Way way, std::unique_ptr<Communicator> mpi) {
+// Host and device of a rank, as NCCL tells them apart. Empty: it has none.
+std::string own_device(const Communicator& ranks) {
+  try {
+    const NcclDevice device = describe_nccl_device(ranks.local_rank());
+    if (device.bus.empty()) return {};
+    return fmt::format("{} {} {}", ranks.host(), environment("NCCL_HOSTID"), device.bus);
+  } catch (const std::exception& error) {
+    // The others wait for what this rank has to say.
+    fmt::print(stderr, "rank {} ({}): {}\n", ranks.rank(), ranks.host(), error.what());
+    return {};
+  }
+}
+
+std::vector<std::string> devices_of(Communicator& ranks) {
+  const std::string own = own_device(ranks);
+  std::vector<std::string> devices;
+  for (const auto& bytes : ranks.all_gather(std::as_bytes(std::span(own)))) {
+    devices.emplace_back(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  }
+  return devices;
+}
+
+// What one rank alone may fail in while the others wait for it: they are ended. MPI's own end would
+// wait for them.
+std::unique_ptr<Communicator> nccl_beside(std::unique_ptr<Communicator> mpi,
+                                          const WatchdogOptions& watchdog) {
+  try {
+    std::vector<std::byte> id = mpi->rank() == 0 ? make_nccl_id() : std::vector<std::byte>();
+    id = mpi->all_gather(id).front();
+    const NcclRank own{mpi->rank(), mpi->size(), mpi->local_rank(), mpi->host()};
+    return make_nccl_communicator(own, id, std::move(mpi));
+  } catch (const std::exception& error) {
+    constexpr int kCode = static_cast<int>(contract::ExitCode::kEnvironment);
+    if (watchdog.last_words) watchdog.last_words({.message = error.what(), .exit_code = kCode});
+    mpi->abort(kCode);
+    throw;
+  }
+}
+
+Ranks over_mpi(Way way, std::unique_ptr<Communicator> mpi, const WatchdogOptions& watchdog) {
   if (way == Way::kMpi) return {std::move(mpi), "communicator: MPI", {}};
-  std::int64_t obstacle = own_obstacle(*mpi);
-  mpi->all_reduce_max(std::span<std::int64_t>(&obstacle, 1));
-  std::string why = describe_nccl();
-  if (obstacle == kSharedDevice) why += "; ranks share a device, which needs NCCL_HOSTID";
-  if (obstacle == kNoDevice && nccl_device_count() > 0) why += "; a rank has no device";
-  if (obstacle != kNone) {
+  const std::string obstacle = obstacle_of(devices_of(*mpi));
+  std::string why = describe_nccl();  // That there is no device here is in it.
+  if (!obstacle.empty() && nccl_device_count() > 0) why += "; " + obstacle;
+  if (!obstacle.empty()) {
     if (way == Way::kNccl) {
       throw std::runtime_error(fmt::format("TRAINYARD_COMMUNICATOR=nccl: {}.", why));
     }
@@ -60,10 +93,7 @@ Ranks over_mpi(Way way, std::unique_ptr<Communicator> mpi) {
   // One rank has nobody to talk to.
   if (way == Way::kAuto && mpi->size() == 1)
     return {std::move(mpi), "communicator: MPI, one rank", {}};
-  std::vector<std::byte> id = mpi->rank() == 0 ? make_nccl_id() : std::vector<std::byte>();
-  id = mpi->all_gather(id).front();
-  const NcclRank own{mpi->rank(), mpi->size(), mpi->local_rank(), mpi->host()};
-  return {make_nccl_communicator(own, id, std::move(mpi)),
+  return {nccl_beside(std::move(mpi), watchdog),
           fmt::format("communicator: {}, started by MPI", describe_nccl()),
           {}};
 }
@@ -82,12 +112,26 @@ Ranks without_mpi(const RankChoice& choice, const Launch& launch) {
   std::vector<std::byte> id = launch.rank == 0 ? make_nccl_id() : std::vector<std::byte>();
   id = choice.way == Way::kNcclOverTcp ? share_over_tcp(exchange, parse_address(choice.place), id)
                                        : share_over_file(exchange, choice.place, id);
-  return {make_nccl_communicator({launch.rank, launch.size, launch.local_rank, host_name()}, id),
+  return {make_nccl_communicator({launch.rank, launch.size, launch.local_rank, host_of_slurm_or_kernel()}, id),
           fmt::format("communicator: {}, started over {}", describe_nccl(), choice.place),
           {}};
 }
 
 }  // namespace
+
+std::string obstacle_of(const std::vector<std::string>& devices) {
+  for (std::size_t rank = 0; rank < devices.size(); ++rank) {
+    if (devices[rank].empty()) return fmt::format("rank {} has no device", rank);
+  }
+  for (std::size_t rank = 0; rank < devices.size(); ++rank) {
+    const auto end = devices.begin() + static_cast<std::ptrdiff_t>(rank);
+    const auto other = std::find(devices.begin(), end, devices[rank]);
+    if (other == end) continue;
+    return fmt::format("ranks {} and {} share a device, which needs different NCCL_HOSTID",
+                       other - devices.begin(), rank);
+  }
+  return {};
+}
 
 RankChoice parse_rank_choice(const std::string& text) {
   constexpr std::string_view kTcp = "nccl+tcp://", kFile = "nccl+file://";
@@ -120,7 +164,7 @@ Ranks make_ranks(const Launch& launch, const WatchdogOptions& watchdog, int* arg
                           .exit_code = watchdog.exit_code,
                           .last_words = watchdog.last_words});
   const bool has_mpi = choice.way != Way::kNcclOverTcp && choice.way != Way::kNcclOverFile;
-  Ranks ranks = has_mpi ? over_mpi(choice.way, make_mpi_communicator(argc, argv))
+  Ranks ranks = has_mpi ? over_mpi(choice.way, make_mpi_communicator(argc, argv), watchdog)
                         : without_mpi(choice, launch);
   ranks.communicator = watched(std::move(ranks.communicator), watchdog, &ranks.warning);
   return ranks;

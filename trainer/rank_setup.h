@@ -11,6 +11,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "trainer/communicator.h"
 #include "trainer/launch.h"
@@ -25,6 +26,10 @@ struct RankChoice {
 // Throws std::invalid_argument naming the variable.
 [[nodiscard]] RankChoice parse_rank_choice(const std::string& text);
 
+// Why ranks on these devices cannot use NCCL, in words; empty: they can. One text a rank, that of the
+// host and the device on it; an empty one: the rank has no device.
+[[nodiscard]] std::string obstacle_of(const std::vector<std::string>& devices);
+
 struct Ranks {
   std::unique_ptr<Communicator> communicator;
   std::string report;   // "communicator: MPI; built without NCCL". One line, the same on all ranks.
@@ -33,7 +38,8 @@ struct Ranks {
 
 // A collective; with a watch from before the ranks know each other. `launch` without ranks: one
 // local rank. Throws std::runtime_error where what was asked for cannot be had,
-// std::invalid_argument where it makes no sense.
+// std::invalid_argument where it makes no sense. A rank that alone cannot start NCCL ends all ranks
+// with code 30, after `watchdog.last_words`.
 [[nodiscard]] Ranks make_ranks(const Launch& launch, const WatchdogOptions& watchdog, int* argc,
                                char*** argv);
 

@@ -6,8 +6,10 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <charconv>
+#include <climits>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -114,8 +116,13 @@ void RunFolder::write_exit_record(const ExitRecord& record) {
     json["bad_nodes"] = fmt::format("{}", fmt::join(record.bad_nodes, ","));
   }
   using Handler = nlohmann::ordered_json::error_handler_t;
-  write_durably(fmt::format("{}/{}", path_, contract::kExitFile),
-                json.dump(2, ' ', false, Handler::replace) + "\n");
+  // Ranks that fail together may write at once: each its own, and the last one stays.
+  std::array<char, HOST_NAME_MAX + 1> host{};
+  static_cast<void>(::gethostname(host.data(), HOST_NAME_MAX));
+  const std::string path = fmt::format("{}/{}", path_, contract::kExitFile);
+  const std::string own = fmt::format("{}.{}.{}", path, host.data(), ::getpid());
+  write_durably(own, json.dump(2, ' ', false, Handler::replace) + "\n");
+  fs::rename(own, path);
 }
 
 void RunFolder::write_args(const contract::TrainArgs& args) {

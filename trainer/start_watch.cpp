@@ -167,6 +167,8 @@ void StartWatch::end() {
                         : fmt::format("{}", fmt::join(missing, "; ")),
         own, host_name(), options_.limit_s, options_.what, options_.limit_s);
     options_.last_words({.message = message, .exit_code = options_.exit_code});
+    // Those who look around later still see who speaks.
+    std::this_thread::sleep_for(std::chrono::duration<double>(kTurnSeconds));
   }
   std::_Exit(options_.exit_code);
 }

@@ -105,6 +105,7 @@ std::function<void(const LastWords&)> last_words_of(const contract::TrainSpec& s
   return [run_dir = spec.run_dir, attempt = launch.attempt](const LastWords& words) {
     fmt::print(stderr, "{}\n", words.message);
     std::fflush(nullptr);
+    if (words.is_over) return;  // What the training came to stands there already.
     Failure failure{static_cast<ExitCode>(words.exit_code), words.message};
     if (failure.code == ExitCode::kBadNode) failure.bad_nodes = words.hosts;
     write_exit_record(run_dir, failure, attempt);
@@ -125,7 +126,15 @@ Ranks ranks_of(const contract::TrainSpec& spec, const Launch& launch, int* argc,
 
 int run_training(const contract::TrainSpec& spec, const Launch& launch, double started, int* argc,
                  char*** argv) {
-  const Ranks ranks = ranks_of(spec, launch, argc, argv);
+  Ranks ranks;
+  try {
+    ranks = ranks_of(spec, launch, argc, argv);
+  } catch (const std::exception& error) {
+    const Failure failure = failure_of(error);
+    fmt::print(stderr, "rank {}: {}\n", launch.rank, failure.message);
+    write_exit_record(spec.run_dir, failure, launch.attempt);
+    return static_cast<int>(failure.code);
+  }
   const std::unique_ptr<Communicator>& communicator = ranks.communicator;
   try {
     install_stop_signals();

@@ -15,6 +15,7 @@
 #include <set>
 #include <thread>
 
+#include "trainer/start_watch.h"
 #include "trainer/watch_link.h"
 
 namespace trainer {
@@ -323,9 +324,22 @@ class Watch {
                        describe_call(last));
   }
 
+  // How long a rank waits until it speaks for rank 0: rank 1 speaks at once, and the launcher ends the
+  // others. Where rank 1 is lost too, with rank 0's host perhaps, the first rank of another host does,
+  // then whoever is left.
+  double turn_s() const {
+    if (rank_ == 1) return 0;
+    const auto elsewhere = std::find_if(hosts_.begin(), hosts_.end(),
+                                        [this](const std::string& host) { return host != hosts_.front(); });
+    if (elsewhere == hosts_.begin() + rank_) return kFarewellSeconds;
+    constexpr int kTurnsMax = 3;
+    return kFarewellSeconds * std::min(rank_ - (elsewhere == hosts_.end() ? 1 : 0), kTurnsMax);
+  }
+
   // The thread of the others.
   void report() {
     Peer& first = peers_.front();
+    double silent_since = 0;
     looked_ = seconds_now();
     while (!is_ending_) {
       first.socket.send(own_beat());
@@ -336,11 +350,10 @@ class Watch {
       const double now = seconds_now();
       if (!may_judge(now)) continue;
       std::string why = silence_of(0, now, limit_s_);
+      if (why.empty()) silent_since = 0;
       if (why.empty()) continue;
-      if (rank_ > 1) {  // Rank 1 speaks; when it is gone the launcher ends the others.
-        std::this_thread::sleep_for(std::chrono::duration<double>(kFarewellSeconds));
-        std::_Exit(exit_code_);
-      }
+      if (silent_since == 0) silent_since = now;
+      if (now - silent_since < turn_s()) continue;
       end("watchdog: " + why + ".", {hosts_.front()});
     }
     say_bye();
@@ -373,9 +386,23 @@ class Watch {
 // Tells the watch of every call.
 class WatchedCommunicator : public Communicator {
  public:
-  WatchedCommunicator(std::unique_ptr<Communicator> inner, std::unique_ptr<Watch> watch)
-      : inner_(std::move(inner)), watch_(std::move(watch)) {}
-  ~WatchedCommunicator() override { watch_.reset(); }
+  WatchedCommunicator(std::unique_ptr<Communicator> inner, std::unique_ptr<Watch> watch,
+                      const WatchdogOptions& options)
+      : inner_(std::move(inner)), watch_(std::move(watch)), options_(options) {}
+
+  // The end of MPI and of NCCL waits for all ranks too, when the watch's connections are gone.
+  ~WatchedCommunicator() override {
+    watch_.reset();
+    const StartWatch end({.limit_s = options_.limit_s,
+                          .exit_code = options_.exit_code,
+                          .last_words =
+                              [this](LastWords words) {
+                                words.is_over = true;
+                                if (options_.last_words) options_.last_words(words);
+                              },
+                          .what = "for all ranks to leave"});
+    inner_.reset();
+  }
 
   int rank() const override { return inner_->rank(); }
   int size() const override { return inner_->size(); }
@@ -412,10 +439,13 @@ class WatchedCommunicator : public Communicator {
     return ticket;
   }
   Ticket start_device_sum(const DeviceSum& request) override {
-    const Ticket ticket = inner_->start_device_sum(request);
     constexpr std::size_t kFloatBytes = 4, kHalfBytes = 2;
-    sizes_[ticket % sizes_.size()] =
+    const std::size_t bytes =
         request.count * (request.type == Wire::kFloat32 ? kFloatBytes : kHalfBytes);
+    // A library's first sum of a kind connects the ranks and waits for them.
+    const Scope scope(*watch_, "start of a gradient sum", bytes);
+    const Ticket ticket = inner_->start_device_sum(request);
+    sizes_[ticket % sizes_.size()] = bytes;
     return ticket;
   }
   bool sums_on_device() const override { return inner_->sums_on_device(); }
@@ -448,6 +478,7 @@ class WatchedCommunicator : public Communicator {
 
   std::unique_ptr<Communicator> inner_;
   std::unique_ptr<Watch> watch_;
+  const WatchdogOptions options_;
   std::array<std::size_t, 1024> sizes_{};  // Of the sums under way, for the message.
 };
 
@@ -478,7 +509,7 @@ std::unique_ptr<Communicator> watched(std::unique_ptr<Communicator> inner,
     return inner;
   }
   watch->begin();
-  return std::make_unique<WatchedCommunicator>(std::move(inner), std::move(watch));
+  return std::make_unique<WatchedCommunicator>(std::move(inner), std::move(watch), options);
 }
 
 }  // namespace trainer

@@ -5,7 +5,7 @@
 // TCP connection of its own, that it is alive and in which call it is. Rank 0 ends the training
 // where a rank has waited in a call, or has been silent, for longer than the limit, or where a
 // process is gone: with one message that names the ranks that are missing and the call, and the
-// same exit code on all ranks. Rank 1 does so for rank 0.
+// same exit code on all ranks. Rank 1 does so for rank 0, and where it is lost too, one of the others.
 //
 // The watch is a thread of each process; it calls nothing of MPI, which may hang.
 #pragma once
@@ -24,6 +24,7 @@ struct LastWords {
   std::string message;
   int exit_code = 31;
   std::vector<std::string> hosts = {};  // Of the ranks that are missing, each once.
+  bool is_over = false;  // The ranks had nothing to do any more but to leave.
 };
 
 struct WatchdogOptions {

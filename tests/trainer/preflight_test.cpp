@@ -42,6 +42,33 @@ TEST(Preflight, NamesTheNodeAndBothNumbers) {
             "bad node n2 (rank 2): disk of the run's folder: 12 MiB free, 512 MiB needed.");
 }
 
+TEST(Preflight, KnowsTheGpusAndReadsReportsOfBeforeTheyWereTold) {
+  PreflightReport report = four_ranks();
+  for (RankReport& each : report.ranks) {
+    each.gpu = "H100";
+    each.gpu_memory_b = std::int64_t{80} << 30;
+    each.gpu_versions = "NCCL 2.28.9, CUDA 12.4, driver for CUDA 12.8";
+  }
+  report.device_sum_s = 0.002;
+  const PreflightReport read = parse_preflight(to_json_text(report));
+  EXPECT_EQ(read.ranks[3].gpu, "H100");
+  EXPECT_EQ(read.ranks[3].gpu_memory_b, std::int64_t{80} << 30);
+  EXPECT_DOUBLE_EQ(read.device_sum_s, 0.002);
+  EXPECT_NE(describe(report).find("(on the GPUs 2.00 ms)"), std::string::npos) << describe(report);
+  EXPECT_EQ(faults_of(report), "");
+
+  report.ranks[2].gpu_versions = "NCCL 2.20.5, CUDA 12.4, driver for CUDA 12.8";
+  EXPECT_EQ(faults_of(report),
+            "bad node n2 (rank 2): GPU libraries: NCCL 2.20.5, CUDA 12.4, driver for CUDA 12.8, most "
+            "ranks have NCCL 2.28.9, CUDA 12.4, driver for CUDA 12.8.");
+
+  const RankReport before = parse_rank_report(
+      R"({"rank": 1, "local_rank": 0, "host": "n1", "device": "cpu", "versions": "v",
+          "memory_available_b": 5, "disk_available_b": 6, "can_write": true, "wrong_sums": 0})");
+  EXPECT_EQ(before.gpu, "");
+  EXPECT_EQ(before.disk_available_b, 6);
+}
+
 TEST(Preflight, GoesWithMostRanks) {
   PreflightReport report = four_ranks();
   report.ranks[0].versions = "trainyard 0.0.9, libtorch 2.6.0";

@@ -58,6 +58,16 @@ TEST(RankChoice, TakesWhatIsDocumentedAndNamesWhatIsNot) {
   }
 }
 
+TEST(RankObstacle, IsADeviceThatTwoRanksTakeOrThatOneLacks) {
+  EXPECT_EQ(obstacle_of({"n1  0000:01:00.0", "n1  0000:02:00.0", "n2  0000:01:00.0"}), "");
+  // One host has two cards, but each rank sees its own alone: nothing is shared.
+  EXPECT_EQ(obstacle_of({"n1  0000:41:00.0", "n1  0000:61:00.0"}), "");
+  EXPECT_EQ(obstacle_of({"n1  0000:01:00.0", "n2  0000:01:00.0", "n1  0000:01:00.0"}),
+            "ranks 0 and 2 share a device, which needs different NCCL_HOSTID");
+  EXPECT_EQ(obstacle_of({"n1 a 0000:01:00.0", "n1 b 0000:01:00.0"}), "");
+  EXPECT_EQ(obstacle_of({"n1  0000:01:00.0", "", "n1  0000:01:00.0"}), "rank 1 has no device");
+}
+
 TEST(IdExchange, EveryRankGetsRankZerosBytesOverTcp) {
   constexpr int kRanks = 5;
   const Address address{"127.0.0.1", free_port()};

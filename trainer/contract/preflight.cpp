@@ -11,10 +11,54 @@
 
 namespace contract {
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankReport, rank, local_rank, host, device, versions,
-                                   memory_available_b, disk_available_b, can_write, wrong_sums)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PreflightReport::Fault, rank, host, problem)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PreflightReport, ranks, sum_bytes, sum_s, faults)
+
+// By hand: what came later is missing in reports of before.
+void to_json(nlohmann::json& json, const RankReport& report) {
+  json = {{"rank", report.rank},
+          {"local_rank", report.local_rank},
+          {"host", report.host},
+          {"device", report.device},
+          {"versions", report.versions},
+          {"memory_available_b", report.memory_available_b},
+          {"disk_available_b", report.disk_available_b},
+          {"can_write", report.can_write},
+          {"wrong_sums", report.wrong_sums},
+          {"gpu", report.gpu},
+          {"gpu_memory_b", report.gpu_memory_b},
+          {"gpu_versions", report.gpu_versions}};
+}
+
+void from_json(const nlohmann::json& json, RankReport& report) {
+  json.at("rank").get_to(report.rank);
+  json.at("local_rank").get_to(report.local_rank);
+  json.at("host").get_to(report.host);
+  json.at("device").get_to(report.device);
+  json.at("versions").get_to(report.versions);
+  json.at("memory_available_b").get_to(report.memory_available_b);
+  json.at("disk_available_b").get_to(report.disk_available_b);
+  json.at("can_write").get_to(report.can_write);
+  json.at("wrong_sums").get_to(report.wrong_sums);
+  report.gpu = json.value("gpu", report.gpu);
+  report.gpu_memory_b = json.value("gpu_memory_b", report.gpu_memory_b);
+  report.gpu_versions = json.value("gpu_versions", report.gpu_versions);
+}
+
+void to_json(nlohmann::json& json, const PreflightReport& report) {
+  json = {{"ranks", report.ranks},
+          {"sum_bytes", report.sum_bytes},
+          {"sum_s", report.sum_s},
+          {"device_sum_s", report.device_sum_s},
+          {"faults", report.faults}};
+}
+
+void from_json(const nlohmann::json& json, PreflightReport& report) {
+  json.at("ranks").get_to(report.ranks);
+  json.at("sum_bytes").get_to(report.sum_bytes);
+  json.at("sum_s").get_to(report.sum_s);
+  report.device_sum_s = json.value("device_sum_s", report.device_sum_s);
+  json.at("faults").get_to(report.faults);
+}
 
 namespace {
 
@@ -55,6 +99,8 @@ void judge(PreflightReport& report, const PreflightLimits& limits) {
   const auto versions_of = [](const RankReport& each) { return each.versions; };
   const std::string versions = usual(report.ranks, versions_of);
   const std::string kind = usual(report.ranks, kind_of);
+  const auto gpu_versions_of = [](const RankReport& each) { return each.gpu_versions; };
+  const std::string gpu_versions = usual(report.ranks, gpu_versions_of);
   for (const RankReport& each : report.ranks) {
     const auto fault = [&](std::string problem) {
       report.faults.push_back({each.rank, each.host, std::move(problem)});
@@ -70,6 +116,10 @@ void judge(PreflightReport& report, const PreflightLimits& limits) {
     if (!each.can_write) fault("the run's folder cannot be written");
     if (each.versions != versions) {
       fault(fmt::format("versions: {}, most ranks have {}", each.versions, versions));
+    }
+    if (!each.gpu.empty() && each.gpu_versions != gpu_versions) {
+      fault(fmt::format("GPU libraries: {}, most ranks have {}", each.gpu_versions,
+                        gpu_versions.empty() ? "none" : gpu_versions));
     }
     if (kind_of(each) != kind) {
       fault(fmt::format("device: {}, most ranks have {}", each.device, kind));
@@ -111,12 +161,14 @@ std::string describe(const PreflightReport& report) {
     disk = is_first ? each.disk_available_b : std::min(disk, each.disk_available_b);
   }
   constexpr double kMebibyte = 1 << 20;
+  const std::string on_devices =
+      report.device_sum_s > 0 ? fmt::format(" (on the GPUs {:.2f} ms)", 1e3 * report.device_sum_s) : "";
   return fmt::format(
       "preflight: {} rank{} on {} host{}; least free: {} MiB of memory, {} MiB of disk; sum of {} "
-      "KiB in {:.2f} ms, bus {:.0f} MiB/s; {}",
+      "KiB in {:.2f} ms{}, bus {:.0f} MiB/s; {}",
       report.ranks.size(), report.ranks.size() == 1 ? "" : "s", hosts.size(),
       hosts.size() == 1 ? "" : "s", mebibytes(memory), mebibytes(disk), report.sum_bytes >> 10,
-      1e3 * report.sum_s, bus_bytes_per_s(report) / kMebibyte,
+      1e3 * report.sum_s, on_devices, bus_bytes_per_s(report) / kMebibyte,
       report.faults.empty() ? "no faults" : fmt::format("{} faults", report.faults.size()));
 }
 
