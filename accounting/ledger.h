@@ -200,6 +200,8 @@ struct StatementLine {
   std::string value;    // Of a setting.
   Amount available_after;
   Amount balance_after;
+  std::string currency = {};  // Where hours have a price; see add_costs().
+  std::optional<std::int64_t> cost_minor = {};  // Of a charge or debt; below zero of a refund.
 };
 
 struct Finding {

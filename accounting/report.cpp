@@ -126,6 +126,9 @@ Expected<std::vector<UsageRow>> usage(Database& db, const UsageFilter& filter, G
     if (group_by == GroupBy::kAllocation) {
       row.arithmetic = fmt::format("{} GPU x {} s x {}", allocation.gpus, allocation.seconds,
                                    format_weight(allocation.weight_milli));
+      row.gpus = allocation.gpus;
+      row.seconds = allocation.seconds;
+      row.weight_milli = allocation.weight_milli;
     }
   });
   if (!done) return tl::unexpected(Error{"usage: " + done.error().message});
@@ -150,10 +153,14 @@ std::string usage_text(const std::vector<UsageRow>& rows, std::string_view title
 }
 
 std::string usage_csv(const std::vector<UsageRow>& rows) {
-  std::string csv = "key,allocations,gpu_seconds,used_mgpus,refunded_mgpus,net_mgpus\n";
+  std::string csv = "key,allocations,gpu_seconds,used_mgpus,refunded_mgpus,net_mgpus,"
+                    "gpus,seconds,weight_milli\n";
   for (const UsageRow& row : rows) {  // No key has a comma or a quote in it.
-    csv += fmt::format("{},{},{},{},{},{}\n", row.key, row.allocations, row.gpu_seconds,
+    csv += fmt::format("{},{},{},{},{},{},", row.key, row.allocations, row.gpu_seconds,
                        row.used.milli_gpu_s, row.refunded.milli_gpu_s, net(row).milli_gpu_s);
+    csv += row.arithmetic.empty()
+               ? ",,\n"
+               : fmt::format("{},{},{}\n", row.gpus, row.seconds, row.weight_milli);
   }
   return csv;
 }
@@ -167,7 +174,12 @@ std::string usage_json(const std::vector<UsageRow>& rows) {
                                   {"used_mgpus", row.used.milli_gpu_s},
                                   {"refunded_mgpus", row.refunded.milli_gpu_s},
                                   {"net_mgpus", net(row).milli_gpu_s}};
-    if (!row.arithmetic.empty()) object["arithmetic"] = row.arithmetic;
+    if (!row.arithmetic.empty()) {
+      object["arithmetic"] = row.arithmetic;
+      object["gpus"] = row.gpus;
+      object["seconds"] = row.seconds;
+      object["weight_milli"] = row.weight_milli;
+    }
     array.push_back(std::move(object));
   }
   return array.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";

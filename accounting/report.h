@@ -32,7 +32,8 @@ struct UsageRow {
   std::int64_t gpu_seconds = 0;       // As Slurm recorded them, not weighted.
   Amount used;                        // Charges and debts.
   Amount refunded;                    // Of those charges, whenever it was refunded.
-  std::string arithmetic;             // Of one allocation: "2 GPU x 93 s x 1.000".
+  std::string arithmetic;             // Of one allocation: "2 GPU x 93 s x 1.000" ...
+  std::int64_t gpus = 0, seconds = 0, weight_milli = 0;  // ... and its factors.
 };
 
 // In order of the key.

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "accounting/tariff.h"
+#include "accounting/till.h"
 
 namespace accounting {
 namespace {
@@ -38,6 +39,10 @@ std::string arithmetic(const StatementLine& line) {
                      usage && *usage > line.amount ? " (cut to the hold)" : "");
 }
 
+std::string cost(const StatementLine& line) {
+  return line.cost_minor ? format_money(*line.cost_minor, line.currency) : "";
+}
+
 std::string by_and_note(const StatementLine& line) {
   if (line.actor.empty()) return line.note;
   return line.note.empty() ? line.actor : fmt::format("{}: {}", line.actor, line.note);
@@ -61,6 +66,7 @@ constexpr std::array<Column, 10> kColumns{{
     {"arithmetic", false, arithmetic},
     {"note", false, by_and_note},
 }};
+constexpr Column kCost{"cost", true, cost};  // Where hours have a price.
 
 std::string charged_in_all(const std::vector<StatementLine>& lines) {
   std::optional<Amount> sum = Amount{0};
@@ -75,6 +81,100 @@ std::string charged_in_all(const std::vector<StatementLine>& lines) {
                      sum->milli_gpu_s, charges, charges == 1 ? "" : "s");
 }
 
+std::string cost_in_all(const std::vector<StatementLine>& lines) {
+  std::int64_t sum = 0;
+  std::string currency;
+  for (const StatementLine& line : lines) {
+    if (!line.cost_minor) continue;
+    currency = line.currency;
+    if (__builtin_add_overflow(sum, *line.cost_minor, &sum)) return "";
+  }
+  return currency.empty() ? "" : fmt::format("cost:    {}\n", format_money(sum, currency));
+}
+
+// How the hours of a charge were held, and what was charged of them before a transfer.
+struct ChargedBefore {
+  UtcSeconds held_at = 0;
+  std::string quote;
+  Amount amount;
+};
+
+Expected<ChargedBefore> charged_before(Database& db, const std::string& charge, std::int64_t seq) {
+  ChargedBefore before;
+  auto done = db.query(
+      "SELECT h.ts_us / 1000000, coalesce(h.ref, ''), iif(c.seq < ?2, c.amount, 0) + "
+      "(SELECT coalesce(sum(iif(u.kind = 'refund', -u.amount, u.amount)), 0) FROM transfer u "
+      "WHERE u.ref = ?1 AND u.kind IN ('debt', 'refund') AND u.seq < ?2) "
+      "FROM transfer c JOIN transfer h ON h.id = c.hold_id WHERE c.id = ?1",
+      {charge, seq}, [&before](const Row& row) {
+        before = {row.integer(0), row.text(1), {row.integer(2)}};
+      });
+  if (!done) return tl::unexpected(done.error());
+  return before;
+}
+
+struct KnownPrice {
+  UtcSeconds set_at = 0, from = 0;
+  std::string currency;
+  std::int64_t minor = 0;
+};
+
+Expected<std::vector<KnownPrice>> known_prices(Database& db) {
+  std::vector<KnownPrice> prices;
+  auto done = db.query("SELECT at_s, from_s, currency, minor FROM price ORDER BY from_s, seq", {},
+                       [&prices](const Row& row) {
+                         prices.push_back(
+                             {row.integer(0), row.integer(1), row.text(2), row.integer(3)});
+                       });
+  if (!done) return tl::unexpected(done.error());
+  return prices;
+}
+
+// Of a quote, or of an instant as it was known then: a price that was set later changes no bill.
+Expected<KnownPrice> price_of(Database& db, const std::vector<KnownPrice>& prices,
+                              const ChargedBefore& before) {
+  KnownPrice price;
+  if (before.quote.empty()) {
+    for (const KnownPrice& each : prices) {
+      if (each.from <= before.held_at && each.set_at <= before.held_at) price = each;
+    }
+    return price;
+  }
+  auto done = db.query("SELECT currency, price_minor FROM quote WHERE id = ?1", {before.quote},
+                       [&price](const Row& row) {
+                         price.currency = row.text(0);
+                         price.minor = row.integer(1);
+                       });
+  if (!done) return tl::unexpected(done.error());
+  return price;
+}
+
+}  // namespace
+
+Expected<void> add_costs(Database& db, std::vector<StatementLine>& lines) {
+  const auto prices = known_prices(db);
+  if (!prices) return tl::unexpected(prices.error());
+  if (prices->empty()) return {};
+  for (StatementLine& line : lines) {
+    const bool is_refund = line.kind == "refund";
+    if (!is_charge(line) && !is_refund && line.kind != "debt") continue;
+    const auto before = charged_before(db, is_charge(line) ? line.id : line.ref, line.seq);
+    if (!before) return tl::unexpected(before.error());
+    const auto price = price_of(db, *prices, *before);
+    if (!price) return tl::unexpected(price.error());
+    if (price->minor <= 0) continue;
+    const auto after = is_refund ? checked_sub(before->amount, line.amount)
+                                 : checked_add(before->amount, line.amount);
+    if (!after) continue;
+    const auto cost_before = cost_minor(before->amount, price->minor);
+    const auto cost_after = cost_minor(*after, price->minor);
+    if (!cost_before || !cost_after) continue;
+    line.currency = price->currency;
+    line.cost_minor = *cost_after - *cost_before;
+  }
+  return {};
+}
+
 std::string csv_field(const std::string& text) {
   if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
   std::string field = "\"";
@@ -85,44 +185,50 @@ std::string csv_field(const std::string& text) {
   return field + '"';
 }
 
-}  // namespace
-
 std::string statement_text(const std::vector<StatementLine>& lines) {
-  std::vector<std::array<std::string, kColumns.size()>> rows(lines.size() + 1);
-  std::array<std::size_t, kColumns.size()> widths{};
-  for (std::size_t c = 0; c < kColumns.size(); ++c) {
-    rows[0][c] = kColumns[c].title;
-    for (std::size_t i = 0; i < lines.size(); ++i) rows[i + 1][c] = kColumns[c].cell(lines[i]);
+  std::vector<Column> columns(kColumns.begin(), kColumns.end());
+  const std::string total = cost_in_all(lines);
+  const bool has_costs = std::any_of(lines.begin(), lines.end(), [](const StatementLine& line) {
+    return line.cost_minor.has_value();
+  });
+  if (has_costs) columns.insert(columns.end() - 2, kCost);
+  std::vector<std::vector<std::string>> rows(lines.size() + 1,
+                                             std::vector<std::string>(columns.size()));
+  std::vector<std::size_t> widths(columns.size());
+  for (std::size_t c = 0; c < columns.size(); ++c) {
+    rows[0][c] = columns[c].title;
+    for (std::size_t i = 0; i < lines.size(); ++i) rows[i + 1][c] = columns[c].cell(lines[i]);
     for (const auto& row : rows) widths[c] = std::max(widths[c], width_of(row[c]));
   }
 
   std::string text;
   for (const auto& row : rows) {
     std::string line;
-    for (std::size_t c = 0; c < kColumns.size(); ++c) {
+    for (std::size_t c = 0; c < columns.size(); ++c) {
       const std::string padding(widths[c] - width_of(row[c]), ' ');
-      line += kColumns[c].is_number ? padding + row[c] : row[c] + padding;
+      line += columns[c].is_number ? padding + row[c] : row[c] + padding;
       line += "  ";
     }
     text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }
-  return text + charged_in_all(lines);
+  return text + charged_in_all(lines) + total;
 }
 
 std::string statement_csv(const std::vector<StatementLine>& lines) {
   std::string csv =
       "seq,time,kind,fund,run,id,amount_mgpus,gpus,seconds,weight_milli,start,end,actor,note,"
-      "available_after_mgpus,balance_after_mgpus\n";
+      "available_after_mgpus,balance_after_mgpus,cost_minor,currency\n";
   for (const StatementLine& line : lines) {
     const bool charge = is_charge(line);
     const auto number = [charge](std::int64_t n) { return charge ? fmt::to_string(n) : ""; };
-    csv += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", line.seq,
+    csv += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", line.seq,
                        format_utc(line.when), line.kind, csv_field(line.fund), csv_field(line.run),
                        csv_field(line.id), line.amount.milli_gpu_s, number(line.gpus),
                        number(line.seconds), number(line.weight_milli),
                        charge ? format_utc(line.start) : "", charge ? format_utc(line.end) : "",
                        csv_field(line.actor), csv_field(line.note),
-                       line.available_after.milli_gpu_s, line.balance_after.milli_gpu_s);
+                       line.available_after.milli_gpu_s, line.balance_after.milli_gpu_s,
+                       line.cost_minor ? fmt::to_string(*line.cost_minor) : "", line.currency);
   }
   return csv;
 }
@@ -148,6 +254,10 @@ std::string statement_json(const std::vector<StatementLine>& lines) {
     object["note"] = line.note;
     object["available_after_mgpus"] = line.available_after.milli_gpu_s;
     object["balance_after_mgpus"] = line.balance_after.milli_gpu_s;
+    if (line.cost_minor) {
+      object["cost_minor"] = *line.cost_minor;
+      object["currency"] = line.currency;
+    }
     array.push_back(std::move(object));
   }
   return array.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";

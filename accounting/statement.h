@@ -11,6 +11,15 @@
 
 namespace accounting {
 
+// What charges cost in money: by the price of the quote that their hours were held by, else by the
+// price that was known and in force when they were held. A charge costs its hours rounded up to a
+// whole minor unit; a debt or a refund what it adds to or takes from that, so that they add up to the
+// cost of what is left. Nothing changes where there is no price. Precondition: the till's tables.
+[[nodiscard]] Expected<void> add_costs(Database& db, std::vector<StatementLine>& lines);
+
+// In quotes where it has a comma, a quote or a line end in it.
+[[nodiscard]] std::string csv_field(const std::string& text);
+
 // A table with one row a line; a charge shows its arithmetic "2 GPU x 93 s x 1.000".
 [[nodiscard]] std::string statement_text(const std::vector<StatementLine>& lines);
 [[nodiscard]] std::string statement_csv(const std::vector<StatementLine>& lines);

@@ -103,6 +103,29 @@ accounting::Expected<void> claim_quote(accounting::Database& db, accounting::Led
   return release_quote(ledger, quote, "for run " + run, now);
 }
 
+// The price of the quote, or of the day.
+accounting::Expected<void> freeze_price(accounting::Database& db, accounting::Ledger& ledger,
+                                        const std::string& quote_id, UtcSeconds now, Quote& quote) {
+  auto till = accounting::Till::open(db, ledger);
+  if (!till) return tl::unexpected(till.error());
+  if (!quote_id.empty()) {
+    const auto quoted = till->quote(quote_id);
+    if (!quoted) return tl::unexpected(quoted.error());
+    if (*quoted && (*quoted)->price_minor > 0) {
+      quote.price_minor = (*quoted)->price_minor;
+      quote.currency = (*quoted)->currency;
+    }
+    return {};
+  }
+  const auto price = till->price_at(now);
+  if (!price) return tl::unexpected(price.error());
+  if (*price) {
+    quote.price_minor = (*price)->minor;
+    quote.currency = (*price)->currency;
+  }
+  return {};
+}
+
 }  // namespace
 
 std::string admission_hash(const Admission& admission) {
@@ -324,6 +347,9 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
     planned = std::get<Plan>(*quoted);
   }
   Plan plan = std::get<Plan>(planned);
+  if (const auto priced = freeze_price(*db_, ledger_, admission.quote, now, plan.quote); !priced) {
+    return tl::unexpected(of(priced.error()));
+  }
   if (!may_spend(caller, plan.fund)) {
     return AdmitOutcome{refuse(fmt::format(
         "fund {} is not {}'s to spend: it takes the user himself or a member of the Unix group",

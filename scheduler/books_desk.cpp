@@ -9,6 +9,7 @@
 
 #include "accounting/journal.h"
 #include "accounting/period.h"
+#include "accounting/posting.h"
 #include "accounting/report.h"
 #include "accounting/tariff.h"
 #include "accounting/till.h"
@@ -51,6 +52,17 @@ json answer_set(Dispatcher& dispatcher, const Caller& caller, const json& reques
   // A coordinator shares out what his account has; he gives it nothing.
   const bool is_led = leads_fund(caller, setting.fund) && is_of_members(setting.name);
   if (!caller.is_admin && !is_own && !is_led) return refused({std::string(kAdminsOnly)});
+  if (setting.name == "default_fund" && setting.value) {
+    const std::string& chosen = *setting.value;
+    if (!accounting::is_fund(chosen)) {
+      return bad_request(fmt::format(
+          "default_fund = \"{}\" is not the name of a fund. Write user:NAME or group:NAME", chosen));
+    }
+    if (is_own && !may_spend(caller, chosen)) {
+      return refused({fmt::format("fund {} is not {}'s to spend: it takes the user himself or a "
+                                  "member of the Unix group", chosen, caller.user)});
+    }
+  }
   const auto status = dispatcher.ledger().set(setting, now);
   if (!status) return failed(status.error().message);
   switch (*status) {

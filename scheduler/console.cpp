@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "accounting/amount.h"
+#include "accounting/till.h"
 #include "scheduler/service.h"
 
 namespace scheduler {
@@ -104,6 +105,27 @@ std::string estimate_text(const Quote& quote) {
                                      duration_text(quote.high_s))
                        : "";
   return fmt::format("about {}{}; {}", duration_text(quote.expected_s), band, quote.basis);
+}
+
+std::string money_text(const Quote& quote) {
+  const auto expected = accounting::cost_minor(quote.expected, quote.price_minor);
+  const auto most = accounting::cost_minor(quote.hold, quote.price_minor);
+  if (quote.price_minor <= 0 || !expected || !most) return "";
+  return fmt::format("about {}, never more than {}, at {} a GPU-hour",
+                     accounting::format_money(*expected, quote.currency),
+                     accounting::format_money(*most, quote.currency),
+                     accounting::format_money(quote.price_minor, quote.currency));
+}
+
+std::string fund_text(const Plan& plan, std::int64_t available, std::int64_t credit_limit) {
+  const std::string has =
+      fmt::format("{} has {} available{}", plan.fund, gpu_hours(available),
+                  credit_limit > 0 ? fmt::format(" and {} of credit", gpu_hours(credit_limit)) : "");
+  const std::int64_t hold = plan.quote.hold.milli_gpu_s;
+  if (available + credit_limit < hold) return has + ": this run would be refused";
+  return fmt::format("{}; {} would be left beside the hold, about {} after the run", has,
+                     gpu_hours(available - hold),
+                     gpu_hours(available - plan.quote.expected.milli_gpu_s));
 }
 
 bool prints_to_terminal() { return isatty(STDOUT_FILENO) == 1; }

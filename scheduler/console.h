@@ -42,6 +42,12 @@ ExitStatus complain(const Client& client, ExitStatus status, const std::vector<s
 [[nodiscard]] std::string gpu_hours(std::int64_t milli_gpu_s);    // "0.045 GPU-h"
 // "about 1:02:03 (0:50:00 to 1:15:00); measured: ...": how long a run takes, and how that is known.
 [[nodiscard]] std::string estimate_text(const Quote& quote);
+// "about 0.05 EUR, never more than 0.12 EUR, at 0.74 EUR a GPU-hour"; empty where hours have no price.
+[[nodiscard]] std::string money_text(const Quote& quote);
+// What a dry run says of the fund: what it has, and what would be left of that beside the hold and
+// after the run; a credit may be used like hours.
+[[nodiscard]] std::string fund_text(const Plan& plan, std::int64_t available,
+                                    std::int64_t credit_limit);
 [[nodiscard]] bool prints_to_terminal();                          // Standard output is one.
 
 }  // namespace scheduler

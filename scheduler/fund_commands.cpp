@@ -118,7 +118,8 @@ ExitStatus print_quote(const Client& client, const json& quote) {
   if (quote.contains("plan")) {
     const Plan plan = quote.at("plan").get<Plan>();
     fmt::print("estimate {}\n", estimate_text(plan.quote));
-    if (quote.contains("expected_start") && !quote.at("expected_start").is_null()) {
+    if (quote.contains("expected_start") && !quote.at("expected_start").is_null() &&
+        quote.at("expected_start").get<std::int64_t>() > 0) {
       const std::int64_t start = quote.at("expected_start");
       fmt::print("times    expected to start at {}, to end at {}\n", local_time(start),
                  local_time(start + plan.quote.expected_s));

@@ -522,6 +522,10 @@ void to_json(nlohmann::json& json, const Plan& plan) {
   if (plan.auto_resume) json["auto_resume"] = true;
   if (!plan.tier.empty()) json["tier"] = plan.tier;
   if (plan.tier_max_s > 0) json["tier_max_s"] = plan.tier_max_s;
+  if (plan.quote.price_minor > 0) {
+    json["quote"]["price_minor"] = plan.quote.price_minor;
+    json["quote"]["currency"] = plan.quote.currency;
+  }
 }
 
 void from_json(const nlohmann::json& json, Plan& plan) {
@@ -557,6 +561,8 @@ void from_json(const nlohmann::json& json, Plan& plan) {
   result.image_tenths = json.value("image_tenths", std::int64_t{0});
   result.quote.low_s = quote.value("low_s", std::int64_t{0});
   result.quote.high_s = quote.value("high_s", std::int64_t{0});
+  result.quote.price_minor = quote.value("price_minor", std::int64_t{0});
+  result.quote.currency = quote.value("currency", "");
   plan = std::move(result);
 }
 

@@ -48,6 +48,10 @@ struct Quote {
   accounting::Amount hold;        // gpus x (time limit + margin) x weight: it never costs more.
   std::string basis;              // "hours asked for", "prior: 11 images/s a GPU ...".
   std::int64_t low_s = 0, high_s = 0;  // The error band of expected_s; both 0: exact, or no estimate.
+  // Of a GPU-hour of the reference GPU, frozen when the run was admitted: the quote's that it used, or
+  // that day's. 0: the site sells no hours.
+  std::int64_t price_minor = 0;
+  std::string currency = {};
 };
 
 struct Plan {

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "accounting/till.h"
 #include "scheduler/client.h"
 #include "scheduler/console.h"
 #include "scheduler/run_folder.h"
@@ -86,8 +87,13 @@ void print_failure_log(const json& run) {
 void print_bill(const json& run) {
   for (const json& segment : run.at("segments")) {
     for (const json& charge : segment.at("charges")) {
-      fmt::print("charged  {}: job {} attempt {} {}, {} GPU x {} s x {:.3f}\n",
-                 gpu_hours(charge.at("charged")), charge.at("job").get<std::int64_t>(),
+      const std::string cost =
+          charge.contains("cost_minor")
+              ? fmt::format(" ({})", accounting::format_money(charge.at("cost_minor"),
+                                                              charge.at("currency")))
+              : "";
+      fmt::print("charged  {}{}: job {} attempt {} {}, {} GPU x {} s x {:.3f}\n",
+                 gpu_hours(charge.at("charged")), cost, charge.at("job").get<std::int64_t>(),
                  charge.at("attempt").get<int>(), charge.at("state").get<std::string>(),
                  charge.at("gpus").get<int>(), charge.at("seconds").get<std::int64_t>(),
                  charge.at("weight_milli").get<double>() / 1000);
@@ -117,6 +123,9 @@ void print_estimate(const json& run, const RunProgress& progress) {
   const json& segment = run.at("segments").back();
   const Plan plan = segment.at("plan").get<Plan>();
   if (plan.quote.basis.empty()) return;
+  if (const std::string money = money_text(plan.quote); !money.empty()) {
+    fmt::print("money    {}\n", money);
+  }
   fmt::print("estimate {}\n", estimate_text(plan.quote));
   if (segment.contains("start") && !is_over(run.at("state"))) {
     fmt::print("times    started at {}, expected to end at {}\n",

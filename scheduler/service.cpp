@@ -54,6 +54,11 @@ json run_to_json(const Dispatcher::RunView& view, bool with_request) {
                          {"charged", charge.charged.milli_gpu_s},
                          {"excess", charge.excess.milli_gpu_s},
                          {"refunded", charge.refunded.milli_gpu_s}});
+      const auto cost = accounting::cost_minor(charge.charged, segment.plan.quote.price_minor);
+      if (segment.plan.quote.price_minor > 0 && cost) {
+        charges.back()["cost_minor"] = *cost;
+        charges.back()["currency"] = segment.plan.quote.currency;
+      }
     }
     json entry = {{"segment", segment.index},
                   {"plan", segment.plan},
@@ -162,6 +167,10 @@ json answer_statement(Dispatcher& dispatcher, const Caller& caller, const json& 
       return !may_see_fund(caller, line.fund);
     });
   }
+  const auto till = accounting::Till::open(dispatcher.database(), dispatcher.ledger());
+  if (!till) return failed(till.error().message);
+  const auto priced = accounting::add_costs(dispatcher.database(), *lines);
+  if (!priced) return failed(priced.error().message);
   const std::string format = request.value("format", "text");
   std::string body;
   if (format == "json") {
@@ -330,6 +339,9 @@ json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& call
         out["kill_wait_s"] = dispatcher.facts()->kill_wait_s;
         out["over_time_limit_s"] = dispatcher.facts()->over_time_limit_s;
       }
+      const auto fund = dispatcher.ledger().setting("user:" + caller.user, "default_fund");
+      if (!fund) return failed(fund.error().message);
+      if (*fund) out["default_fund"] = **fund;
       return good(std::move(out));
     }
     if (verb == "admit") return answer_admit(dispatcher, caller, request, now);

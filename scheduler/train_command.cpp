@@ -105,6 +105,9 @@ void print_plan(const Plan& plan, const DataCheck& data, const TrainingRequest& 
              gpu_hours(plan.quote.expected.milli_gpu_s), plan.gpus, plan.quote.expected_s, weight,
              plan.is_timed ? "never more than" : "extended while the fund can pay; first hold",
              gpu_hours(plan.quote.hold.milli_gpu_s), plan.fund);
+  if (const std::string money = money_text(plan.quote); !money.empty()) {
+    fmt::print("money    {}\n", money);
+  }
   fmt::print("estimate {}\n", estimate_text(plan.quote));
 }
 
@@ -114,6 +117,29 @@ void print_times(const Expected<StartEstimate>& start, const Plan& plan) {
   fmt::print("times    expected to start at {}{}, to end at {}\n", local_time(start->start),
              start->nodes.empty() ? "" : " on " + start->nodes,
              local_time(start->start + plan.quote.expected_s));
+}
+
+// Expected start and end, null where Slurm does not know.
+void put_times(json& out, const Expected<StartEstimate>& start, const Plan& plan) {
+  const bool is_known = start && start->start > 0;
+  out["expected_start"] = is_known ? json(start->start) : json(nullptr);
+  out["expected_end"] = is_known ? json(start->start + plan.quote.expected_s) : json(nullptr);
+}
+
+// Who pays where the request names no fund, as the service will have it; empty: the user.
+std::string default_fund_of_service(const Site& site) {
+  const auto answer = ask_service(site, {{"verb", "hello"}});
+  if (!answer || !answer->value("ok", false)) return "";
+  return answer->at("result").value("default_fund", "");
+}
+
+void put_price_of_service(const Site& site, Quote& quote) {
+  const auto answer = ask_service(site, {{"verb", "prices"}});
+  if (!answer || !answer->value("ok", false)) return;
+  const json& result = answer->at("result");
+  if (result.at("now").is_null()) return;
+  quote.price_minor = result.at("now");
+  quote.currency = result.at("currency");
 }
 
 // The rates that the service knows; where it does not answer, plans are made by the site's prior.
@@ -156,10 +182,13 @@ ExitStatus show_dry_run(const Client& client, Cluster& cluster, const Launch& la
       make_job_spec(plan, launch.name, launch.run_dir, client.site, job_environment()));
   const std::string script = render_job_script(plan, launch.name, launch.run_dir, client.site);
   std::optional<std::int64_t> available;
+  std::int64_t credit_limit = 0;
   const auto funds = ask_service(client.site, {{"verb", "funds"}});
   if (funds && funds->value("ok", false)) {
     for (const json& fund : funds->at("result").at("funds")) {
-      if (fund.at("fund") == plan.fund) available = fund.at("available").get<std::int64_t>();
+      if (fund.at("fund") != plan.fund) continue;
+      available = fund.at("available").get<std::int64_t>();
+      credit_limit = fund.value("credit_limit", std::int64_t{0});
     }
   }
   if (client.json) {
@@ -169,23 +198,15 @@ ExitStatus show_dry_run(const Client& client, Cluster& cluster, const Launch& la
     out["available"] = available ? json(*available) : json(nullptr);
     out["balance_after"] =
         available ? json(*available - plan.quote.expected.milli_gpu_s) : json(nullptr);
-    out["expected_start"] = start ? json(start->start) : json(nullptr);
-    out["expected_end"] = start ? json(start->start + plan.quote.expected_s) : json(nullptr);
+    out["credit_limit"] = available ? json(credit_limit) : json(nullptr);
+    put_times(out, start, plan);
     fmt::print("{}\n", out.dump(2));
     return ExitStatus::kDone;
   }
   print_plan(plan, data, launch.request);
   print_times(start, plan);
   if (available) {
-    const std::int64_t after = *available - plan.quote.hold.milli_gpu_s;
-    if (after >= 0) {
-      fmt::print("fund     {} has {} available; {} would be left beside the hold, about {} after the "
-                 "run\n", plan.fund, gpu_hours(*available), gpu_hours(after),
-                 gpu_hours(*available - plan.quote.expected.milli_gpu_s));
-    } else {
-      fmt::print("fund     {} has {} available: this run would be refused\n", plan.fund,
-                 gpu_hours(*available));
-    }
+    fmt::print("fund     {}\n", fund_text(plan, *available, credit_limit));
   } else {
     fmt::print("fund     {} has no GPU-hours, or the service does not answer\n", plan.fund);
   }
@@ -251,9 +272,7 @@ ExitStatus submit(const Client& client, Cluster& cluster, const Launch& launch, 
   if (client.json) {
     json out = plan_to_answer(launch, plan, data);
     out["job"] = submitted->id;
-    out["expected_start"] = estimate ? json(estimate->start) : json(nullptr);
-    out["expected_end"] =
-        estimate ? json(estimate->start + plan.quote.expected_s) : json(nullptr);
+    put_times(out, estimate, plan);
     fmt::print("{}\n", out.dump(2));
   } else {
     fmt::print("run      {} in {}\n", launch.name.run_id, launch.run_dir);
@@ -280,7 +299,7 @@ ExitStatus ask_for_quote(const Client& client, Cluster& cluster, const Launch& l
   json quote = std::get<json>(answer);
   const auto start = cluster.estimate_start(
       make_job_spec(plan, launch.name, launch.run_dir, client.site, job_environment()));
-  quote["expected_start"] = start ? json(start->start) : json(nullptr);
+  quote["expected_start"] = start && start->start > 0 ? json(start->start) : json(nullptr);
   return print_quote(client, quote);
 }
 
@@ -290,13 +309,18 @@ ExitStatus plan_and_launch(const Client& client, const Launch& launch, const Dat
   if (!cluster) return complain(client, ExitStatus::kEnvironment, {cluster.error().message});
   const auto facts = facts_of(client.site, **cluster);
   if (!facts) return complain(client, ExitStatus::kEnvironment, {facts.error().message});
-  const PlanOutcome outcome =
-      make_plan(launch.request, client.site, *facts, data.facts, launch.progress, client.user,
-                std::time(nullptr), rates_of_service(client.site));
+  // What is sent to the service stays as it was written; the service knows the default by itself.
+  TrainingRequest request = launch.request;
+  if (request.resources.fund.empty()) {
+    request.resources.fund = default_fund_of_service(client.site);
+  }
+  PlanOutcome outcome = make_plan(request, client.site, *facts, data.facts, launch.progress,
+                                  client.user, std::time(nullptr), rates_of_service(client.site));
   if (const auto* refusal = std::get_if<Refusal>(&outcome)) {
     return complain(client, ExitStatus::kRefused, refusal->reasons);
   }
-  const Plan& plan = std::get<Plan>(outcome);
+  Plan& plan = std::get<Plan>(outcome);
+  put_price_of_service(client.site, plan.quote);
   if (options.quote_only) return ask_for_quote(client, **cluster, launch, plan, data);
   if (options.dry_run) return show_dry_run(client, **cluster, launch, plan, data);
   const auto written =
@@ -400,7 +424,8 @@ ExitStatus resume(const Client& client, const std::string& run, const TrainOptio
     resources.nodes = asked.nodes;
   }
   if (!asked.type.empty()) resources.type = asked.type;
-  if (!asked.fund.empty()) resources.fund = asked.fund;
+  // Who paid last goes on paying, whatever the default has become since.
+  resources.fund = asked.fund.empty() ? known.at("fund").get<std::string>() : asked.fund;
   if (!asked.account.empty()) resources.account = asked.account;
   if (!asked.partition.empty()) resources.partition = asked.partition;
   if (!asked.qos.empty()) resources.qos = asked.qos;

@@ -51,7 +51,7 @@ class ResourceOptions {
     add(app, "--gpus", "gpus", "GPUs in all; 2-4: as many as can be had when it starts or is resumed");
     add(app, "--nodes", "nodes", "nodes; default: as few as hold the GPUs");
     add(app, "--type", "type", "instance type of site.toml");
-    add(app, "--fund", "fund", "who pays: user:NAME or group:NAME; default: you");
+    add(app, "--fund", "fund", "who pays: user:NAME or group:NAME; default: your default fund, else you");
     add(app, "--account", "account", "Slurm account");
     add(app, "--partition", "partition", "Slurm partition");
     add(app, "--qos", "qos", "Slurm QOS");

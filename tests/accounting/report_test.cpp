@@ -93,10 +93,22 @@ TEST(Usage, IsTheSameAsTextCsvAndJson) {
             "bob              1          3600         1.000         0.000         1.000\n"
             "total            3         25200         7.000         1.000         6.000\n");
   EXPECT_EQ(usage_csv(rows),
-            "key,allocations,gpu_seconds,used_mgpus,refunded_mgpus,net_mgpus\n"
-            "ada,2,21600,21600000,3600000,18000000\n"
-            "bob,1,3600,3600000,0,3600000\n");
+            "key,allocations,gpu_seconds,used_mgpus,refunded_mgpus,net_mgpus,gpus,seconds,weight_milli\n"
+            "ada,2,21600,21600000,3600000,18000000,,,\n"
+            "bob,1,3600,3600000,0,3600000,,,\n");
   EXPECT_EQ(nlohmann::json::parse(usage_json(rows)).at(0).at("net_mgpus"), 18'000'000);
+}
+
+TEST(Usage, AnAllocationHasTheFactorsOfItsCharge) {
+  Used used;
+  UsageFilter filter;
+  filter.run = "r2";
+  const auto rows = must(usage(used.db, filter, GroupBy::kAllocation));
+
+  EXPECT_EQ(usage_csv(rows),
+            "key,allocations,gpu_seconds,used_mgpus,refunded_mgpus,net_mgpus,gpus,seconds,weight_milli\n"
+            "a/r2/0,1,7200,7200000,0,7200000,2,3600,1000\n");
+  EXPECT_EQ(nlohmann::json::parse(usage_json(rows)).at(0).at("seconds"), 3'600);
 }
 
 TEST(BurnDown, SaysHowManyDaysAreLeftAtTheRateOfTheLastDays) {

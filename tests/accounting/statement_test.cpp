@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "accounting/till.h"
 #include "books.h"
 
 namespace accounting {
@@ -53,6 +54,54 @@ TEST(Statement, TheCsvHasExactNumbers) {
 
 TEST(Statement, TheJsonHasExactNumbers) {
   expect_golden("statement.json", statement_json(lines_of_a_term()));
+}
+
+// 0.74 EUR an hour, then 1.48 EUR; one run has a quote, one was held before there was a price.
+std::vector<StatementLine> priced_lines() {
+  Books books;
+  Ledger& ledger = books.ledger;
+  Till till = must(Till::open(books.db, ledger));
+  must(ledger.grant(grant_of("g1", "user:ada", hours(1'000)), kNow));
+  must(ledger.hold(hold_of("r0/0", "user:ada", hours(2)), kNow));
+  must(till.set_price({kNow + 10, "EUR", 74, "root"}, kNow + 10));
+  must(ledger.hold(hold_of("r1/0", "user:ada", hours(2)), kNow + 20));
+  must(till.keep_quote({.id = "q1", .user = "ada", .fund = "user:ada", .type = "h100", .gpus = 1,
+                        .weight_milli = 1'000, .hold = hours(2), .expected = hours(1),
+                        .currency = "EUR", .price_minor = 74, .made = kNow + 20,
+                        .expires = kNow + 900, .run = ""}));
+  must(till.set_price({kNow + 30, "EUR", 148, "root"}, kNow + 30));
+  // Known too late for the runs before.
+  must(till.set_price({kNow + 15, "EUR", 999, "root"}, kNow + 31));
+  Hold quoted = hold_of("r2/0", "user:ada", hours(2));
+  quoted.quote = "q1";
+  must(ledger.hold(quoted, kNow + 40));
+  must(ledger.hold(hold_of("r3/0", "user:ada", hours(2)), kNow + 40));
+  must(ledger.charge(charge_of("a/r0/0/0", "r0/0", 1, 3'600), kNow + 4'000));
+  must(ledger.charge(charge_of("a/r1/0/0", "r1/0", 1, 100), kNow + 4'000));   // 2.06 cents
+  must(ledger.charge(charge_of("a/r2/0/0", "r2/0", 1, 3'600), kNow + 4'000));
+  must(ledger.charge(charge_of("a/r3/0/0", "r3/0", 1, 3'600), kNow + 4'000));
+  // Two refunds, that leave nothing of the 3 cents.
+  must(ledger.refund({"a/r1/0/0/node", "a/r1/0/0", {33'000}, "root", ""}, kNow + 5'000));
+  must(ledger.refund({"a/r1/0/0/admin", "a/r1/0/0", {67'000}, "root", ""}, kNow + 5'000));
+  auto lines = must(ledger.lines("", ""));
+  must(add_costs(books.db, lines));
+  return lines;
+}
+
+TEST(Statement, ACostIsByThePriceOfTheDayOnWhichItsHoursWereHeld) {
+  std::vector<std::string> costs;
+  for (const StatementLine& line : priced_lines()) {
+    if (line.cost_minor) costs.push_back(line.id + " " + format_money(*line.cost_minor, line.currency));
+  }
+  EXPECT_EQ(costs, (std::vector<std::string>{
+                       "a/r1/0/0 0.03 EUR", "a/r2/0/0 0.74 EUR", "a/r3/0/0 1.48 EUR",
+                       "a/r1/0/0/node -0.01 EUR", "a/r1/0/0/admin -0.02 EUR"}));
+}
+
+TEST(Statement, WithPricesItHasCosts) {
+  expect_golden("statement_priced.txt", statement_text(priced_lines()));
+  expect_golden("statement_priced.csv", statement_csv(priced_lines()));
+  expect_golden("statement_priced.json", statement_json(priced_lines()));
 }
 
 TEST(Statement, NoLinesAreStillAStatement) {

@@ -498,6 +498,40 @@ TEST_F(BooksDesk, ARestoreThatWasKilledIsToldAndRunAgain) {
   EXPECT_EQ(available("user:ada"), 10);
 }
 
+TEST_F(BooksDesk, ARunKeepsThePriceOfTheDayOnWhichItWasAdmitted) {
+  grant("user:ada", 10);
+  const json free = done(kAda, admit("freerun")).at("plan").at("quote");
+  EXPECT_FALSE(free.contains("price_minor"));
+  done(kAdmin, {{"verb", "price_set"}, {"currency", "EUR"}, {"minor", 74}});
+  const std::string id = done(kAda, quote("quoteone")).at("quote");
+  EXPECT_EQ(done(kAda, admit("pricedrun")).at("plan").at("quote").at("price_minor"), 74);
+  cluster.now += 10;
+  done(kAdmin, {{"verb", "price_set"}, {"currency", "EUR"}, {"minor", 148}});
+
+  const json shown = done(kAda, {{"verb", "show"}, {"run", "pricedrun"}});
+  EXPECT_EQ(shown.at("segments").at(0).at("plan").at("quote").at("price_minor"), 74);
+  EXPECT_EQ(shown.at("segments").at(0).at("plan").at("quote").at("currency"), "EUR");
+  const json quoted = done(kAda, admit("quotedrun", "", id)).at("plan").at("quote");
+  EXPECT_EQ(quoted.at("price_minor"), 74);
+  EXPECT_EQ(done(kAda, admit("laterrun")).at("plan").at("quote").at("price_minor"), 148);
+}
+
+TEST_F(BooksDesk, ADefaultFundIsOneThatItsUserMaySpendAndIsToldToHim) {
+  EXPECT_FALSE(done(kAda, {{"verb", "hello"}}).contains("default_fund"));
+  EXPECT_NE(refusal(kAda, set("user:ada", "default_fund", "foo")).find("not the name of a fund"),
+            std::string::npos);
+  EXPECT_NE(refusal(kAdmin, set("user:ada", "default_fund", "foo")).find("not the name of a fund"),
+            std::string::npos);
+  EXPECT_NE(refusal(kAda, set("user:ada", "default_fund", "group:other")).find("not ada's to spend"),
+            std::string::npos);
+  EXPECT_NE(refusal(kAda, set("user:ada", "default_fund", "user:bob")).find("not ada's to spend"),
+            std::string::npos);
+  done(kAda, set("user:ada", "default_fund", "group:vision"));
+  EXPECT_EQ(done(kAda, {{"verb", "hello"}}).at("default_fund"), "group:vision");
+  done(kAda, set("user:ada", "default_fund", nullptr));
+  EXPECT_FALSE(done(kAda, {{"verb", "hello"}}).contains("default_fund"));
+}
+
 TEST_F(BooksDesk, FundsThatAreNearlySpentAreToldOnce) {
   grant("user:ada", 1);
   ASSERT_TRUE(dispatcher->ledger().hold({"h/0", "user:ada", {9 * kHour / 10}, "h", "ada"}, cluster.now));
