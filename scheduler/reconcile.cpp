@@ -142,10 +142,15 @@ Expected<bool> Dispatcher::is_of_another(const std::string& run_id,
   const auto claims = submits_.find({record.id, record.submit});
   if (claims != submits_.end()) return claims->second.count(run_id) == 0;
   // A requeued job's records are whose the number was last: a controller that crashed gives it anew.
-  const auto later = submits_.upper_bound({record.id, record.submit});
-  if (later != submits_.begin()) {
-    const auto& [latest, runs] = *std::prev(later);
-    if (latest.first == record.id && runs.count(run_id) == 0) return true;
+  for (auto later = submits_.upper_bound({record.id, record.submit}); later != submits_.begin();) {
+    const auto& [claim, runs] = *--later;
+    if (claim.first != record.id || runs.count(run_id) > 0) break;
+    for (const std::string& each : runs) {
+      const auto other = open_.find(each);
+      const bool is_possible = other != open_.end() &&
+                               is_record_of(other->second, other->second.last(), record, patience());
+      if (is_possible) return true;
+    }
   }
   // A task of an array has the submit time of its array.
   const auto of_array = submits_.find({record.array_job, record.submit});

@@ -193,6 +193,27 @@ void compare_with_books(const Run& run, const View& view, const AllocationRecord
       "record that changed", record.id, accounting::format_utc(record.start), charged, recorded)});
 }
 
+// When the allocation was last seen running; 0: never.
+UtcSeconds last_sighting(const Segment& segment, const AllocationRecord& record, const View& view) {
+  for (std::size_t place = 0; place < segment.seen.size(); ++place) {
+    const AttemptStarted& seen = segment.seen[place];
+    if (seen.job != record.id || seen.start != record.start) continue;
+    return place + 1 < segment.seen.size() ? segment.seen[place + 1].before : view.last_seen;
+  }
+  return 0;
+}
+
+// What slurmdbd says counts. That it says less than was seen, somebody may want to know.
+std::string doubt_of(const Segment& segment, const AllocationRecord& record, UtcSeconds end,
+                     const View& view, const Patience& patience) {
+  const UtcSeconds seen = last_sighting(segment, record, view);
+  if (seen <= end + patience.clock_slack_s) return "";
+  return fmt::format("job {}: slurmdbd's record from {} on ends at {}, but it was seen running at {}. "
+                     "Charged is what the record says", record.id,
+                     accounting::format_utc(record.start), accounting::format_utc(end),
+                     accounting::format_utc(seen));
+}
+
 void add_as_seen(const Run& run, const View& view, AttemptCharged charge,
                  std::vector<Action>& actions) {
   charge.segment = run.last().index;
@@ -248,9 +269,10 @@ void add_charges(const Run& run, const View& view, UtcSeconds now, const Patienc
     if (until) {
       compare_with_books(run, view, record, *until, actions);
     } else {
-      actions.push_back(PostCharge{from_record(run, view, record),
+      const AttemptCharged charge = from_record(run, view, record);
+      actions.push_back(PostCharge{charge,
                                    fmt::format("{} {}", segment.plan.type, to_name(record.state)),
-                                   ""});
+                                   doubt_of(segment, record, charge.end, view, patience)});
     }
     // A charge's number follows from those before it.
     if (!actions.empty() && std::holds_alternative<PostCharge>(actions.back())) return;

@@ -403,6 +403,24 @@ TEST_F(PlainJobTest, Scenario8ARecordThatShrankIsAQuestionAndNoRefund) {
   EXPECT_EQ(world.balance().charged.milli_gpu_s, 100 * 1000);
 }
 
+TEST_F(PlainJobTest, Scenario8ARecordThatEndsBeforeTheJobWasLastSeenIsAFinding) {
+  const JobId id = world.cluster.submit_plain(1, 7200);
+  world.tick();
+  world.cluster.start(id);
+  const UtcSeconds start = world.cluster.now;
+  world.tick();
+  world.tick(1000);
+  // slurmctld is gone for a while; an admin repairs the runaway record.
+  world.cluster.end(id, JobState::kCompleted, 0);
+  world.cluster.records[id].back().end = start;
+  world.cluster.purge(id);
+  world.tick();
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 0);
+  const auto findings = world.dispatcher().ledger().findings();
+  ASSERT_TRUE(findings && findings->size() == 1u);
+  EXPECT_NE(findings->front().text.find("it was seen running at"), std::string::npos);
+}
+
 TEST_F(PlainJobTest, Scenario22AnAllocationThatEndsBeforeItStartedCostsNothing) {
   const JobId id = world.cluster.submit_plain(1, 600);
   world.tick();

@@ -63,6 +63,8 @@ class SimCluster final : public Cluster {
   bool has_faults = true;          // Lost replies, refusals, lateness.
   std::vector<TrueAllocation> truth;
   std::map<std::pair<JobId, UtcSeconds>, AllocationRecord> records;
+  // All that a record has ever said.
+  std::map<std::pair<JobId, UtcSeconds>, std::vector<AllocationRecord>> recorded;
   std::vector<std::string> history;
 
   struct Job {
@@ -292,8 +294,9 @@ class SimCluster final : public Cluster {
     switch (dice_.between(0, 2)) {
       case 0: record.end = record.start; break;
       case 1: record.end += dice_.between(1, 500); break;
-      default: records.erase(place); break;
+      default: records.erase(place); return;
     }
+    recorded[place->first].push_back(record);
   }
 
   // What was shown to a service that then died is as if nobody had seen it.
@@ -494,6 +497,7 @@ class SimCluster final : public Cluster {
     while (database_is_up && !queue_.empty() && queue_.front().due <= now) {
       const AllocationRecord& record = queue_.front().record;
       records[{record.id, record.submit}] = record;
+      recorded[{record.id, record.submit}].push_back(record);
       queue_.pop_front();
     }
   }

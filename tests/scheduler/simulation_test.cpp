@@ -402,6 +402,7 @@ class Life {
     return sum;
   }
 
+  // Charged is what was allocated, or what its record said at some time.
   void check_allocation(const TrueAllocation& each) {
     if (each.gpus == 0) return;
     const std::int64_t weight = each.partition == "metered" ? kMeteredWeight : 1000;
@@ -414,11 +415,13 @@ class Life {
     const std::int64_t true_s = each.gpus * (each.end - each.start);
     if (charged_s == true_s) return;
     if (each.is_disturbed) {
-      const auto record = cluster_.records.find({each.id, each.submit});
-      const bool is_as_recorded = record != cluster_.records.end() &&
-                                  record->second.start == each.start &&
-                                  record->second.gpus * (record->second.end - each.start) ==
-                                      charged_gpu_s(each.owner, each.start, record->second.end);
+      const auto& said = cluster_.recorded[{each.id, each.submit}];
+      const bool is_as_recorded =
+          std::any_of(said.begin(), said.end(), [&](const AllocationRecord& record) {
+            return record.start == each.start && record.end != 0 &&
+                   record.gpus * (record.end - each.start) ==
+                       charged_gpu_s(each.owner, each.start, record.end);
+          });
       if (is_as_recorded || !each.was_visible) return;
     }
     if (is_named(each) && (each.is_disturbed || charged_s == 0)) return;
