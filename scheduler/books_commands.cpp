@@ -192,7 +192,7 @@ void BooksCommands::add_wallet(CLI::App& app) {
   }});
 
   CLI::App* pay = wallet->add_subcommand("default-fund", "who pays where --fund is not given");
-  const Text chosen = option(pay, "fund", "user:NAME or group:NAME; none: you yourself");
+  const Text chosen = option(pay, "fund", "one you may spend: user:NAME or group:NAME; none: you yourself");
   verbs_.push_back({pay, [=](const Client& client) {
     json request = {{"verb", "set"},
                     {"id", "set/" + random_id(16)},
@@ -305,7 +305,7 @@ void BooksCommands::add_fund_rules(CLI::App& admin) {
   }});
 
   CLI::App* refund = admin.add_subcommand("refund", "give back a charge, or a part of it");
-  const Text charge = needed(refund, "charge", "its id in a statement: CLUSTER/JOB/ATTEMPT");
+  const Text charge = needed(refund, "charge", "its id in a statement: CLUSTER/RUN/SEGMENT/NUMBER");
   const Text hours = option(refund, "hours", "10h, 0.5h; none: all that is left of it");
   auto reason = std::make_shared<std::string>("admin");
   refund->add_option("--reason", *reason, "one word; a charge is refunded once for each reason")
