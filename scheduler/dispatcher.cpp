@@ -169,7 +169,7 @@ Expected<std::optional<Refusal>> Dispatcher::request_cancel(const Caller& caller
 
 Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
   const bool is_live = !is_ended(job.state);
-  const auto name = parse_comment(job.comment);
+  const auto name = parse_comment(without_reason(job.comment));
   const auto known = run_of_job_.find(job.id);
   Run* run = name ? open_run(name->run_id) : nullptr;
   if (!name && known != run_of_job_.end()) run = open_run(known->second);

@@ -83,7 +83,11 @@ Expected<std::optional<Dispatcher::WantedJob>> Dispatcher::wanted_of(const JobSn
     if (!is_live && settled != settled_.end() && settled->second == job.start) continue;
     auto stored = store_.load(id);
     if (!stored) return tl::unexpected(stored.error());
-    if (!is_live && *stored && charged_until(**stored, job.id, job.start, job.end)) {
+    const auto payer = is_live ? Expected<std::optional<std::string>>{std::nullopt}
+                               : store_.payer(job.id, job.start);
+    if (!payer) return tl::unexpected(payer.error());
+    const bool is_own = *stored && charged_until(**stored, job.id, job.start, job.end);
+    if (!is_live && (is_own || (*payer && **payer != id))) {
       settled_[job.id] = job.start;  // Over and paid.
       continue;
     }
@@ -310,7 +314,7 @@ Expected<std::optional<Refusal>> Dispatcher::may_start(JobId id, UtcSeconds now)
     job.gpus = gpus_of_job(job, *site_);
     if (!site_->managed.has(job.partition) || job.gpus == 0) return std::optional<Refusal>{};
     const auto stamp = parse_stamp(job.admin_comment);
-    const auto name = parse_comment(job.comment);
+    const auto name = parse_comment(without_reason(job.comment));
     const Run* run = name ? open_run(name->run_id) : nullptr;
     if (run == nullptr && stamp) run = open_run(plain_run_id(*stamp, job.array_task));
     if (run == nullptr) return std::optional{refuse(fmt::format("job {} has no hold", id))};

@@ -323,6 +323,34 @@ TEST_F(PlainJobTest, ATrainingRunOnAManagedPartitionIsReleasedAndPaidOnce) {
   EXPECT_TRUE(world.dispatcher().audit()->faults.empty());
 }
 
+TEST_F(PlainJobTest, ATrainingRunThatWasToldAReasonIsNoPlainJobWhenItIsOver) {
+  Admission admission = world.admission();
+  admission.request.resources.type = "metered";
+  const JobId id = world.launch(admission);
+  world.tick();
+  world.cluster.start(id);
+  world.tick(10);
+  world.cluster.requeue(id);
+  const auto recorded = world.cluster.records[id];
+  world.cluster.records[id].clear();  // slurmdbd is behind.
+  world.tick();
+  ASSERT_NE(job(id).comment.find("[trainyard: "), std::string::npos);
+  world.cluster.records[id] = recorded;
+  world.cluster.end(id, JobState::kCancelled, 0);
+  world.cluster.jobs.at(id).start = recorded.front().start;  // As slurmctld shows it.
+  world.cluster.jobs.at(id).nodes = "n1";
+  for (int i = 0; i < 5; ++i) world.tick(10);
+  ASSERT_TRUE(is_terminal(world.run().state));
+  world.restart();
+  world.tick(10);
+  EXPECT_EQ(world.dispatcher().latest("", 10)->size(), 1u);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 10 * 1000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  const auto report = world.dispatcher().audit();
+  ASSERT_TRUE(report) << report.error().message;
+  EXPECT_TRUE(report->faults.empty()) << report->faults.front();
+}
+
 TEST_F(PlainJobTest, Scenario4AJobIdThatIsGivenAgainIsAnotherJob) {
   const JobId lost = world.cluster.submit_plain(1, 600);
   world.tick();
