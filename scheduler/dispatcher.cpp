@@ -359,6 +359,8 @@ void Dispatcher::ask_for_records(UtcSeconds now, std::map<std::string, View>& vi
 
 Expected<void> Dispatcher::tick(UtcSeconds now) {
   trouble_.clear();
+  troubled_.clear();
+  has_looked_ = false;
   if (!cluster_->is_reachable()) {
     trouble_ = "slurmctld does not answer";
     return {};
@@ -379,9 +381,11 @@ Expected<void> Dispatcher::tick(UtcSeconds now) {
     return {};
   }
   last_poll_ = now;
+  has_looked_ = true;
   std::string faults;
   for (auto& [id, run] : open_) {
     if (const auto done = tick_run(run, views[id], now); !done) {
+      troubled_.insert(id);
       faults += fmt::format("{}run {}: {}", faults.empty() ? "" : "; ", id, done.error().message);
     }
   }

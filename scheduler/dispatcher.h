@@ -229,6 +229,8 @@ class Dispatcher {
   CallerLookup look_up_;
   UtcSeconds last_poll_ = 0;
   std::string trouble_;
+  bool has_looked_ = false;          // The last tick saw Slurm's jobs.
+  std::set<std::string> troubled_;   // Runs for which it could not do what was due.
 };
 
 // Hash of what a client asked for, so that a retry can be told from another request.

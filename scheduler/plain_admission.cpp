@@ -304,8 +304,9 @@ Expected<void> Dispatcher::turn_away(const JobSnapshot& job, const Refusal& refu
 }
 
 Expected<std::optional<Refusal>> Dispatcher::may_start(JobId id, UtcSeconds now) {
-  if (const auto looked = tick(now); !looked) return tl::unexpected(looked.error());
-  if (!trouble_.empty()) return tl::unexpected(Error{trouble_});
+  // What goes wrong with one run keeps no other's job from starting.
+  const auto looked = tick(now);
+  if (!has_looked_) return tl::unexpected(Error{trouble_});
   const auto jobs = cluster_->load_jobs();
   if (!jobs) return tl::unexpected(jobs.error());
   for (const JobSnapshot& found : *jobs) {
@@ -318,6 +319,7 @@ Expected<std::optional<Refusal>> Dispatcher::may_start(JobId id, UtcSeconds now)
     const Run* run = name ? open_run(name->run_id) : nullptr;
     if (run == nullptr && stamp) run = open_run(plain_run_id(*stamp, job.array_task));
     if (run == nullptr) return std::optional{refuse(fmt::format("job {} has no hold", id))};
+    if (troubled_.count(run->id) > 0) return tl::unexpected(looked.error());
     const bool is_its = run->about.uid == job.uid && (run->about.is_plain || !run->last().job ||
                                                       *run->last().job == id);
     View view;

@@ -304,6 +304,23 @@ TEST_F(PlainJobTest, Scenario10ARequeuedAttemptStartsOnlyWithAHoldOfItsOwn) {
   world.expect_books_are_right();
 }
 
+TEST_F(PlainJobTest, WhatGoesWrongWithOneRunKeepsNoOthersJobFromStarting) {
+  const JobId bad = world.cluster.submit_plain(1, 600);
+  const JobId good = world.cluster.submit_plain(1, 600);
+  world.tick();
+  world.cluster.start(bad);
+  world.tick();
+  // Somebody raises its limit, and Slurm refuses to cut it.
+  world.cluster.jobs.at(bad).time_limit_s = 86'400;
+  world.cluster.set_time_limit_is_refused = true;
+  world.cluster.now += 1;
+  ASSERT_FALSE(world.dispatcher().tick(world.cluster.now));
+  const auto answer = world.dispatcher().may_start(good, world.cluster.now);
+  ASSERT_TRUE(answer) << answer.error().message;
+  EXPECT_FALSE(answer->has_value());
+  EXPECT_FALSE(world.dispatcher().may_start(bad, world.cluster.now));
+}
+
 TEST_F(PlainJobTest, ATrainingRunOnAManagedPartitionIsReleasedAndPaidOnce) {
   Admission admission = world.admission();
   admission.request.resources.type = "metered";
