@@ -70,12 +70,12 @@ std::vector<StatementLine> priced_lines() {
                         .currency = "EUR", .price_minor = 74, .made = kNow + 20,
                         .expires = kNow + 900, .run = ""}));
   must(till.set_price({kNow + 30, "EUR", 148, "root"}, kNow + 30));
-  // Known too late for the runs before.
-  must(till.set_price({kNow + 15, "EUR", 999, "root"}, kNow + 31));
   Hold quoted = hold_of("r2/0", "user:ada", hours(2));
   quoted.quote = "q1";
   must(ledger.hold(quoted, kNow + 40));
   must(ledger.hold(hold_of("r3/0", "user:ada", hours(2)), kNow + 40));
+  // Known too late for the runs before.
+  must(till.set_price({kNow + 30, "EUR", 999, "root"}, kNow + 41));
   must(ledger.charge(charge_of("a/r0/0/0", "r0/0", 1, 3'600), kNow + 4'000));
   must(ledger.charge(charge_of("a/r1/0/0", "r1/0", 1, 100), kNow + 4'000));   // 2.06 cents
   must(ledger.charge(charge_of("a/r2/0/0", "r2/0", 1, 3'600), kNow + 4'000));
