@@ -184,6 +184,9 @@ class Dispatcher {
   [[nodiscard]] Expected<std::optional<Refusal>> hold_tasks(const Caller& owner,
                                                             std::vector<WantedJob>& wanted,
                                                             UtcSeconds now);
+  [[nodiscard]] Expected<std::optional<Refusal>> why_not_held(
+      const Caller& owner, const std::vector<WantedJob>& wanted, const std::string& fund,
+      accounting::HoldStatus why) const;
   [[nodiscard]] Expected<void> turn_away(const JobSnapshot& job, const Refusal& refusal,
                                          UtcSeconds now);
 
