@@ -219,5 +219,41 @@ TEST_F(PlainShapesTest, WhatAJobHadBesideItsChargesIsFoundAtTheSecondLook) {
   EXPECT_EQ(findings(), once);
 }
 
+// slurmctld crashed before it told slurmdbd of the end, and the start that it told was another.
+TEST_F(PlainShapesTest, ARecordThatNobodyClosedIsNamedByTheAuditAsRunaway) {
+  const JobId id = world.cluster.submit_plain(2, 600);
+  world.tick();
+  world.cluster.start(id);
+  world.tick();
+  world.cluster.now += 49;
+  world.cluster.end(id, JobState::kCompleted, 0);
+  AllocationRecord& record = world.cluster.records[id].back();
+  record.state = JobState::kRunning;
+  record.end = 0;
+  record.start -= 3;
+  for (int i = 0; i < 4; ++i) world.tick(60);
+  ASSERT_EQ(world.state(plain_id(1)), "finished");
+  ASSERT_EQ(world.run(plain_id(1)).charged().milli_gpu_s, 2 * 50 * 1000);
+
+  const auto report = world.dispatcher().audit();
+
+  ASSERT_TRUE(report) << report.error().message;
+  EXPECT_TRUE(report->faults.empty());
+  std::string notes;
+  for (const std::string& note : report->notes) notes += note + "\n";
+  EXPECT_NE(notes.find(fmt::format("run {} (job {}): it is over, and slurmdbd shows it running since {} "
+                                   "with 2 GPUs; sacctmgr show runawayjobs",
+                                   plain_id(1), id, accounting::format_utc(record.start))),
+            std::string::npos) << notes;
+  EXPECT_EQ(notes.find("has no record of attempt"), std::string::npos) << notes;
+
+  record.end = record.start + 53;  // Mended by hand.
+  const auto again = world.dispatcher().audit();
+  ASSERT_TRUE(again);
+  for (const std::string& note : again->notes) {
+    EXPECT_EQ(note.find("runawayjobs"), std::string::npos) << note;
+  }
+}
+
 }  // namespace
 }  // namespace scheduler
