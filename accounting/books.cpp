@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "accounting/ledger.h"
+#include "accounting/member_limits.h"
 #include "accounting/posting.h"
 
 namespace accounting {
@@ -241,6 +242,12 @@ Expected<std::vector<Setting>> Ledger::settings(const std::string& fund) const {
 
 Expected<Amount> Ledger::member_use(const std::string& fund, const std::string& member) const {
   return use_of_member(*db_, fund, member);
+}
+
+Expected<OpenUse> Ledger::open_use(const std::string& fund, const std::string& member) const {
+  auto use = open_use_of(*db_, fund, member);
+  if (!use) return tl::unexpected(Error{"open holds of " + fund + ": " + use.error().message});
+  return use;
 }
 
 Expected<std::vector<StatementLine>> Ledger::lines(const std::string& fund, const std::string& run,

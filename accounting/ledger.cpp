@@ -27,21 +27,6 @@ bool is_valid(const Hold& hold) {
 // Hours that are kept for a quote are no run yet.
 bool is_of_run(const Hold& hold) { return !hold.run.empty() || hold.gpus > 0; }
 
-struct OpenHolds {
-  std::int64_t count = 0;
-  std::int64_t gpus = 0;
-};
-
-Expected<OpenHolds> open_holds_of(Database& db, const std::string& fund) {
-  OpenHolds open;
-  auto done = db.query(
-      "SELECT coalesce(sum(run <> '' OR gpus > 0), 0), coalesce(sum(gpus), 0) FROM hold "
-      "WHERE fund = ?1 AND closed_seq IS NULL",
-      {fund}, [&open](const Row& row) { open = {row.integer(0), row.integer(1)}; });
-  if (!done) return tl::unexpected(done.error());
-  return open;
-}
-
 // The first rule of the fund that a new hold would break.
 Expected<std::optional<HoldStatus>> why_not(Database& db, const Hold& hold) {
   const auto reserve = may_reserve(db, hold.fund, hold.actor, hold.amount);
@@ -66,10 +51,10 @@ Expected<std::optional<HoldStatus>> why_not(Database& db, const Hold& hold) {
   const auto runs_max = number_setting(db, hold.fund, "runs_max");
   if (!runs_max) return tl::unexpected(runs_max.error());
   if (*gpus_max || *runs_max) {
-    const auto open = open_holds_of(db, hold.fund);
+    const auto open = open_use_of(db, hold.fund, "");
     if (!open) return tl::unexpected(open.error());
     if (*gpus_max && hold.gpus > **gpus_max - open->gpus) return HoldStatus::kExceedsGpus;
-    if (*runs_max && open->count >= **runs_max) return HoldStatus::kExceedsRuns;
+    if (*runs_max && open->runs >= **runs_max) return HoldStatus::kExceedsRuns;
   }
   return beyond_member_limits(db, hold);
 }

@@ -184,6 +184,12 @@ struct HoldState {
   }
 };
 
+// What open holds have at once. Hours that are kept for a quote are no run.
+struct OpenUse {
+  std::int64_t runs = 0;
+  std::int64_t gpus = 0;
+};
+
 struct StatementLine {
   std::int64_t seq = 0;
   UtcSeconds when = 0;
@@ -252,6 +258,10 @@ class Ledger {
   // his cap counts from.
   [[nodiscard]] Expected<Amount> member_use(const std::string& fund,
                                             const std::string& member) const;
+  // What the open holds of the fund have, as its limits count it; of one member where `member` is
+  // not empty. Nothing of a fund that there is not.
+  [[nodiscard]] Expected<OpenUse> open_use(const std::string& fund,
+                                           const std::string& member = {}) const;
   // Open holds whose time is over, oldest first. The ledger does not release them by itself: a job
   // may live on them, which only the caller knows.
   [[nodiscard]] Expected<std::vector<HoldState>> expired_holds(UtcSeconds now) const;

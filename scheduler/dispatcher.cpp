@@ -8,6 +8,7 @@
 #include "scheduler/estimate.h"
 #include "scheduler/job_script.h"
 #include "scheduler/plain_job.h"
+#include "scheduler/refund_policy.h"
 #include "scheduler/settlement.h"
 
 namespace scheduler {
@@ -491,21 +492,20 @@ Expected<void> Dispatcher::release_job(const Run& run, JobId job, UtcSeconds now
   return cluster_->release(job, without_reason(snapshot->second.comment));
 }
 
-accounting::Expected<Amount> Dispatcher::refund_by_policy(const std::string& charge_id,
+accounting::Expected<Amount> Dispatcher::refund_by_policy(const Segment& segment,
+                                                          const std::string& charge_id,
                                                           const AttemptCharged& charged,
                                                           UtcSeconds now) {
-  const std::string state = to_name(charged.state);
-  const auto& states = site_->refunds.states;
-  const Amount amount = std::min(charged.charged, site_->refunds.cap);
-  const bool is_due = std::find(states.begin(), states.end(), state) != states.end();
-  if (!is_due || amount.milli_gpu_s <= 0) return Amount{};
+  const auto due = refund_of(segment, charged, *site_);
+  if (!due) return Amount{};
   // The id is made of the charge and the reason: it is given once, whoever asks how often.
-  const auto status = ledger_.refund({fmt::format("{}/refund/{}", charge_id, state), charge_id, amount,
-                                      "policy", fmt::format("{}: refunds of site.toml", state)}, now);
+  const auto status = ledger_.refund({fmt::format("{}/refund/{}", charge_id, due->reason), charge_id,
+                                      due->amount, "policy",
+                                      fmt::format("{}: refunds of site.toml", due->reason)}, now);
   if (!status) return tl::unexpected(status.error());
   const bool is_given = *status == accounting::RefundStatus::kRefunded ||
                         *status == accounting::RefundStatus::kAlreadyRefunded;
-  return is_given ? amount : Amount{};
+  return is_given ? due->amount : Amount{};
 }
 
 Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSeconds now) {
@@ -531,7 +531,7 @@ Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSe
     }
     charged.charged = outcome->charged;
     charged.excess = outcome->excess;
-    const auto refunded = refund_by_policy(charge.id, charged, now);
+    const auto refunded = refund_by_policy(segment, charge.id, charged, now);
     if (!refunded) return tl::unexpected(refunded.error());
     charged.refunded = *refunded;
     if (!action.finding.empty()) {

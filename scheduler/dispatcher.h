@@ -136,7 +136,8 @@ class Dispatcher {
   [[nodiscard]] Expected<void> tick_run(Run& run, const View& view, UtcSeconds now);
   [[nodiscard]] Expected<void> perform(Run& run, const Action& action, UtcSeconds now);
   [[nodiscard]] Expected<void> post_charge(Run& run, const PostCharge& action, UtcSeconds now);
-  [[nodiscard]] accounting::Expected<Amount> refund_by_policy(const std::string& charge_id,
+  [[nodiscard]] accounting::Expected<Amount> refund_by_policy(const Segment& segment,
+                                                              const std::string& charge_id,
                                                               const AttemptCharged& charged,
                                                               UtcSeconds now);
   // extension.cpp: a run that was made by a quote gets no more than the quote's hold.
@@ -184,6 +185,9 @@ class Dispatcher {
   [[nodiscard]] Expected<std::optional<Refusal>> hold_tasks(const Caller& owner,
                                                             std::vector<WantedJob>& wanted,
                                                             UtcSeconds now);
+  [[nodiscard]] Expected<std::optional<Refusal>> why_not_held(
+      const Caller& owner, const std::vector<WantedJob>& wanted, const std::string& fund,
+      accounting::HoldStatus why) const;
   [[nodiscard]] Expected<void> turn_away(const JobSnapshot& job, const Refusal& refusal,
                                          UtcSeconds now);
 

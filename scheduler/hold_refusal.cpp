@@ -50,33 +50,36 @@ Expected<std::optional<Refusal>> rule_refusal(const accounting::Ledger& ledger, 
                               asked.member, to_gpu_hours({*cap}), asked.fund, to_gpu_hours(*use),
                               to_gpu_hours(asked.amount)));
   }
-  if (status == HoldStatus::kExceedsGpus) {
-    const auto most = number_of(ledger, asked.fund, "gpus_max");
-    if (!most) return tl::unexpected(most.error());
-    return refuse(fmt::format("fund {} may have {} GPUs at once; this needs {} beside those of its "
-                              "open runs. Wait for one to end, or ask for fewer --gpus.",
-                              asked.fund, *most, asked.gpus));
-  }
-  if (status == HoldStatus::kExceedsRuns) {
-    const auto most = number_of(ledger, asked.fund, "runs_max");
-    if (!most) return tl::unexpected(most.error());
-    return refuse(fmt::format("fund {} may have {} runs at once, and has them. Wait for one to end.",
-                              asked.fund, *most));
-  }
-  if (status == HoldStatus::kExceedsMemberGpus || status == HoldStatus::kExceedsMemberRuns) {
-    const bool is_gpus = status == HoldStatus::kExceedsMemberGpus;
-    const std::string common = is_gpus ? "member_gpus_max" : "member_runs_max";
+  const bool is_gpus =
+      status == HoldStatus::kExceedsGpus || status == HoldStatus::kExceedsMemberGpus;
+  const bool is_runs =
+      status == HoldStatus::kExceedsRuns || status == HoldStatus::kExceedsMemberRuns;
+  if (!is_gpus && !is_runs) return std::optional<Refusal>{};
+  const bool is_member =
+      status == HoldStatus::kExceedsMemberGpus || status == HoldStatus::kExceedsMemberRuns;
+  std::string rule = is_gpus ? "gpus_max" : "runs_max";
+  if (is_member) {
     const std::string own = (is_gpus ? "gpus/" : "runs/") + asked.member;
     const auto has_own = ledger.setting(asked.fund, own);
     if (!has_own) return tl::unexpected(of(has_own.error()));
-    const auto most = number_of(ledger, asked.fund, *has_own ? own : common);
-    if (!most) return tl::unexpected(most.error());
-    return refuse(fmt::format("{} may have {} {} of fund {} at once; this needs {} beside those of "
-                              "{}'s open runs. Wait for one to end, or use another --fund.",
-                              asked.member, *most, is_gpus ? "GPUs" : "runs", asked.fund,
-                              is_gpus ? asked.gpus : 1, asked.member));
+    rule = *has_own ? own : "member_" + rule;
   }
-  return std::optional<Refusal>{};
+  const auto most = number_of(ledger, asked.fund, rule);
+  if (!most) return tl::unexpected(most.error());
+  const auto use = ledger.open_use(asked.fund, is_member ? asked.member : "");
+  if (!use) return tl::unexpected(of(use.error()));
+  const std::string who = is_member ? asked.member : "fund " + asked.fund;
+  const std::string where = is_member ? " of fund " + asked.fund : "";
+  const std::int64_t needed = is_gpus ? asked.gpus : asked.runs;
+  const std::string other = is_member ? ", or use another --fund" : "";
+  return refuse(fmt::format(
+      "{} may have {} {}{} at once and has {} in use; this needs {}{}. {}{}.", who, *most,
+      is_gpus ? "GPUs" : "runs", where, is_gpus ? use->gpus : use->runs, needed,
+      (is_gpus ? use->gpus : use->runs) == 0 ? "" : " more",
+      needed > *most ? fmt::format("Ask for at most {}", *most)
+      : is_gpus      ? "Wait for a run to end, or ask for fewer GPUs"
+                     : "Wait for a run to end",
+      other));
 }
 
 Expected<Payable> payable_by(const accounting::Ledger& ledger, const std::string& fund,

@@ -9,13 +9,16 @@
 
 namespace scheduler {
 
+// All of what is wanted at once: the tasks of an array together, the parts of a heterogeneous job.
 struct HoldAsked {
   std::string fund, member;
   accounting::Amount amount;
   std::int64_t gpus = 0;
+  std::int64_t runs = 1;
 };
 
-// Of the statuses that are the fund's own rules; nothing for the others.
+// Of the statuses that are the fund's own rules; nothing for the others. It tells what is in use
+// now: to be asked when nothing of what was wanted is held (any more).
 [[nodiscard]] Expected<std::optional<Refusal>> rule_refusal(const accounting::Ledger& ledger,
                                                             accounting::HoldStatus status,
                                                             const HoldAsked& asked);

@@ -212,27 +212,37 @@ Expected<std::optional<Refusal>> Dispatcher::admit_plain(std::vector<WantedJob>&
   return hold_tasks(*owner, wanted, now);
 }
 
+// What the fund has, and all that is wanted of it: the holds that were made are rolled back.
+Expected<std::optional<Refusal>> Dispatcher::why_not_held(const Caller& owner,
+                                                          const std::vector<WantedJob>& wanted,
+                                                          const std::string& fund,
+                                                          accounting::HoldStatus why) const {
+  HoldAsked asked{fund, owner.user, {}, 0, 0};
+  std::vector<std::string> parts;
+  for (const WantedJob& each : wanted) {
+    if (each.plan.fund != fund) continue;
+    const auto tasks = static_cast<std::int64_t>(each.tasks.size());
+    asked.amount.milli_gpu_s += each.plan.quote.hold.milli_gpu_s * tasks;
+    asked.gpus += each.plan.gpus * tasks;
+    asked.runs += tasks;
+    parts.push_back(each.arithmetic(facts_->margin_s()));
+  }
+  const auto rule = rule_refusal(ledger_, why, asked);
+  if (!rule || *rule) return rule;
+  const auto balance = ledger_.balance(fund);
+  if (!balance) return tl::unexpected(of(balance.error()));
+  return std::optional{refuse(
+      fmt::format("needs {} ({}), fund {} has {}", accounting::to_gpu_hours(asked.amount),
+                  fmt::join(parts, " + "), fund,
+                  *balance ? accounting::to_gpu_hours((*balance)->available) : "no GPU-hours"))};
+}
+
 Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner,
                                                         std::vector<WantedJob>& wanted,
                                                         UtcSeconds now) {
   const std::vector<WantedJob> before = wanted;
-  std::optional<Refusal> refusal;
-  std::optional<std::string> short_fund;
-  const auto beyond_fund = [&](const std::string& fund) -> accounting::Expected<std::string> {
-    const auto balance = ledger_.balance(fund);
-    if (!balance) return tl::unexpected(balance.error());
-    accounting::Amount needed;
-    std::vector<std::string> parts;
-    for (const WantedJob& each : wanted) {
-      if (each.plan.fund != fund) continue;
-      needed.milli_gpu_s +=
-          each.plan.quote.hold.milli_gpu_s * static_cast<std::int64_t>(each.tasks.size());
-      parts.push_back(each.arithmetic(facts_->margin_s()));
-    }
-    return fmt::format("needs {} ({}), fund {} has {}", accounting::to_gpu_hours(needed),
-                       fmt::join(parts, " + "), fund,
-                       *balance ? accounting::to_gpu_hours((*balance)->available) : "no GPU-hours");
-  };
+  std::string short_fund;
+  accounting::HoldStatus why = accounting::HoldStatus::kHeld;
   const auto hold_one = [&](const WantedJob& job, Run& run) -> accounting::Expected<void> {
     const Plan& plan = job.plan;
     const int segment = static_cast<int>(run.segments.size());
@@ -241,11 +251,8 @@ Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner,
                                     plan.gpus}, now);
     if (!held) return tl::unexpected(held.error());
     if (*held != accounting::HoldStatus::kHeld) {
-      const auto rule = rule_refusal(ledger_, *held,
-                                     {plan.fund, owner.user, plan.quote.hold, plan.gpus});
-      if (!rule) return tl::unexpected(to_books(rule.error()));
-      if (*rule) refusal = **rule;
       short_fund = plan.fund;
+      why = *held;
       return tl::unexpected(accounting::Error{"refused"});  // Rolls all of them back.
     }
     if (segment == 0) {
@@ -268,19 +275,15 @@ Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner,
     }
     return {};
   });
-  if (short_fund) {
+  if (!short_fund.empty()) {
     wanted = before;
-    if (refusal) return refusal;
-    // What the fund has without the part of the holds that was rolled back.
-    const auto beyond = beyond_fund(*short_fund);
-    if (!beyond) return tl::unexpected(of(beyond.error()));
-    return std::optional{refuse(*beyond)};
+    return why_not_held(owner, wanted, short_fund, why);
   }
   if (!done) return tl::unexpected(of(done.error()));
   for (const WantedJob& job : wanted) {
     for (const WantedTask& task : job.tasks) open_[task.run.id] = task.run;
   }
-  return refusal;
+  return std::optional<Refusal>{};
 }
 
 Expected<void> Dispatcher::turn_away(const JobSnapshot& job, const Refusal& refusal, UtcSeconds now) {

@@ -110,8 +110,21 @@ void compare_record(const Compared& compared, const AllocationRecord& record) {
   }
 }
 
+// The run is over, and slurmdbd never heard of the end: it bills the job to this day.
+bool is_runaway(const Run& run, const AllocationRecord& record) {
+  return record.start > 0 && record.end == 0 && run.last().closed;
+}
+
+void note_runaway(const Compared& compared, const AllocationRecord& record) {
+  compared.report.notes.push_back(fmt::format(
+      "run {} (job {}): it is over, and slurmdbd shows it running since {} with {} GPUs; "
+      "sacctmgr show runawayjobs", compared.run.id, record.id,
+      accounting::format_utc(record.start), record.gpus));
+}
+
 void compare_run(const Compared& compared, const std::vector<AllocationRecord>& records) {
   for (const AllocationRecord& record : records) {
+    if (is_runaway(compared.run, record)) note_runaway(compared, record);
     if (record.start > 0 && record.end != 0) compare_record(compared, record);
   }
   for (const Segment& segment : compared.run.segments) {
@@ -119,9 +132,11 @@ void compare_run(const Compared& compared, const std::vector<AllocationRecord>& 
       const bool is_recorded =
           std::any_of(records.begin(), records.end(), [&](const AllocationRecord& record) {
             const UtcSeconds end = std::max(record.end, record.start);
-            return record.id == charge.job && record.start > 0 &&
-                   (charge.start == record.start ||
-                    (charge.start < end && charge.end > record.start));
+            if (record.id != charge.job || record.start == 0) return false;
+            // That record is told of above, and its charges are nobody's to compare.
+            if (is_runaway(compared.run, record)) return charge.end > record.start;
+            return charge.start == record.start ||
+                   (charge.start < end && charge.end > record.start);
           });
       if (is_recorded || charge.end == charge.start) continue;
       compared.report.notes.push_back(fmt::format("run {} (job {}): slurmdbd has no record of attempt {}",

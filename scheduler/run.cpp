@@ -135,7 +135,8 @@ json event_to_json(const EventBody& body) {
                     {"state", to_name(e.state)}, {"start", e.start}, {"end", e.end},
                     {"gpus", e.gpus}, {"charged", e.charged.milli_gpu_s},
                     {"excess", e.excess.milli_gpu_s}, {"killed_by_uid", e.killed_by_uid},
-                    {"refunded", e.refunded.milli_gpu_s}, {"submit", e.submit}};
+                    {"refunded", e.refunded.milli_gpu_s}, {"submit", e.submit},
+                    {"exit_code", e.exit_code}};
           },
           [](const HoldExtended& e) -> json {
             return {{"segment", e.segment}, {"amount", e.amount.milli_gpu_s}, {"limit_s", e.limit_s}};
@@ -197,7 +198,8 @@ EventBody event_from_json(const std::string& kind, const json& j) {
                           Amount{j.at("excess").get<std::int64_t>()},
                           j.at("killed_by_uid"),
                           Amount{j.value("refunded", std::int64_t{0})},
-                          j.value("submit", UtcSeconds{0})};
+                          j.value("submit", UtcSeconds{0}),
+                          j.value("exit_code", 0)};
   }
   if (kind == "SegmentClosed") {
     const std::string name = j.at("outcome");

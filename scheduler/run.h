@@ -103,6 +103,7 @@ struct AttemptCharged {    // The transfer is in the books, in the same database
   std::uint32_t killed_by_uid = 0;
   Amount refunded;         // By the site's policy for this end.
   UtcSeconds submit = 0;
+  int exit_code = 0;       // Books of before it was kept have none: 0.
 };
 enum class Outcome { kFinished, kStopped, kCancelled, kFailed };
 struct SegmentClosed {     // The rest of the hold is back in the fund.

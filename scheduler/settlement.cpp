@@ -111,6 +111,7 @@ AttemptCharged from_record(const Run& run, const View& view, const AllocationRec
   charge.job = record.id;
   charge.attempt = next_attempt(run);
   charge.state = record.state;
+  charge.exit_code = record.exit_code;
   charge.submit = record.submit;
   charge.start = record.start;
   charge.end = believable_end(run, view, record);
@@ -288,6 +289,7 @@ void add_charges(const Run& run, const View& view, UtcSeconds now, const Patienc
     AttemptCharged charge;
     charge.job = seen.job;
     charge.state = is_last ? segment.ended->state : JobState::kUnknown;
+    charge.exit_code = is_last ? segment.ended->exit_code : 0;
     charge.submit = seen.submit;
     charge.start = seen.start;
     charge.end = *end;
@@ -303,6 +305,7 @@ void add_charges(const Run& run, const View& view, UtcSeconds now, const Patienc
   AttemptCharged charge;
   charge.job = ended.job;
   charge.state = ended.state;
+  charge.exit_code = ended.exit_code;
   charge.submit = ended.submit;
   charge.start = ended.start;
   charge.end = ended.end;

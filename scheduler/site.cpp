@@ -87,9 +87,9 @@ void read_managed(TableReader& reader, Managed& managed) {
 void read_refunds(TableReader& reader, RefundPolicy& refunds) {
   reader.read("states", refunds.states);
   for (const std::string& state : refunds.states) {
-    if (is_ended(job_state_from_name(state))) continue;
+    if (is_ended(job_state_from_name(state)) || state == RefundPolicy::kBadNode) continue;
     reader.fault("states", fmt::format("refunds.states: \"{}\" is no end of a Slurm job. Write "
-                                       "NODE_FAIL, BOOT_FAIL, PREEMPTED or the like.", state));
+                                       "NODE_FAIL, BOOT_FAIL, PREEMPTED or the like, or BAD_NODE.", state));
   }
   std::string cap;
   reader.read("cap", cap);

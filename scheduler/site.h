@@ -48,7 +48,9 @@ struct Managed {
 
 // Attempts that ended through no fault of their user are charged, and then given back up to the cap.
 struct RefundPolicy {
-  std::vector<std::string> states{"NODE_FAIL", "BOOT_FAIL"};  // Slurm's names.
+  // Of a training that ended by itself, because its preflight found a bad node.
+  static constexpr const char* kBadNode = "BAD_NODE";
+  std::vector<std::string> states{"NODE_FAIL", "BOOT_FAIL"};  // Slurm's names, or kBadNode.
   accounting::Amount cap{6 * accounting::kGpuHour.milli_gpu_s};  // Of one attempt.
 };
 

@@ -21,6 +21,11 @@ class PlainShapesTest : public ::testing::Test {
     for (const auto& finding : *read) text += finding.subject + ": " + finding.text + "\n";
     return text;
   }
+  void set_rule(int number, const std::string& name, const std::optional<std::string>& value) {
+    const auto set = world.dispatcher().ledger().set(
+        {fmt::format("rule{}", number), "user:ada", name, value, 0, "root", ""}, world.cluster.now);
+    ASSERT_TRUE(set && *set == accounting::SetStatus::kSet);
+  }
   World world;
 };
 
@@ -67,6 +72,49 @@ TEST_F(PlainShapesTest, AComponentThatCannotBeQuotedIsNamed) {
   EXPECT_NE(job(ids[0]).comment.find(fmt::format("component {}: ", ids[1])), std::string::npos)
       << job(ids[0]).comment;
   EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+}
+
+// A refusal tells of all that was asked, and counts nothing that was held for it and rolled back.
+TEST_F(PlainShapesTest, AnArrayBeyondARuleOfTheFundIsToldItsOwnSum) {
+  struct Rule {
+    const char *name, *value, *words;
+  };
+  const Rule kRules[] = {
+      {"gpus_max", "3",
+       "fund user:ada may have 3 GPUs at once and has 0 in use; this needs 5. Ask for at most 3."},
+      {"runs_max", "3",
+       "fund user:ada may have 3 runs at once and has 0 in use; this needs 5. Ask for at most 3."},
+      {"gpus/ada", "3", "ada may have 3 GPUs of fund user:ada at once and has 0 in use; this needs 5. "},
+      {"runs/ada", "3", "ada may have 3 runs of fund user:ada at once and has 0 in use; this needs 5. "},
+      {"cap/ada", "1800000",
+       "ada may use 0.500 GPU-h of fund user:ada and has 0.000 GPU-h in use; this needs 0.958 GPU-h "
+       "more."},
+  };
+  int number = 0;
+  for (const Rule& rule : kRules) {
+    SCOPED_TRACE(rule.name);
+    set_rule(++number, rule.name, rule.value);
+    const JobId id = world.cluster.submit_plain(1, 600, {0, 1, 2, 3, 4});
+    world.tick();
+    EXPECT_TRUE(job(id).is_held_by_admin);
+    EXPECT_NE(job(id).comment.find(rule.words), std::string::npos) << job(id).comment;
+    EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+    world.cluster.jobs.erase(id);
+    set_rule(++number, rule.name, std::nullopt);
+  }
+}
+
+TEST_F(PlainShapesTest, ARefusalForGpusTellsThoseOfOpenRuns) {
+  set_rule(1, "gpus_max", "3");
+  const JobId first = world.cluster.submit_plain(2, 600);
+  world.tick();
+  ASSERT_FALSE(job(first).is_held);
+  const auto ids = world.cluster.submit_het({1, 1}, 600);
+  world.tick();
+  for (const JobId id : ids) {
+    EXPECT_NE(job(id).comment.find("has 2 in use; this needs 2 more. Wait for a run to end"),
+              std::string::npos) << job(id).comment;
+  }
 }
 
 TEST_F(PlainShapesTest, AHeterogeneousJobOfWhichAPartIsNotCoveredIsEndedWhole) {
@@ -169,6 +217,42 @@ TEST_F(PlainShapesTest, WhatAJobHadBesideItsChargesIsFoundAtTheSecondLook) {
   const std::string once = findings();
   world.tick(200);
   EXPECT_EQ(findings(), once);
+}
+
+// slurmctld crashed before it told slurmdbd of the end, and the start that it told was another.
+TEST_F(PlainShapesTest, ARecordThatNobodyClosedIsNamedByTheAuditAsRunaway) {
+  const JobId id = world.cluster.submit_plain(2, 600);
+  world.tick();
+  world.cluster.start(id);
+  world.tick();
+  world.cluster.now += 49;
+  world.cluster.end(id, JobState::kCompleted, 0);
+  AllocationRecord& record = world.cluster.records[id].back();
+  record.state = JobState::kRunning;
+  record.end = 0;
+  record.start -= 3;
+  for (int i = 0; i < 4; ++i) world.tick(60);
+  ASSERT_EQ(world.state(plain_id(1)), "finished");
+  ASSERT_EQ(world.run(plain_id(1)).charged().milli_gpu_s, 2 * 50 * 1000);
+
+  const auto report = world.dispatcher().audit();
+
+  ASSERT_TRUE(report) << report.error().message;
+  EXPECT_TRUE(report->faults.empty());
+  std::string notes;
+  for (const std::string& note : report->notes) notes += note + "\n";
+  EXPECT_NE(notes.find(fmt::format("run {} (job {}): it is over, and slurmdbd shows it running since {} "
+                                   "with 2 GPUs; sacctmgr show runawayjobs",
+                                   plain_id(1), id, accounting::format_utc(record.start))),
+            std::string::npos) << notes;
+  EXPECT_EQ(notes.find("has no record of attempt"), std::string::npos) << notes;
+
+  record.end = record.start + 53;  // Mended by hand.
+  const auto again = world.dispatcher().audit();
+  ASSERT_TRUE(again);
+  for (const std::string& note : again->notes) {
+    EXPECT_EQ(note.find("runawayjobs"), std::string::npos) << note;
+  }
 }
 
 }  // namespace

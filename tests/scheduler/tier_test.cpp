@@ -209,8 +209,8 @@ TEST_F(Tiers, OneMemberOfAGroupHasHisOwnLimits) {
   set("group:vision", "member_gpus_max", "3");
   EXPECT_EQ(why_not(run("runone")), "");
   EXPECT_EQ(why_not(run("runtwo")),
-            "ada may have 3 GPUs of fund group:vision at once; this needs 2 beside those of ada's open "
-            "runs. Wait for one to end, or use another --fund.");
+            "ada may have 3 GPUs of fund group:vision at once and has 2 in use; this needs 2 more. Wait "
+            "for a run to end, or ask for fewer GPUs, or use another --fund.");
   set("group:vision", "gpus/ada", "4");  // His own counts before everybody's.
   EXPECT_EQ(why_not(run("runtwo")), "");
   set("group:vision", "gpus/ada", "100");

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// What [refunds] of site.toml gives back, against a pretended Slurm.
+#include <nlohmann/json.hpp>
+
+#include "world.h"
+
+namespace scheduler {
+namespace {
+
+constexpr int kBadNodeCode = 32;
+
+class RefundPolicyTest : public ::testing::Test {
+ protected:
+  void SetUp() override { world.grant("user:ada", 10); }
+  void policy(std::vector<std::string> states) {
+    world.site.refunds.states = std::move(states);
+    world.restart();
+  }
+  // A training of 2 GPUs that ends after so many seconds.
+  AttemptCharged trained(const std::string& run, JobState state, int exit_code, std::int64_t seconds) {
+    const JobId id = world.launch(world.admission(run));
+    end(id, state, exit_code, seconds);
+    return world.run(run).last().charges.at(0);
+  }
+  void end(JobId id, JobState state, int exit_code, std::int64_t seconds) {
+    world.cluster.start(id);
+    world.tick();
+    world.cluster.now += seconds - 1;
+    world.cluster.end(id, state, exit_code);
+    for (int i = 0; i < 3; ++i) world.tick(5);
+  }
+  World world;
+};
+
+TEST_F(RefundPolicyTest, ABadNodeIsChargedAndGivenBackWhereTheSiteSaysSo) {
+  EXPECT_EQ(trained("runone", JobState::kFailed, kBadNodeCode, 20).refunded.milli_gpu_s, 0);
+  const auto before = world.balance().charged.milli_gpu_s;
+  ASSERT_EQ(before, 2 * 20 * 1000);
+
+  policy({"NODE_FAIL", "BAD_NODE"});
+  const auto charged = trained("runtwo", JobState::kFailed, kBadNodeCode, 20);
+  EXPECT_EQ(charged.charged.milli_gpu_s, 2 * 20 * 1000);
+  EXPECT_EQ(charged.refunded.milli_gpu_s, 2 * 20 * 1000);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, before);
+  const auto lines = world.dispatcher().ledger().lines("", "runtwo");
+  ASSERT_TRUE(lines);
+  int refunds = 0;
+  for (const auto& line : *lines) {
+    if (line.kind != "refund") continue;
+    ++refunds;
+    EXPECT_EQ(line.note, "BAD_NODE: refunds of site.toml");
+  }
+  EXPECT_EQ(refunds, 1);
+  world.expect_books_are_right();
+}
+
+TEST_F(RefundPolicyTest, OtherFailuresAndPlainJobsWithThatCodeStayCharged) {
+  policy({"BAD_NODE"});
+  EXPECT_EQ(trained("runone", JobState::kFailed, 31, 20).refunded.milli_gpu_s, 0);
+  EXPECT_EQ(trained("runtwo", JobState::kNodeFail, 0, 20).refunded.milli_gpu_s, 0);
+  EXPECT_EQ(trained("runthree", JobState::kCancelled, kBadNodeCode, 20).refunded.milli_gpu_s, 0);
+  const auto before = world.balance().charged.milli_gpu_s;
+  const JobId plain = world.cluster.submit_plain(1, 600);
+  world.tick();
+  end(plain, JobState::kFailed, kBadNodeCode, 20);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, before + 20 * 1000);
+}
+
+// The job runs as its user, who may end it with any code.
+TEST_F(RefundPolicyTest, ABadNodeGivesBackNoMoreThanAPreflightTakes) {
+  policy({"BAD_NODE"});
+  const auto charged = trained("runone", JobState::kFailed, kBadNodeCode, 400);
+  EXPECT_EQ(charged.charged.milli_gpu_s, 2 * 400 * 1000);
+  EXPECT_EQ(charged.refunded.milli_gpu_s,
+            2 * (world.site.launch.preflight_s + world.site.types[0].startup_s) * 1000);
+
+  world.site.refunds.cap = {5'000};
+  policy({"BAD_NODE"});
+  const auto capped = trained("runtwo", JobState::kFailed, kBadNodeCode, 20);
+  EXPECT_EQ(capped.refunded.milli_gpu_s, 5'000);
+}
+
+TEST_F(RefundPolicyTest, ABadNodeIsKnownAlsoWhereSlurmdbdIsSilent) {
+  policy({"BAD_NODE"});
+  const JobId id = world.launch(world.admission());
+  world.cluster.start(id);
+  world.tick();
+  world.cluster.now += 19;
+  world.cluster.end(id, JobState::kFailed, kBadNodeCode);
+  world.cluster.database_is_up = false;
+  for (int i = 0; i < 5; ++i) world.tick(60);
+  ASSERT_EQ(world.run().last().charges.size(), 1u);
+  EXPECT_EQ(world.run().last().charges[0].refunded, world.run().last().charges[0].charged);
+}
+
+TEST_F(RefundPolicyTest, ANodeThatDidNotBootIsGivenBackByDefault) {
+  const auto charged = trained("runone", JobState::kBootFail, 0, 50);
+  EXPECT_EQ(charged.charged.milli_gpu_s, 2 * 50 * 1000);
+  EXPECT_EQ(charged.refunded.milli_gpu_s, 2 * 50 * 1000);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 0);
+}
+
+TEST_F(RefundPolicyTest, APreemptionIsGivenBackWhereTheSiteSaysSo) {
+  EXPECT_EQ(trained("runone", JobState::kPreempted, 0, 50).refunded.milli_gpu_s, 0);
+  policy({"PREEMPTED"});
+  EXPECT_EQ(trained("runtwo", JobState::kPreempted, 0, 50).refunded.milli_gpu_s, 2 * 50 * 1000);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 50 * 1000);
+  world.expect_books_are_right();
+}
+
+TEST_F(RefundPolicyTest, AChargeOfOlderBooksIsReadWithoutItsExitCode) {
+  AttemptCharged charged;
+  charged.state = JobState::kFailed;
+  charged.exit_code = kBadNodeCode;
+  auto json = event_to_json(charged);
+  EXPECT_EQ(std::get<AttemptCharged>(event_from_json("AttemptCharged", json)).exit_code, kBadNodeCode);
+  json.erase("exit_code");
+  EXPECT_EQ(std::get<AttemptCharged>(event_from_json("AttemptCharged", json)).exit_code, 0);
+}
+
+}  // namespace
+}  // namespace scheduler
