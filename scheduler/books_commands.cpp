@@ -13,6 +13,7 @@
 #include "accounting/tariff.h"
 #include "accounting/till.h"
 #include "scheduler/console.h"
+#include "scheduler/fund_tables.h"
 
 namespace scheduler {
 namespace {
@@ -87,7 +88,7 @@ void print_fund(const json& fund) {
   }
 }
 
-void print_receipts(const json& result) {
+void print_receipts_table(const json& result) {
   fmt::print("{:>7}  {:<20}  {:<20}  {:>14}  {:>16}  {}\n", "RECEIPT", "TIME", "FUND", "PAID",
              "GPU-HOURS", "REFERENCE");
   for (const json& receipt : result.at("receipts")) {
@@ -99,6 +100,19 @@ void print_receipts(const json& result) {
     fmt::print("{:>7}  {} of it went back\n", "",
                accounting::format_money(receipt.at("reversed_minor"), receipt.at("currency")));
   }
+}
+
+ExitStatus print_receipts(const Client& client, const json& request, bool csv) {
+  return show(client, request, [csv](const json& result) {
+    if (csv) return fmt::print("{}", receipts_csv(result));
+    print_receipts_table(result);
+  });
+}
+
+std::shared_ptr<bool> csv_flag(CLI::App* app) {
+  auto csv = std::make_shared<bool>(false);
+  app->add_flag("--csv", *csv, "as CSV");
+  return csv;
 }
 
 std::string everything_on_standard_input() {
@@ -185,10 +199,11 @@ void BooksCommands::add_wallet(CLI::App& app) {
 
   CLI::App* receipts = wallet->add_subcommand("receipts", "what was paid");
   const Text of = option(receipts, "--fund", "user:NAME or group:NAME; default: you");
+  const auto csv = csv_flag(receipts);
   verbs_.push_back({receipts, [=](const Client& client) {
     json request = {{"verb", "receipts"}};
     if (!of->empty()) request["fund"] = *of;
-    return show(client, request, print_receipts);
+    return print_receipts(client, request, *csv);
   }});
 
   CLI::App* pay = wallet->add_subcommand("default-fund", "who pays where --fund is not given");
@@ -242,8 +257,7 @@ void BooksCommands::add_reports(CLI::App& app) {
   const Text from = option(usage, "--from", "allocations that ended from this day on (UTC)");
   const Text to = option(usage, "--to", "and before this day");
   const Text period = option(usage, "--period", kPeriodHelp);
-  auto csv = std::make_shared<bool>(false);
-  usage->add_flag("--csv", *csv, "as CSV");
+  const auto csv = csv_flag(usage);
   verbs_.push_back({usage, [=](const Client& client) {
     json request = {{"verb", "usage"}, {"by", *by},         {"fund", *of_fund},
                     {"user", *of_user}, {"run", *of_run}, {"period", *period},
@@ -261,8 +275,10 @@ void BooksCommands::add_reports(CLI::App& app) {
   CLI::App* burn = app.add_subcommand("burn-down", "how long your funds last");
   auto days = std::make_shared<int>(30);
   burn->add_option("--days", *days, "at the rate of so many days")->capture_default_str();
+  const auto burn_csv = csv_flag(burn);
   verbs_.push_back({burn, [=](const Client& client) {
-    return show(client, {{"verb", "burn_down"}, {"days", *days}}, [](const json& result) {
+    return show(client, {{"verb", "burn_down"}, {"days", *days}}, [=](const json& result) {
+      if (*burn_csv) return fmt::print("{}", burn_down_csv(result));
       fmt::print("{:<24} {:>18} {:>18} {:>10}  {}\n", "FUND", "AVAILABLE", "USED", "DAYS LEFT",
                  "NEXT EXPIRY");
       for (const json& each : result.at("funds")) {
@@ -359,8 +375,9 @@ void BooksCommands::add_till(CLI::App& admin) {
   }});
 
   CLI::App* receipts = admin.add_subcommand("receipts", "all receipts");
-  verbs_.push_back({receipts, [](const Client& client) {
-                      return show(client, {{"verb", "receipts"}, {"fund", ""}}, print_receipts);
+  const auto csv = csv_flag(receipts);
+  verbs_.push_back({receipts, [=](const Client& client) {
+                      return print_receipts(client, {{"verb", "receipts"}, {"fund", ""}}, *csv);
                     }});
 
   CLI::App* acts = admin.add_subcommand("acts", "what admins did that is no transfer");

@@ -58,7 +58,7 @@ struct StatementOptions {
   std::string period;             // accounting/period.h; empty: all.
 };
 [[nodiscard]] ExitStatus statement(const Client& client, const StatementOptions& options);
-[[nodiscard]] ExitStatus list_funds(const Client& client);
+[[nodiscard]] ExitStatus list_funds(const Client& client, bool csv);
 struct GrantOptions {
   std::string fund, hours, note;
   std::string id;                 // A script's own, so that its retry is safe; empty: a new one.

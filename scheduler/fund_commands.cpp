@@ -11,6 +11,7 @@
 #include "accounting/till.h"
 #include "scheduler/client.h"
 #include "scheduler/console.h"
+#include "scheduler/fund_tables.h"
 
 namespace scheduler {
 
@@ -38,12 +39,16 @@ ExitStatus statement(const Client& client, const StatementOptions& options) {
   return ExitStatus::kDone;
 }
 
-ExitStatus list_funds(const Client& client) {
+ExitStatus list_funds(const Client& client, bool csv) {
   const auto answer = ask(client, {{"verb", "funds"}});
   if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
   const json& result = std::get<json>(answer);
   if (client.json) {
     fmt::print("{}\n", result.dump(2));
+    return ExitStatus::kDone;
+  }
+  if (csv) {
+    fmt::print("{}", funds_csv(result));
     return ExitStatus::kDone;
   }
   const json& funds = result.at("funds");

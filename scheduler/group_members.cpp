@@ -4,6 +4,7 @@
 #include <grp.h>
 #include <pwd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 namespace scheduler {
@@ -12,7 +13,16 @@ std::vector<std::string> group_members(const std::string& name) {
   std::vector<std::string> members;
   const group* entry = getgrnam(name.c_str());
   if (entry == nullptr) return members;
-  for (char** member = entry->gr_mem; *member != nullptr; ++member) members.emplace_back(*member);
+  const gid_t gid = entry->gr_gid;
+  const auto add = [&members](const char* user) {
+    if (std::count(members.begin(), members.end(), user) == 0) members.emplace_back(user);
+  };
+  for (char** member = entry->gr_mem; *member != nullptr; ++member) add(*member);
+  setpwent();
+  while (const passwd* user = getpwent()) {
+    if (user->pw_gid == gid) add(user->pw_name);
+  }
+  endpwent();
   return members;
 }
 

@@ -9,7 +9,9 @@
 
 namespace scheduler {
 
-// Empty where there is no such group. Users whose first group it is are not listed by the machine.
+// Those whom the group lists, then those whose first group it is by the list of users; each once.
+// A directory that does not list its users (sssd without `enumerate`) tells of the former alone.
+// Empty where there is no such group. Used by one thread at a time.
 [[nodiscard]] std::vector<std::string> group_members(const std::string& group);
 
 // Is there a user or group of the fund's name ("user:ada")? True also where the database does not

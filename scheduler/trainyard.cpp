@@ -169,8 +169,11 @@ int run(int argc, char** argv) {
   statement->add_flag("--csv", csv, "as CSV");
   statement->add_option("--period", statement_options.period, scheduler::kPeriodHelp);
   CLI::App* funds = app.add_subcommand("funds", "what you may spend");
+  funds->add_flag("--csv", csv, "as CSV");
 
-  CLI::App* admin = app.add_subcommand("admin", "for admins: grant, funds, runs, audit");
+  CLI::App* admin = app.add_subcommand(
+      "admin", "for admins: grant, refund, set, funds, runs, price, voucher, receipts, acts, "
+               "audit, export, backup");
   admin->require_subcommand(1);
   scheduler::GrantOptions grant_options;
   CLI::App* grant = admin->add_subcommand("grant", "give GPU-hours to a fund");
@@ -181,6 +184,7 @@ int run(int argc, char** argv) {
   grant->add_option("--from", grant_options.from, "available from this day on (UTC); default: now");
   grant->add_option("--expires", grant_options.expires, "what is left on this day is taken back");
   CLI::App* admin_funds = admin->add_subcommand("funds", "all funds");
+  admin_funds->add_flag("--csv", csv, "as CSV");
   CLI::App* admin_runs = admin->add_subcommand("runs", "everybody's runs");
   admin_runs->add_option("--count,-n", count, "at most so many")->capture_default_str();
   CLI::App* audit = admin->add_subcommand("audit", "recompute the books, compare with slurmdbd");
@@ -254,7 +258,7 @@ int run(int argc, char** argv) {
     statement_options.format = csv ? "csv" : "text";
     return done(scheduler::statement(client, statement_options));
   }
-  if (*funds || *admin_funds) return done(scheduler::list_funds(client));
+  if (*funds || *admin_funds) return done(scheduler::list_funds(client, csv));
   if (*grant) return done(scheduler::grant(client, grant_options));
   if (*admin_runs) return done(scheduler::list_runs(client, true, count));
   if (*gate) return done(scheduler::gate(client, gate_job));

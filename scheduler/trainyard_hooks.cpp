@@ -16,6 +16,7 @@
 
 namespace {
 
+constexpr int kBadRequest = 2;
 constexpr int kEnvironmentFailure = 3;
 
 scheduler::HookAnswer forward(const scheduler::Site& site, const std::string& signature,
@@ -54,11 +55,15 @@ int main(int argc, char** argv) {
   app.add_option("--timeout", settings.timeout_s, "seconds after which a silent sender is dropped")
       ->capture_default_str()->check(CLI::Range(1, 600));
   app.set_version_flag("--version", TRAINYARD_VERSION);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kBadRequest;
+  }
   const auto outcome = scheduler::read_site(site_path);
   if (!outcome.faults.empty()) {
     fmt::print(stderr, "{}", scheduler::to_text(outcome.faults));
-    return 2;
+    return kBadRequest;
   }
   // Before any thread starts: the signals are waited for below, and nowhere else.
   sigset_t ends;

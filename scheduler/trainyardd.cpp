@@ -28,6 +28,7 @@
 
 namespace {
 
+constexpr int kBadRequest = 2;
 constexpr int kEnvironmentFailure = 3;
 constexpr std::time_t kTurnInterval_s = 60;
 constexpr int kPumpInterval_ms = 200;
@@ -191,7 +192,11 @@ int main(int argc, char** argv) {
   app.add_option("--limits", spendable,
                  "look after Slurm's own limits once, by the file that says what funds can spend, and end");
   app.set_version_flag("--version", TRAINYARD_VERSION);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kBadRequest;
+  }
   if (geteuid() == 0) {
     return fail("does not run as root. Start it as its own account, an Operator of Slurm "
                 "(sacctmgr add user trainyard account=... adminlevel=operator)");
@@ -199,7 +204,7 @@ int main(int argc, char** argv) {
   const auto outcome = scheduler::read_site(site_path);
   if (!outcome.faults.empty()) {
     fmt::print(stderr, "{}", scheduler::to_text(outcome.faults));
-    return 2;
+    return kBadRequest;
   }
   if (is_for_rights) return print_rights();
   if (!spendable.empty()) return look_after_limits(outcome.site, spendable);

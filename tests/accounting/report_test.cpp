@@ -3,8 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <regex>
+#include <set>
 
+#include "accounting/statement.h"
 #include "books.h"
 
 namespace accounting {
@@ -156,6 +161,30 @@ TEST(Prometheus, HasEveryFundInEveryMetric) {
         "trainyard_fund_granted_gpu_seconds{fund=\"user:cy\"} 1.500\n"}) {
     EXPECT_NE(text.find(line), std::string::npos) << line << text;
   }
+}
+
+std::set<std::string> metrics_in(const std::string& text) {
+  const std::regex name("trainyard_[a-z_]+");
+  return {std::sregex_token_iterator(text.begin(), text.end(), name), {}};
+}
+
+TEST(Prometheus, HasTheMetricsOfItsPageAndNoOthers) {
+  std::ifstream file(TRAINYARD_REPORTS_FORMAT);
+  const std::string page{std::istreambuf_iterator<char>(file), {}};
+  ASSERT_FALSE(page.empty());
+  Used used;
+
+  const auto printed = metrics_in(prometheus_text(must(used.ledger.balances())));
+
+  EXPECT_FALSE(printed.empty());
+  EXPECT_EQ(printed, metrics_in(page));
+}
+
+TEST(Usage, HasTheCsvColumnsOfItsPage) {
+  std::ifstream file(TRAINYARD_REPORTS_FORMAT);
+  const std::string page{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_NE(page.find("\n" + usage_csv({})), std::string::npos);
+  EXPECT_NE(page.find("\n" + statement_csv({})), std::string::npos);
 }
 
 }  // namespace

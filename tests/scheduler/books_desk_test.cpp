@@ -18,6 +18,7 @@
 #include "accounting/till.h"
 #include "accounting/webhook.h"
 #include "fake_cluster.h"
+#include "scheduler/fund_tables.h"
 #include "scheduler/restore.h"
 #include "scheduler/secret_key.h"
 #include "scheduler/service.h"
@@ -238,7 +239,9 @@ TEST_F(BooksDesk, APaymentMessageCountsOnceAndAForgedOneNever) {
   EXPECT_NE(refusal(kBob, late).find("too long ago"), std::string::npos);
 
   EXPECT_EQ(available("user:ada"), 10);
-  EXPECT_EQ(done(kAda, {{"verb", "receipts"}}).at("receipts").size(), 1u);
+  const json receipts = done(kAda, {{"verb", "receipts"}});
+  EXPECT_EQ(receipts.at("receipts").size(), 1u);
+  EXPECT_NE(receipts_csv(receipts).find("Z,user:ada,740,0,EUR,74,36000000,"), std::string::npos);
   expect_books_are_right();
 }
 
