@@ -107,12 +107,15 @@ std::string estimate_text(const Quote& quote) {
   return fmt::format("about {}{}; {}", duration_text(quote.expected_s), band, quote.basis);
 }
 
-std::string money_text(const Quote& quote) {
+std::string money_text(const Plan& plan) {
+  const Quote& quote = plan.quote;
   const auto expected = accounting::cost_minor(quote.expected, quote.price_minor);
   const auto most = accounting::cost_minor(quote.hold, quote.price_minor);
   if (quote.price_minor <= 0 || !expected || !most) return "";
-  return fmt::format("about {}, never more than {}, at {} a GPU-hour",
+  // Of an epochs run the hold may grow.
+  return fmt::format("about {}, {} {}, at {} a GPU-hour",
                      accounting::format_money(*expected, quote.currency),
+                     plan.is_timed ? "never more than" : "first hold",
                      accounting::format_money(*most, quote.currency),
                      accounting::format_money(quote.price_minor, quote.currency));
 }

@@ -42,8 +42,9 @@ ExitStatus complain(const Client& client, ExitStatus status, const std::vector<s
 [[nodiscard]] std::string gpu_hours(std::int64_t milli_gpu_s);    // "0.045 GPU-h"
 // "about 1:02:03 (0:50:00 to 1:15:00); measured: ...": how long a run takes, and how that is known.
 [[nodiscard]] std::string estimate_text(const Quote& quote);
-// "about 0.05 EUR, never more than 0.12 EUR, at 0.74 EUR a GPU-hour"; empty where hours have no price.
-[[nodiscard]] std::string money_text(const Quote& quote);
+// "about 0.05 EUR, never more than 0.12 EUR, at 0.74 EUR a GPU-hour", of an epochs run "first hold 0.12
+// EUR"; empty where hours have no price.
+[[nodiscard]] std::string money_text(const Plan& plan);
 // What a dry run says of the fund: what it has, and what would be left of that beside the hold and
 // after the run; a credit may be used like hours.
 [[nodiscard]] std::string fund_text(const Plan& plan, std::int64_t available,

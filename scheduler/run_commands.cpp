@@ -123,7 +123,7 @@ void print_estimate(const json& run, const RunProgress& progress) {
   const json& segment = run.at("segments").back();
   const Plan plan = segment.at("plan").get<Plan>();
   if (plan.quote.basis.empty()) return;
-  if (const std::string money = money_text(plan.quote); !money.empty()) {
+  if (const std::string money = money_text(plan); !money.empty()) {
     fmt::print("money    {}\n", money);
   }
   fmt::print("estimate {}\n", estimate_text(plan.quote));

@@ -105,7 +105,7 @@ void print_plan(const Plan& plan, const DataCheck& data, const TrainingRequest& 
              gpu_hours(plan.quote.expected.milli_gpu_s), plan.gpus, plan.quote.expected_s, weight,
              plan.is_timed ? "never more than" : "extended while the fund can pay; first hold",
              gpu_hours(plan.quote.hold.milli_gpu_s), plan.fund);
-  if (const std::string money = money_text(plan.quote); !money.empty()) {
+  if (const std::string money = money_text(plan); !money.empty()) {
     fmt::print("money    {}\n", money);
   }
   fmt::print("estimate {}\n", estimate_text(plan.quote));

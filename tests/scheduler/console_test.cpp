@@ -20,11 +20,12 @@ Plan plan_of_hours(std::int64_t expected, std::int64_t hold) {
 
 TEST(Money, IsSaidWhereHoursHaveAPrice) {
   Plan plan = plan_of_hours(2, 3);
-  EXPECT_EQ(money_text(plan.quote), "");
+  EXPECT_EQ(money_text(plan), "");
   plan.quote.price_minor = 74;
   plan.quote.currency = "EUR";
-  EXPECT_EQ(money_text(plan.quote),
-            "about 1.48 EUR, never more than 2.22 EUR, at 0.74 EUR a GPU-hour");
+  EXPECT_EQ(money_text(plan), "about 1.48 EUR, first hold 2.22 EUR, at 0.74 EUR a GPU-hour");
+  plan.is_timed = true;
+  EXPECT_EQ(money_text(plan), "about 1.48 EUR, never more than 2.22 EUR, at 0.74 EUR a GPU-hour");
 }
 
 TEST(Fund, IsToldWithWhatIsLeftOfIt) {
