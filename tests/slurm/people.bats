@@ -21,6 +21,7 @@ setup_file() {
 teardown_file() {
   [[ $EUID == 0 ]] || return 0
   groupdel tydesk 2>/dev/null || true
+  groupdel tyvision 2>/dev/null || true
 }
 
 # The same site, as another node sees it: without the local socket.
@@ -106,7 +107,10 @@ is_held_by() { [[ $(fund_of_run "$1") == "$2" ]]; }
 }
 
 @test "a Slurm account's fund pays its jobs, and its coordinator sees it; nobody else does" {
-  # [managed.accounts] of the private cluster names this account and its fund.
+  # [managed.accounts] of the private cluster names this account and its fund, which is spent by the
+  # members of the Unix group. The coordinator is none of them.
+  getent group tyvision >/dev/null || groupadd tyvision
+  usermod -aG tyvision "$member"
   as root sacctmgr --immediate add account tyvision description=x organization=x
   as root sacctmgr --immediate add user "$leader" "$member" account=tyvision
   as root sacctmgr --immediate add coordinator account=tyvision names="$leader"
@@ -127,9 +131,9 @@ is_held_by() { [[ $(fund_of_run "$1") == "$2" ]]; }
   run as "$leader" trainyard statement --fund group:tyvision
   echo "$output"
   [ "$status" -eq 0 ]
-  run sees_fund "$member" group:tyvision
+  run sees_fund "$tytest_user" group:tyvision
   [ "$status" -ne 0 ]
-  run as "$member" trainyard statement --fund group:tyvision
+  run as "$tytest_user" trainyard statement --fund group:tyvision
   echo "$output"
   [ "$status" -eq 1 ]
 }
