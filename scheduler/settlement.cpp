@@ -194,11 +194,11 @@ void compare_with_books(const Run& run, const View& view, const AllocationRecord
       "record that changed", record.id, accounting::format_utc(record.start), charged, recorded)});
 }
 
-// When the allocation was last seen running; 0: never.
-UtcSeconds last_sighting(const Segment& segment, const AllocationRecord& record, const View& view) {
+// When the allocation that began at `start` was last seen running; 0: never.
+UtcSeconds last_sighting(const Segment& segment, JobId job, UtcSeconds start, const View& view) {
   for (std::size_t place = 0; place < segment.seen.size(); ++place) {
     const AttemptStarted& seen = segment.seen[place];
-    if (seen.job != record.id || seen.start != record.start) continue;
+    if (seen.job != job || seen.start != start) continue;
     return place + 1 < segment.seen.size() ? segment.seen[place + 1].before : view.last_seen;
   }
   return 0;
@@ -207,11 +207,21 @@ UtcSeconds last_sighting(const Segment& segment, const AllocationRecord& record,
 // What slurmdbd says counts. That it says less than was seen, somebody may want to know.
 std::string doubt_of(const Segment& segment, const AllocationRecord& record, UtcSeconds end,
                      const View& view, const Patience& patience) {
-  const UtcSeconds seen = last_sighting(segment, record, view);
+  const UtcSeconds seen = last_sighting(segment, record.id, record.start, view);
   if (seen <= end + patience.clock_slack_s) return "";
   return fmt::format("job {}: slurmdbd's record from {} on ends at {}, but it was seen running at {}. "
                      "Charged is what the record says", record.id,
                      accounting::format_utc(record.start), accounting::format_utc(end),
+                     accounting::format_utc(seen));
+}
+
+// The end of an allocation comes before its start where the controller's clock was set back while it
+// ran. Slurm counts no second of it then, and so do the books.
+std::string clock_doubt_of(const Segment& segment, const AttemptCharged& charge, const View& view) {
+  if (charge.end > charge.start) return "";
+  const UtcSeconds seen = last_sighting(segment, charge.job, charge.start, view);
+  if (seen <= charge.start) return "";
+  return fmt::format(". It was seen running at {}: the clock of slurmctld was set back, as it seems",
                      accounting::format_utc(seen));
 }
 
@@ -225,9 +235,10 @@ void add_as_seen(const Run& run, const View& view, AttemptCharged charge,
       charge,
       fmt::format("{} {}, {}: as seen from the controller", run.last().plan.type,
                   to_name(charge.state), why),
-      fmt::format("job {}: {} GPUs from {} to {} are charged as seen from the controller; {}",
+      fmt::format("job {}: {} GPUs from {} to {} are charged as seen from the controller; {}{}",
                   charge.job, charge.gpus, accounting::format_utc(charge.start),
-                  accounting::format_utc(charge.end), why)});
+                  accounting::format_utc(charge.end), why,
+                  clock_doubt_of(run.last(), charge, view))});
 }
 
 }  // namespace

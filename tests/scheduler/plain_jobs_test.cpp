@@ -480,6 +480,29 @@ TEST_F(PlainJobTest, Scenario22AnAllocationThatEndsBeforeItStartedCostsNothing) 
   world.expect_books_are_right();
 }
 
+// slurmctld starts such a record anew at its new time, out of sight of who asks from the submission on.
+TEST_F(PlainJobTest, Scenario22AClockThatWasSetBackUnderAJobIsNamed) {
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.tick();
+  world.cluster.start(id);
+  world.tick();
+  world.cluster.now += 40;
+  world.tick();
+  world.cluster.now -= 3600;
+  world.cluster.end(id, JobState::kCompleted, 0);
+  world.cluster.records.erase(id);
+  world.cluster.now += 3600;
+  world.tick();
+  world.tick(1000);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 0);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  const auto findings = world.dispatcher().ledger().findings();
+  ASSERT_TRUE(findings && findings->size() == 1u);
+  EXPECT_NE(findings->front().text.find("the clock of slurmctld was set back"), std::string::npos)
+      << findings->front().text;
+  world.expect_books_are_right();
+}
+
 TEST_F(PlainJobTest, Scenario25TheLastHoursAreGivenOnce) {
   for (int i = 0; i < 10; ++i) (void)world.cluster.submit_plain(4, 3600);
   world.tick();
