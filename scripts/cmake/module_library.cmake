@@ -34,7 +34,8 @@ function(trainyard_feature text)
   set_property(GLOBAL APPEND PROPERTY TRAINYARD_FEATURES "${text}")
 endfunction()
 
-# trainyard_test(name SOURCES ... LINKS ... [LABELS ...] [PROPERTIES ...]): a GoogleTest executable.
+# trainyard_test(name SOURCES ... LINKS ... [LABELS ...] [PROPERTIES ...]): a GoogleTest executable. Each
+# of its tests has the machine to itself under the `ctest -j 2` of scripts/test.
 function(trainyard_test name)
   cmake_parse_arguments(arg "" "" "SOURCES;LINKS;LABELS;PROPERTIES" ${ARGN})
   if(NOT arg_LABELS)
@@ -44,5 +45,5 @@ function(trainyard_test name)
   target_link_libraries(${name} PRIVATE ${arg_LINKS} GTest::gtest_main)
   trainyard_warnings(${name})
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST
-    PROPERTIES LABELS "${arg_LABELS}" ${arg_PROPERTIES})
+    PROPERTIES LABELS "${arg_LABELS}" PROCESSORS 2 ${arg_PROPERTIES})
 endfunction()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # shellcheck shell=bash
 #
-# For tests against a real Slurm. All files share one private cluster, "tytest": the first that
-# calls `cluster_once` starts it, ctest's fixture takes it down after the last. By hand:
+# For tests against a real Slurm. All files share one private cluster, "tytest", or with
+# TRAINYARD_TEST_CLUSTER another: the first that calls `cluster_once` starts it, ctest's fixture takes
+# it down after the last. By hand:
 #
 #   bats tests/slurm/cluster.bats
 #   scripts/cluster down --name tytest
@@ -19,6 +20,7 @@ repository=$(realpath "$BATS_TEST_DIRNAME/../..")
 tytest=${TRAINYARD_TEST_CLUSTER:-tytest} # Another name: beside somebody else's tests.
 tytest_state=/var/lib/trainyard-$tytest
 tytest_user=tyalice
+[[ $tytest == tytest ]] || tytest_user=ty${tytest#ty}1
 
 # cluster VERB...: scripts/cluster on the shared cluster.
 cluster() { "$repository/scripts/cluster" --name "$tytest" "$@"; }
