@@ -405,8 +405,8 @@ Expected<Amount> Till::paid_for(const Quote& quote) const {
   return paid;
 }
 
-Expected<bool> Till::is_voucher_used(const std::string& voucher) const {
-  const auto grant = find_transfer(*db_, "voucher/" + voucher);
+Expected<bool> Till::was_given(const std::string& provider, const std::string& reference) const {
+  const auto grant = find_transfer(*db_, provider + "/" + reference);
   if (!grant) return tl::unexpected(grant.error());
   return grant->has_value();
 }

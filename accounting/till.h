@@ -136,7 +136,9 @@ class Till {
 
   // What the payments of a quote by its own fund bought, less what went back.
   [[nodiscard]] Expected<Amount> paid_for(const Quote& quote) const;
-  [[nodiscard]] Expected<bool> is_voucher_used(const std::string& voucher) const;
+  // Has the provider given its hours of that name already (payment_provider.h)?
+  [[nodiscard]] Expected<bool> was_given(const std::string& provider,
+                                         const std::string& reference) const;
 
   // reversal.cpp. The hours go back in the same transaction. A reversal that is told again changes
   // nothing; all of one payment together never exceed it.

@@ -92,4 +92,23 @@ std::variant<Voucher, VoucherFault> read_voucher(std::string_view code, std::str
   return voucher;
 }
 
+Told Vouchers::read(const Claim& claim, UtcSeconds now) const {
+  auto read = read_voucher(claim.body, key_, now);
+  if (auto* voucher = std::get_if<Voucher>(&read)) {
+    return GivenHours{std::move(voucher->id), voucher->amount, std::move(voucher->fund)};
+  }
+  using Why = NotTaken::Why;
+  switch (std::get<VoucherFault>(read)) {
+    case VoucherFault::kForged:
+      return NotTaken{Why::kRefused,
+                      "this voucher was not made here, or it was changed. Copy all of it."};
+    case VoucherFault::kExpired:
+      return NotTaken{Why::kRefused, "this voucher has expired. Ask an admin for another."};
+    case VoucherFault::kMalformed:
+      break;
+  }
+  return NotTaken{Why::kNotMine,
+                  "this is no voucher. A voucher begins with TYV1 and is one long word."};
+}
+
 }  // namespace accounting

@@ -10,7 +10,7 @@
 #include <string_view>
 #include <variant>
 
-#include "accounting/amount.h"
+#include "accounting/payment_provider.h"
 
 namespace accounting {
 
@@ -31,5 +31,16 @@ enum class VoucherFault { kMalformed, kForged, kExpired };
 [[nodiscard]] std::variant<Voucher, VoucherFault> read_voucher(std::string_view code,
                                                                std::string_view key,
                                                                UtcSeconds now);
+
+// Vouchers that were made with the key.
+class Vouchers final : public PaymentProvider {
+ public:
+  explicit Vouchers(std::string key) : key_(std::move(key)) {}
+  [[nodiscard]] std::string name() const override { return "voucher"; }
+  [[nodiscard]] Told read(const Claim& claim, UtcSeconds now) const override;
+
+ private:
+  std::string key_;
+};
 
 }  // namespace accounting

@@ -101,23 +101,41 @@ std::string sign_webhook(std::string_view key, std::string_view body, UtcSeconds
   return "t=" + timestamp + ",v1=" + digest_of(key, timestamp, body);
 }
 
-std::variant<PaymentEvent, WebhookFault> SignedWebhook::read(std::string_view header,
-                                                             std::string_view body,
-                                                             UtcSeconds now) const {
-  const auto signature = read_header(header);
-  if (!signature || key_.empty()) return WebhookFault::kMalformedHeader;
-  const std::string expected = digest_of(key_, signature->timestamp, body);
+std::variant<PaymentEvent, WebhookFault> read_webhook(const Claim& message, std::string_view key,
+                                                      std::int64_t window_s, UtcSeconds now) {
+  const auto signature = read_header(message.signature);
+  if (!signature || key.empty()) return WebhookFault::kMalformedHeader;
+  const std::string expected = digest_of(key, signature->timestamp, message.body);
   bool is_signed = false;
   for (const std::string& digest : signature->digests) {
     is_signed |= equal_in_constant_time(digest, expected);
   }
   if (!is_signed) return WebhookFault::kForged;
-  if (signature->when < now - window_s_ || signature->when > now + window_s_) {
+  if (signature->when < now - window_s || signature->when > now + window_s) {
     return WebhookFault::kOutsideWindow;
   }
-  auto event = read_body(body);
+  auto event = read_body(message.body);
   if (!event) return WebhookFault::kMalformedBody;
   return *event;
+}
+
+Told SignedWebhook::read(const Claim& claim, UtcSeconds now) const {
+  auto read = read_webhook(claim, key_, window_s_, now);
+  if (auto* event = std::get_if<PaymentEvent>(&read)) return std::move(*event);
+  using Why = NotTaken::Why;
+  switch (std::get<WebhookFault>(read)) {
+    case WebhookFault::kMalformedHeader:
+      return NotTaken{Why::kNotMine, "the signature header is not \"t=SECONDS,v1=HEX\""};
+    case WebhookFault::kOutsideWindow:
+      return NotTaken{Why::kRefused, "the message was signed too long ago, or in the future: a "
+                                     "replay, or a clock is off"};
+    case WebhookFault::kForged:
+      return NotTaken{Why::kRefused, "the signature does not fit the body"};
+    case WebhookFault::kMalformedBody:
+      break;
+  }
+  return NotTaken{Why::kUnreadable,
+                  "the body is no payment message (docs/formats/payment.md)"};
 }
 
 }  // namespace accounting

@@ -6,11 +6,15 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "scheduler/caller.h"
 
 namespace scheduler {
+
+inline constexpr std::string_view kAdminsOnly =
+    "only an admin of Trainyard does this (admin_users and admin_groups of site.toml)";
 
 [[nodiscard]] inline nlohmann::json refused(const std::vector<std::string>& reasons) {
   return {{"ok", false}, {"kind", "refused"}, {"messages", reasons}};

@@ -28,9 +28,6 @@ using nlohmann::json;
 
 constexpr std::string_view kQuoteHolds = "quote/";
 
-constexpr std::string_view kAdminsOnly =
-    "only an admin of Trainyard does this (admin_users and admin_groups of site.toml)";
-
 bool is_of_members(const std::string& setting) {
   return setting.starts_with("cap/") || setting.starts_with("gpus/") ||
          setting.starts_with("runs/") || setting.starts_with("member_");

@@ -13,6 +13,10 @@
 
 #include "scheduler/dispatcher.h"
 
+namespace accounting {
+class Till;
+}
+
 namespace scheduler {
 
 // Nothing where the verb is none of the books'. Throws std::exception for a malformed request.
@@ -30,6 +34,10 @@ namespace scheduler {
                                                         const Caller& caller,
                                                         const nlohmann::json& request,
                                                         UtcSeconds now);
+// voucher_desk.cpp
+[[nodiscard]] nlohmann::json answer_voucher_make(accounting::Till& till, const Site& site,
+                                                 const Caller& caller,
+                                                 const nlohmann::json& request, UtcSeconds now);
 
 // tier_desk.cpp
 [[nodiscard]] std::optional<nlohmann::json> answer_tier_desk(Dispatcher& dispatcher,

@@ -1,17 +1,26 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# What needs a real MUNGE, slurmdbd or sbatch: questions from other nodes, coordinators, --fund.
+# What needs a real MUNGE, slurmdbd, sbatch or Unix group: questions from other nodes, admins,
+# operators, coordinators, --fund.
 
 load cluster
 
 member=tydora
 leader=tyedgar
+operator=tyodile
+helpdesk=tyfriso
 
 setup_file() {
   cluster_once
   cluster user add "$member"
   cluster user add "$leader"
+  cluster user add "$operator"
+  cluster user add "$helpdesk"
+  getent group tyadmins >/dev/null || groupadd tyadmins
+  sed -i -e 's/^admin_groups = .*/admin_groups = ["tyadmins"]/' -e '/^slurm_operators = /d' \
+    -e 's/^\[rights\]$/&\nslurm_operators = true/' "$tytest_state/etc/site.toml"
+  cluster restart trainyardd
   getent group tydesk >/dev/null || groupadd tydesk
   usermod -aG tydesk "$member"
   as trainyard trainyard admin grant group:tydesk 5h --id people-grant-0001
@@ -20,6 +29,10 @@ setup_file() {
 
 teardown_file() {
   [[ $EUID == 0 ]] || return 0
+  sed -i -e 's/^admin_groups = .*/admin_groups = []/' -e '/^slurm_operators = /d' \
+    "$tytest_state/etc/site.toml"
+  cluster restart trainyardd
+  groupdel tyadmins 2>/dev/null || true
   groupdel tydesk 2>/dev/null || true
   groupdel tyvision 2>/dev/null || true
 }
@@ -40,6 +53,9 @@ runs_paid_by() {
 has_paid_runs() { [[ $(runs_paid_by "$1") -ge $2 ]]; }
 sees_fund() { as "$1" trainyard funds --json | jq -e --arg fund "$2" '.funds | any(.fund == $fund)'; }
 fund_of_run() { as trainyard trainyard show "$1" --json | jq -r .fund; }
+# All receipts are for admins alone.
+is_admin() { as "$1" trainyard admin receipts >/dev/null 2>&1; }
+is_no_admin() { ! is_admin "$1"; }
 is_held_by() { [[ $(fund_of_run "$1") == "$2" ]]; }
 
 @test "another node asks over TCP, and MUNGE says who asks" {
@@ -136,4 +152,58 @@ is_held_by() { [[ $(fund_of_run "$1") == "$2" ]]; }
   run as "$tytest_user" trainyard statement --fund group:tyvision
   echo "$output"
   [ "$status" -eq 1 ]
+}
+
+@test "a coordinator shares out what his account has, gives no hours, and rules no other books" {
+  eventually 60 sees_fund "$leader" group:tyvision
+  run as "$leader" trainyard admin set group:tyvision "cap/$member" 1h
+  echo "$output"
+  [ "$status" -eq 0 ]
+  as "$member" trainyard fund group:tyvision --json |
+    jq -e --arg name "cap/$member" '.settings | any(.name == $name)'
+  as "$leader" trainyard admin set group:tyvision "cap/$member"
+  # denied COMMAND...: refused, with exit code 1.
+  denied() {
+    run as "$leader" trainyard "$@"
+    echo "$*: status $status: $output"
+    [[ $status -eq 1 ]]
+  }
+  denied admin set group:tyvision credit_limit 1h
+  denied admin set group:tydesk "cap/$member" 1h
+  denied admin grant group:tyvision 1h
+  denied admin receipts
+  denied admin voucher 1h
+  denied statement --fund group:tydesk
+  denied fund "user:$member"
+}
+
+@test "a member of a group of admin_groups is an admin, and nobody else" {
+  is_no_admin "$helpdesk"
+  usermod -aG tyadmins "$helpdesk"
+  is_admin "$helpdesk"
+  run as "$helpdesk" trainyard admin grant "user:$helpdesk" 1h
+  echo "$output"
+  [ "$status" -eq 0 ]
+  run as "$member" trainyard admin grant "user:$member" 1h
+  echo "$output"
+  [ "$status" -eq 1 ]
+  [[ $output == *"not an admin"* ]]
+  gpasswd --delete "$helpdesk" tyadmins
+  is_no_admin "$helpdesk"
+}
+
+@test "an operator of Slurm is an admin as long as he is one" {
+  as root sacctmgr --immediate modify user name="$operator" set adminlevel=None || true
+  eventually 60 is_no_admin "$operator"
+  as root sacctmgr --immediate modify user name="$operator" set adminlevel=Operator
+  eventually 60 is_admin "$operator"
+  run as "$operator" trainyard admin set group:tydesk runs_max 7
+  echo "$output"
+  [ "$status" -eq 0 ]
+  as trainyard trainyard fund group:tydesk --json |
+    jq -e --arg actor "$operator" '.settings | any(.name == "runs_max" and .actor == $actor)'
+  as "$operator" trainyard admin set group:tydesk runs_max
+  is_no_admin "$member"
+  as root sacctmgr --immediate modify user name="$operator" set adminlevel=None
+  eventually 60 is_no_admin "$operator"
 }
