@@ -394,11 +394,14 @@ void BooksCommands::add_till(CLI::App& admin) {
 
 void BooksCommands::add_copies(CLI::App& admin) {
   CLI::App* exported = admin.add_subcommand(
-      "export", "journal (hledger), ondemand (balance file) or prometheus (metrics)");
+      "export", "journal (hledger, beancount), ondemand (balance file) or prometheus (metrics)");
   const Text what = needed(exported, "what", "journal, ondemand, prometheus");
+  const Text format = option(exported, "--format", "of the journal: hledger (default) or beancount");
   verbs_.push_back({exported, [=](const Client& client) {
-                      return show(client, {{"verb", "export"}, {"what", *what}}, print_body);
-                    }});
+    json request = {{"verb", "export"}, {"what", *what}};
+    if (!format->empty()) request["format"] = *format;
+    return show(client, request, print_body);
+  }});
 
   CLI::App* backup = admin.add_subcommand("backup", "copy the books while the service runs");
   const Text path = needed(backup, "path", "an absolute path that the service may write");

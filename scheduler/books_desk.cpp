@@ -232,8 +232,14 @@ json answer_export(Dispatcher& dispatcher, const Caller& caller, const json& req
                    UtcSeconds now) {
   if (!caller.is_admin) return refused({std::string(kAdminsOnly)});
   const std::string what = request.at("what");
+  const std::string named = request.value("format", "hledger");
+  const auto format = accounting::parse_journal_format(named);
+  if (!format) return bad_request("format = \"" + named + "\" is none of hledger, beancount");
+  if (what != "journal" && request.contains("format")) {
+    return bad_request("format is the journal's: " + what + " has one form only");
+  }
   if (what == "journal") {
-    const auto journal = accounting::export_journal(dispatcher.database());
+    const auto journal = accounting::export_journal(dispatcher.database(), *format);
     if (!journal) return failed(journal.error().message);
     return good({{"body", *journal}});
   }
