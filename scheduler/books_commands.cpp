@@ -278,17 +278,7 @@ void BooksCommands::add_reports(CLI::App& app) {
   const auto burn_csv = csv_flag(burn);
   verbs_.push_back({burn, [=](const Client& client) {
     return show(client, {{"verb", "burn_down"}, {"days", *days}}, [=](const json& result) {
-      if (*burn_csv) return fmt::print("{}", burn_down_csv(result));
-      fmt::print("{:<24} {:>18} {:>18} {:>10}  {}\n", "FUND", "AVAILABLE", "USED", "DAYS LEFT",
-                 "NEXT EXPIRY");
-      for (const json& each : result.at("funds")) {
-        fmt::print("{:<24} {:>18} {:>18} {:>10}  {}\n", each.at("fund").get<std::string>(),
-                   hours_of(each, "available"), hours_of(each, "used"),
-                   each.at("days_left").is_null()
-                       ? "-"
-                       : std::to_string(each.at("days_left").get<std::int64_t>()),
-                   each.at("next_expiry").is_null() ? "-" : day_of(each.at("next_expiry")));
-      }
+      fmt::print("{}", *burn_csv ? burn_down_csv(result) : burn_down_text(result));
     });
   }});
 }
