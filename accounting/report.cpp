@@ -8,8 +8,10 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "accounting/cost.h"
 #include "accounting/posting.h"
 #include "accounting/tariff.h"
+#include "accounting/till.h"
 
 namespace accounting {
 namespace {
@@ -22,6 +24,7 @@ struct Allocation {
   std::int64_t gpus = 0, seconds = 0, weight_milli = 0;
   UtcSeconds end = 0;
   Amount used, refunded;
+  Holding holding;
 };
 
 Expected<void> each_allocation(Database& db, const UsageFilter& filter,
@@ -29,8 +32,10 @@ Expected<void> each_allocation(Database& db, const UsageFilter& filter,
   return db.query(
       "SELECT c.id, h.fund, h.member, c.run, c.gpus, c.seconds, c.weight_milli, c.end_s, "
       "c.amount + (SELECT coalesce(sum(amount), 0) FROM transfer WHERE ref = c.id AND kind = 'debt'), "
-      "(SELECT coalesce(sum(amount), 0) FROM transfer WHERE ref = c.id AND kind = 'refund') "
-      "FROM transfer c JOIN hold h ON h.id = c.hold_id WHERE c.kind = 'charge' "
+      "(SELECT coalesce(sum(amount), 0) FROM transfer WHERE ref = c.id AND kind = 'refund'), "
+      "o.ts_us / 1000000, coalesce(o.ref, '') "
+      "FROM transfer c JOIN hold h ON h.id = c.hold_id JOIN transfer o ON o.id = c.hold_id "
+      "WHERE c.kind = 'charge' "
       "AND (?1 = '' OR h.fund = ?1) AND (?2 = '' OR h.member = ?2) AND (?3 = '' OR c.run = ?3) "
       "AND c.end_s >= ?4 AND (?5 = 0 OR c.end_s < ?5) ORDER BY c.seq",
       {filter.fund, filter.user, filter.run, filter.from, filter.to}, [&](const Row& row) {
@@ -43,7 +48,8 @@ Expected<void> each_allocation(Database& db, const UsageFilter& filter,
                                .weight_milli = row.integer(6),
                                .end = row.integer(7),
                                .used = {row.integer(8)},
-                               .refunded = {row.integer(9)}};
+                               .refunded = {row.integer(9)},
+                               .holding = {row.integer(10), row.text(11)}};
         const bool is_seen =
             !filter.is_limited || found.user == filter.viewer ||
             std::find(filter.funds.begin(), filter.funds.end(), found.fund) != filter.funds.end();
@@ -74,18 +80,44 @@ std::string hours(Amount amount) {
   return text.substr(0, text.find(' '));
 }
 
+// Without a cost where its sum does not fit.
 UsageRow total_of(const std::vector<UsageRow>& rows) {
   UsageRow total{.key = "total", .used = {}, .refunded = {}, .arithmetic = {}};
+  std::int64_t cost = 0;
+  bool fits = true;
   for (const UsageRow& row : rows) {
     total.allocations += row.allocations;
     total.gpu_seconds += row.gpu_seconds;
     total.used.milli_gpu_s += row.used.milli_gpu_s;
     total.refunded.milli_gpu_s += row.refunded.milli_gpu_s;
+    if (!row.cost_minor) continue;
+    fits = !__builtin_add_overflow(cost, *row.cost_minor, &cost) && fits;
+    total.currency = row.currency;
   }
+  if (fits && !total.currency.empty()) total.cost_minor = cost;
   return total;
 }
 
 Amount net(const UsageRow& row) { return {row.used.milli_gpu_s - row.refunded.milli_gpu_s}; }
+
+// An Error where the sum does not fit.
+Expected<void> add_cost(UsageRow& row, const Allocation& allocation, const Costs& costs) {
+  const auto cost = costs.of({allocation.used.milli_gpu_s - allocation.refunded.milli_gpu_s},
+                             allocation.holding);
+  if (!cost) return tl::unexpected(cost.error());
+  if (!*cost) return {};
+  std::int64_t sum = row.cost_minor.value_or(0);
+  if (__builtin_add_overflow(sum, (*cost)->minor, &sum)) {
+    return tl::unexpected(Error{fmt::format("what {} cost together does not fit", row.key)});
+  }
+  row.cost_minor = sum;
+  row.currency = (*cost)->currency;
+  return {};
+}
+
+std::string cost_of(const UsageRow& row) {
+  return row.cost_minor ? format_money(*row.cost_minor, row.currency) : "";
+}
 
 // A label's value: what Prometheus would take for its end is written as itself.
 std::string escaped(const std::string& text) {
@@ -114,7 +146,10 @@ std::optional<GroupBy> parse_group_by(std::string_view text) {
 }
 
 Expected<std::vector<UsageRow>> usage(Database& db, const UsageFilter& filter, GroupBy group_by) {
+  const auto costs = Costs::open(db);
+  if (!costs) return tl::unexpected(Error{"usage: " + costs.error().message});
   std::map<std::string, UsageRow> rows;
+  Expected<void> priced;
   auto done = each_allocation(db, filter, [&](const Allocation& allocation) {
     const std::string key = key_of(allocation, group_by);
     UsageRow& row = rows[key];
@@ -123,6 +158,7 @@ Expected<std::vector<UsageRow>> usage(Database& db, const UsageFilter& filter, G
     row.gpu_seconds += allocation.gpus * allocation.seconds;
     row.used.milli_gpu_s += allocation.used.milli_gpu_s;
     row.refunded.milli_gpu_s += allocation.refunded.milli_gpu_s;
+    if (priced) priced = add_cost(row, allocation, *costs);
     if (group_by == GroupBy::kAllocation) {
       row.arithmetic = fmt::format("{} GPU x {} s x {}", allocation.gpus, allocation.seconds,
                                    format_weight(allocation.weight_milli));
@@ -131,6 +167,7 @@ Expected<std::vector<UsageRow>> usage(Database& db, const UsageFilter& filter, G
       row.weight_milli = allocation.weight_milli;
     }
   });
+  if (done) done = priced;
   if (!done) return tl::unexpected(Error{"usage: " + done.error().message});
   std::vector<UsageRow> sorted;
   for (auto& [key, row] : rows) sorted.push_back(std::move(row));
@@ -138,29 +175,38 @@ Expected<std::vector<UsageRow>> usage(Database& db, const UsageFilter& filter, G
 }
 
 std::string usage_text(const std::vector<UsageRow>& rows, std::string_view title) {
+  const UsageRow total = total_of(rows);
   std::size_t width = std::max<std::size_t>(title.size(), 5);
   for (const UsageRow& row : rows) width = std::max(width, row.key.size());
-  std::string text = fmt::format("{:<{}}  {:>11}  {:>12}  {:>12}  {:>12}  {:>12}\n", title, width,
-                                 "ALLOCATIONS", "GPU-s", "USED GPU-h", "REFUNDED", "NET");
-  const auto append = [&text, width](const UsageRow& row) {
-    text += fmt::format("{:<{}}  {:>11}  {:>12}  {:>12}  {:>12}  {:>12}{}\n", row.key, width,
+  const std::size_t cost_width = std::max<std::size_t>(cost_of(total).size(), 12);
+  const auto cost_column = [&](const std::string& text) {
+    return total.currency.empty() ? "" : fmt::format("  {:>{}}", text, cost_width);
+  };
+  std::string text = fmt::format("{:<{}}  {:>11}  {:>12}  {:>12}  {:>12}  {:>12}{}\n", title, width,
+                                 "ALLOCATIONS", "GPU-s", "USED GPU-h", "REFUNDED", "NET",
+                                 cost_column("COST"));
+  const auto append = [&](const UsageRow& row) {
+    text += fmt::format("{:<{}}  {:>11}  {:>12}  {:>12}  {:>12}  {:>12}{}{}\n", row.key, width,
                         row.allocations, row.gpu_seconds, hours(row.used), hours(row.refunded),
-                        hours(net(row)), row.arithmetic.empty() ? "" : "  " + row.arithmetic);
+                        hours(net(row)), cost_column(cost_of(row)),
+                        row.arithmetic.empty() ? "" : "  " + row.arithmetic);
   };
   for (const UsageRow& row : rows) append(row);
-  append(total_of(rows));
+  append(total);
   return text;
 }
 
 std::string usage_csv(const std::vector<UsageRow>& rows) {
   std::string csv = "key,allocations,gpu_seconds,used_mgpus,refunded_mgpus,net_mgpus,"
-                    "gpus,seconds,weight_milli\n";
+                    "gpus,seconds,weight_milli,cost_minor,currency\n";
   for (const UsageRow& row : rows) {  // No key has a comma or a quote in it.
     csv += fmt::format("{},{},{},{},{},{},", row.key, row.allocations, row.gpu_seconds,
                        row.used.milli_gpu_s, row.refunded.milli_gpu_s, net(row).milli_gpu_s);
     csv += row.arithmetic.empty()
-               ? ",,\n"
-               : fmt::format("{},{},{}\n", row.gpus, row.seconds, row.weight_milli);
+               ? ",,"
+               : fmt::format("{},{},{}", row.gpus, row.seconds, row.weight_milli);
+    csv += fmt::format(",{},{}\n", row.cost_minor ? fmt::to_string(*row.cost_minor) : "",
+                       row.currency);
   }
   return csv;
 }
@@ -180,6 +226,10 @@ std::string usage_json(const std::vector<UsageRow>& rows) {
       object["seconds"] = row.seconds;
       object["weight_milli"] = row.weight_milli;
     }
+    if (row.cost_minor) {
+      object["cost_minor"] = *row.cost_minor;
+      object["currency"] = row.currency;
+    }
     array.push_back(std::move(object));
   }
   return array.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
@@ -193,16 +243,24 @@ Expected<std::vector<BurnDown>> burn_down(Database& db, const Ledger& ledger, st
   filter.from = now - days * kDay_s;
   const auto used = usage(db, filter, GroupBy::kFund);
   if (!used) return tl::unexpected(used.error());
-  std::map<std::string, Amount> by_fund;
-  for (const UsageRow& row : *used) by_fund[row.key] = net(row);
+  const auto costs = Costs::open(db);
+  if (!costs) return tl::unexpected(costs.error());
+  std::map<std::string, UsageRow> by_fund;
+  for (const UsageRow& row : *used) by_fund[row.key] = row;
   std::vector<BurnDown> all;
   for (const FundBalance& balance : *balances) {
     BurnDown burn{.fund = balance.fund,
                   .available = balance.available,
-                  .used = by_fund[balance.fund],
+                  .used = net(by_fund[balance.fund]),
                   .days = days,
                   .days_left = {},
                   .next_expiry = {}};
+    burn.used_cost_minor = by_fund[balance.fund].cost_minor;
+    burn.currency = by_fund[balance.fund].currency;
+    if (const auto worth = costs->at(balance.available, now)) {
+      burn.available_minor = worth->minor;
+      burn.currency = worth->currency;
+    }
     if (burn.used > Amount{0}) {
       __extension__ using Wide = __int128;
       const Wide left = std::max<std::int64_t>(0, balance.available.milli_gpu_s);

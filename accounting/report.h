@@ -34,6 +34,8 @@ struct UsageRow {
   Amount refunded;                    // Of those charges, whenever it was refunded.
   std::string arithmetic;             // Of one allocation: "2 GPU x 93 s x 1.000" ...
   std::int64_t gpus = 0, seconds = 0, weight_milli = 0;  // ... and its factors.
+  std::string currency = {};          // Where hours had a price: what the net costs, as a statement
+  std::optional<std::int64_t> cost_minor = {};  // has it (accounting/statement.h).
 };
 
 // In order of the key.
@@ -51,6 +53,9 @@ struct BurnDown {
   std::int64_t days = 0;
   std::optional<std::int64_t> days_left;  // Whole days, rounded down. Nothing: nothing is used.
   std::optional<UtcSeconds> next_expiry;  // Of a grant with something left.
+  std::string currency = {};          // Where hours have a price.
+  std::optional<std::int64_t> available_minor = {};  // By the price now; below zero: used credit.
+  std::optional<std::int64_t> used_cost_minor = {};  // As usage() has it.
 };
 [[nodiscard]] Expected<std::vector<BurnDown>> burn_down(Database& db, const Ledger& ledger,
                                                         std::int64_t days, UtcSeconds now);

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "accounting/cost.h"
 #include "accounting/tariff.h"
 #include "accounting/till.h"
 
@@ -92,85 +93,19 @@ std::string cost_in_all(const std::vector<StatementLine>& lines) {
   return currency.empty() ? "" : fmt::format("cost:    {}\n", format_money(sum, currency));
 }
 
-// How the hours of a charge were held, and what was charged of them before a transfer.
-struct ChargedBefore {
-  UtcSeconds held_at = 0;
-  std::string quote;
-  Amount amount;
-};
-
-Expected<ChargedBefore> charged_before(Database& db, const std::string& charge, std::int64_t seq) {
-  ChargedBefore before;
-  auto done = db.query(
-      "SELECT h.ts_us / 1000000, coalesce(h.ref, ''), iif(c.seq < ?2, c.amount, 0) + "
-      "(SELECT coalesce(sum(iif(u.kind = 'refund', -u.amount, u.amount)), 0) FROM transfer u "
-      "WHERE u.ref = ?1 AND u.kind IN ('debt', 'refund') AND u.seq < ?2) "
-      "FROM transfer c JOIN transfer h ON h.id = c.hold_id WHERE c.id = ?1",
-      {charge, seq}, [&before](const Row& row) {
-        before = {row.integer(0), row.text(1), {row.integer(2)}};
-      });
-  if (!done) return tl::unexpected(done.error());
-  return before;
-}
-
-struct KnownPrice {
-  UtcSeconds set_at = 0, from = 0;
-  std::string currency;
-  std::int64_t minor = 0;
-};
-
-Expected<std::vector<KnownPrice>> known_prices(Database& db) {
-  std::vector<KnownPrice> prices;
-  auto done = db.query("SELECT at_s, from_s, currency, minor FROM price ORDER BY from_s, seq", {},
-                       [&prices](const Row& row) {
-                         prices.push_back(
-                             {row.integer(0), row.integer(1), row.text(2), row.integer(3)});
-                       });
-  if (!done) return tl::unexpected(done.error());
-  return prices;
-}
-
-// Of a quote, or of an instant as it was known then: a price that was set later changes no bill.
-Expected<KnownPrice> price_of(Database& db, const std::vector<KnownPrice>& prices,
-                              const ChargedBefore& before) {
-  KnownPrice price;
-  if (before.quote.empty()) {
-    for (const KnownPrice& each : prices) {
-      if (each.from <= before.held_at && each.set_at <= before.held_at) price = each;
-    }
-    return price;
-  }
-  auto done = db.query("SELECT currency, price_minor FROM quote WHERE id = ?1", {before.quote},
-                       [&price](const Row& row) {
-                         price.currency = row.text(0);
-                         price.minor = row.integer(1);
-                       });
-  if (!done) return tl::unexpected(done.error());
-  return price;
-}
-
 }  // namespace
 
 Expected<void> add_costs(Database& db, std::vector<StatementLine>& lines) {
-  const auto prices = known_prices(db);
-  if (!prices) return tl::unexpected(prices.error());
-  if (prices->empty()) return {};
+  const auto costs = Costs::open(db);
+  if (!costs) return tl::unexpected(costs.error());
+  if (!costs->has_prices()) return {};
   for (StatementLine& line : lines) {
-    const bool is_refund = line.kind == "refund";
-    if (!is_charge(line) && !is_refund && line.kind != "debt") continue;
-    const auto before = charged_before(db, is_charge(line) ? line.id : line.ref, line.seq);
-    if (!before) return tl::unexpected(before.error());
-    const auto price = price_of(db, *prices, *before);
-    if (!price) return tl::unexpected(price.error());
-    if (price->minor <= 0) continue;
-    const auto after = is_refund ? checked_sub(before->amount, line.amount)
-                                 : checked_add(before->amount, line.amount);
-    if (!after) continue;
-    const auto cost_before = cost_minor(before->amount, price->minor);
-    const auto cost_after = cost_minor(*after, price->minor);
-    if (!cost_before || !cost_after) continue;
-    line.currency = price->currency;
-    line.cost_minor = *cost_after - *cost_before;
+    const auto cost =
+        costs->added_by(line.kind, is_charge(line) ? line.id : line.ref, line.amount, line.seq);
+    if (!cost) return tl::unexpected(cost.error());
+    if (!*cost) continue;
+    line.currency = (*cost)->currency;
+    line.cost_minor = (*cost)->minor;
   }
   return {};
 }

@@ -14,7 +14,7 @@ namespace accounting {
 // What charges cost in money: by the price of the quote that their hours were held by, else by the
 // price that was known and in force when they were held. A charge costs its hours rounded up to a
 // whole minor unit; a debt or a refund what it adds to or takes from that, so that they add up to the
-// cost of what is left. Nothing changes where there is no price. Precondition: the till's tables.
+// cost of what is left. Nothing changes where there is no price.
 [[nodiscard]] Expected<void> add_costs(Database& db, std::vector<StatementLine>& lines);
 
 // In quotes where it has a comma, a quote or a line end in it.

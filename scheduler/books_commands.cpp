@@ -278,17 +278,7 @@ void BooksCommands::add_reports(CLI::App& app) {
   const auto burn_csv = csv_flag(burn);
   verbs_.push_back({burn, [=](const Client& client) {
     return show(client, {{"verb", "burn_down"}, {"days", *days}}, [=](const json& result) {
-      if (*burn_csv) return fmt::print("{}", burn_down_csv(result));
-      fmt::print("{:<24} {:>18} {:>18} {:>10}  {}\n", "FUND", "AVAILABLE", "USED", "DAYS LEFT",
-                 "NEXT EXPIRY");
-      for (const json& each : result.at("funds")) {
-        fmt::print("{:<24} {:>18} {:>18} {:>10}  {}\n", each.at("fund").get<std::string>(),
-                   hours_of(each, "available"), hours_of(each, "used"),
-                   each.at("days_left").is_null()
-                       ? "-"
-                       : std::to_string(each.at("days_left").get<std::int64_t>()),
-                   each.at("next_expiry").is_null() ? "-" : day_of(each.at("next_expiry")));
-      }
+      fmt::print("{}", *burn_csv ? burn_down_csv(result) : burn_down_text(result));
     });
   }});
 }
@@ -394,11 +384,14 @@ void BooksCommands::add_till(CLI::App& admin) {
 
 void BooksCommands::add_copies(CLI::App& admin) {
   CLI::App* exported = admin.add_subcommand(
-      "export", "journal (hledger), ondemand (balance file) or prometheus (metrics)");
+      "export", "journal (hledger, beancount), ondemand (balance file) or prometheus (metrics)");
   const Text what = needed(exported, "what", "journal, ondemand, prometheus");
+  const Text format = option(exported, "--format", "of the journal: hledger (default) or beancount");
   verbs_.push_back({exported, [=](const Client& client) {
-                      return show(client, {{"verb", "export"}, {"what", *what}}, print_body);
-                    }});
+    json request = {{"verb", "export"}, {"what", *what}};
+    if (!format->empty()) request["format"] = *format;
+    return show(client, request, print_body);
+  }});
 
   CLI::App* backup = admin.add_subcommand("backup", "copy the books while the service runs");
   const Text path = needed(backup, "path", "an absolute path that the service may write");

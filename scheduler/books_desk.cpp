@@ -215,12 +215,16 @@ json answer_burn_down(Dispatcher& dispatcher, const Caller& caller, const json& 
   json out = json::array();
   for (const accounting::BurnDown& burn : *burns) {
     if (!may_see_fund(caller, burn.fund)) continue;
-    out.push_back({{"fund", burn.fund},
-                   {"available", burn.available.milli_gpu_s},
-                   {"used", burn.used.milli_gpu_s},
-                   {"days", burn.days},
-                   {"days_left", burn.days_left ? json(*burn.days_left) : json(nullptr)},
-                   {"next_expiry", burn.next_expiry ? json(*burn.next_expiry) : json(nullptr)}});
+    json row{{"fund", burn.fund},
+             {"available", burn.available.milli_gpu_s},
+             {"used", burn.used.milli_gpu_s},
+             {"days", burn.days},
+             {"days_left", burn.days_left ? json(*burn.days_left) : json(nullptr)},
+             {"next_expiry", burn.next_expiry ? json(*burn.next_expiry) : json(nullptr)}};
+    if (burn.available_minor) row["available_minor"] = *burn.available_minor;
+    if (burn.used_cost_minor) row["used_cost_minor"] = *burn.used_cost_minor;
+    if (!burn.currency.empty()) row["currency"] = burn.currency;
+    out.push_back(std::move(row));
   }
   return good({{"funds", std::move(out)}});
 }
@@ -229,8 +233,14 @@ json answer_export(Dispatcher& dispatcher, const Caller& caller, const json& req
                    UtcSeconds now) {
   if (!caller.is_admin) return refused({std::string(kAdminsOnly)});
   const std::string what = request.at("what");
+  const std::string named = request.value("format", "hledger");
+  const auto format = accounting::parse_journal_format(named);
+  if (!format) return bad_request("format = \"" + named + "\" is none of hledger, beancount");
+  if (what != "journal" && request.contains("format")) {
+    return bad_request("format is the journal's: " + what + " has one form only");
+  }
   if (what == "journal") {
-    const auto journal = accounting::export_journal(dispatcher.database());
+    const auto journal = accounting::export_journal(dispatcher.database(), *format);
     if (!journal) return failed(journal.error().message);
     return good({{"body", *journal}});
   }

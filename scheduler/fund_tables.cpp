@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 #include "scheduler/fund_tables.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <vector>
 
 #include "accounting/statement.h"
 #include "accounting/tariff.h"
+#include "accounting/till.h"
+#include "scheduler/console.h"
 
 namespace scheduler {
 namespace {
@@ -32,7 +37,7 @@ std::string to_csv(const json& rows, const std::vector<Column>& columns) {
   for (const json& row : rows) {
     std::string line;
     for (const Column& column : columns) {
-      line += cell(row.at(column.key), column.is_time) + ",";
+      line += (row.contains(column.key) ? cell(row.at(column.key), column.is_time) : "") + ",";
     }
     line.back() = '\n';
     csv += line;
@@ -60,7 +65,36 @@ std::string burn_down_csv(const json& result) {
                                      {"used_mgpus", "used"},
                                      {"days", "days"},
                                      {"days_left", "days_left"},
-                                     {"next_expiry", "next_expiry", true}});
+                                     {"next_expiry", "next_expiry", true},
+                                     {"available_minor", "available_minor"},
+                                     {"used_cost_minor", "used_cost_minor"},
+                                     {"currency", "currency"}});
+}
+
+std::string burn_down_text(const json& result) {
+  const json& funds = result.at("funds");
+  const bool has_money = std::any_of(funds.begin(), funds.end(), [](const json& each) {
+    return each.contains("currency");
+  });
+  const auto money = [](const json& each, const char* key) {
+    return each.contains(key) ? accounting::format_money(each.at(key), each.at("currency")) : "";
+  };
+  const auto columns = [has_money](const std::string& worth, const std::string& cost) {
+    return has_money ? fmt::format(" {:>16} {:>16}", worth, cost) : "";
+  };
+  std::string text = fmt::format("{:<24} {:>18} {:>18}{} {:>10}  {}\n", "FUND", "AVAILABLE", "USED",
+                                 columns("WORTH NOW", "USED COST"), "DAYS LEFT", "NEXT EXPIRY");
+  for (const json& each : funds) {
+    const json& left = each.at("days_left");
+    const json& expiry = each.at("next_expiry");
+    text += fmt::format(
+        "{:<24} {:>18} {:>18}{} {:>10}  {}\n", each.at("fund").get<std::string>(),
+        hours_of(each, "available"), hours_of(each, "used"),
+        columns(money(each, "available_minor"), money(each, "used_cost_minor")),
+        left.is_null() ? "-" : left.dump(),
+        expiry.is_null() ? "-" : accounting::format_utc(expiry.get<std::int64_t>()));
+  }
+  return text;
 }
 
 std::string receipts_csv(const json& result) {

@@ -5,62 +5,16 @@
 #include "accounting/journal.h"
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <cstdio>
-#include <fstream>
 #include <set>
 #include <sstream>
 
-#include "books.h"
+#include "journal_books.h"
 
 namespace accounting {
 namespace {
 
-constexpr UtcSeconds kNow = 1'795'507'200;
-
-struct Answer {
-  int code = -1;
-  std::string output;
-};
-
-Answer hledger(const std::string& arguments) {
-  const std::string command =
-      std::string("LC_ALL=C.UTF-8 '") + TRAINYARD_HLEDGER + "' " + arguments + " 2>&1";
-  Answer answer;
-  FILE* pipe = ::popen(command.c_str(), "r");
-  if (pipe == nullptr) return answer;
-  char buffer[4096];
-  std::size_t length = 0;
-  while ((length = std::fread(buffer, 1, sizeof buffer, pipe)) > 0) {
-    answer.output.append(buffer, length);
-  }
-  const int status = ::pclose(pipe);
-  if (WIFEXITED(status)) answer.code = WEXITSTATUS(status);
-  return answer;
-}
-
-void fill(Books& books) {
-  Grant grant = grant_of("g1", "user:ada", hours(100));
-  grant.note = "a, b; c: d | e [2020-01-01] (x) date:2020-01-01 = 5 * ! \xc3\xa9 @ 3";
-  grant.actor = "root; id: forged, hash: forged";
-  must(books.ledger.grant(grant, kNow));
-  must(books.ledger.grant(grant_of("g2", "group:vision-2.x_y", hours(7)), kNow));
-  must(books.ledger.hold(hold_of("r1/1", "user:ada", hours(64)), kNow + 100'000));
-  must(books.ledger.charge(charge_of("alpha/17/0", "r1/1", 2, 93), kNow + 200'000));
-  must(books.ledger.charge(charge_of("alpha/17/1", "r1/1", 0, 93), kNow + 200'000));
-  must(books.ledger.release("r1/1", "done", kNow + 200'001));
-  must(books.ledger.hold(hold_of("r2/1", "group:vision-2.x_y", hours(7)), kNow + 300'000));
-  Charge other = charge_of("b-2.x/1/0", "r2/1", 1, 90'000);
-  other.cluster = "b-2.x";
-  must(books.ledger.charge(other, kNow + 400'000));
-}
-
-std::string written(const TemporaryFolder& folder, const std::string& journal) {
-  const std::string path = folder.file("ledger.journal");
-  std::ofstream(path) << journal;
-  return path;
-}
+Answer hledger(const std::string& arguments) { return answer_of_program(TRAINYARD_HLEDGER, arguments); }
 
 TEST(Journal, IsAcceptedByHledger) {
   const TemporaryFolder folder;
@@ -123,22 +77,7 @@ TEST(Journal, IsRefusedByHledgerOnceAnAmountIsChanged) {
 TEST(Journal, OfEveryKindOfTransferIsAccepted) {
   const TemporaryFolder folder;
   Books books;
-  Grant dated = grant_of("d1", "user:bob", hours(10));
-  dated.expires = kNow + 1'000;
-  Grant later = grant_of("d2", "user:bob", hours(5));
-  later.from = kNow + 500;
-  must(books.ledger.grant(dated, kNow));
-  must(books.ledger.grant(later, kNow));
-  must(books.ledger.set({"s1", "user:bob", "credit_limit", "3600000", 0, "root", "a, b"}, kNow));
-  must(books.ledger.hold(hold_of("b1/1", "user:bob", hours(6)), kNow));
-  must(books.ledger.extend({"b1/1/e", "b1/1", hours(2), "root", ""}, kNow));
-  must(books.ledger.reduce({"b1/1/d", "b1/1", hours(1), "root", ""}, kNow));
-  Charge charge = charge_of("alpha/19/0", "b1/1", 8, 3'600);
-  charge.excess = Excess::kFundOwes;
-  must(books.ledger.charge(charge, kNow));
-  must(books.ledger.refund({"alpha/19/0/x", "alpha/19/0", hours(1), "root", ""}, kNow));
-  must(books.ledger.release("b1/1", "done", kNow));
-  ASSERT_EQ(must(books.ledger.turn(kNow + 2'000)), 2);
+  fill_with_every_kind(books);
   std::set<std::string> kinds;
   must(books.db.query("SELECT DISTINCT kind FROM transfer", {},
                       [&kinds](const Row& row) { kinds.insert(row.text(0)); }));
@@ -148,6 +87,65 @@ TEST(Journal, OfEveryKindOfTransferIsAccepted) {
   const Answer answer =
       hledger("check --strict -f '" + written(folder, must(export_journal(books.db))) + "'");
 
+  EXPECT_EQ(answer.code, 0) << answer.output;
+}
+
+// The money accounts as hledger has them, a line each.
+std::set<std::string> money_in_hledger(const std::string& path) {
+  std::istringstream output(
+      hledger("balance --flat -N -E -O csv cost tariff till sales -f '" + path + "'").output);
+  std::set<std::string> rows;
+  std::string row;
+  std::getline(output, row);  // The titles.
+  while (std::getline(output, row)) rows.insert(row);
+  return rows;
+}
+
+TEST(Journal, ShowsWhatWasPaidAndWhatAChargeCosts) {
+  const TemporaryFolder folder;
+  Books books;
+  fill_with_money(books);
+  const std::string journal = must(export_journal(books.db));
+  const std::string path = written(folder, journal);
+
+  const Answer strict = hledger("check --strict -f '" + path + "'");
+
+  EXPECT_EQ(strict.code, 0) << strict.output << journal;
+  EXPECT_EQ(money_in_hledger(path),
+            (std::set<std::string>{"\"cost:user:ada\",\"1.50 EUR\"",
+                                   "\"sales:user:ada\",\"-9.26 EUR\"",
+                                   "\"tariff\",\"-1.50 EUR\"",
+                                   "\"till:web-shop_1.a\",\"9.26 EUR\""}));
+  EXPECT_NE(journal.find("    tariff  0.01 EUR = -0.02 EUR\n"
+                         "    cost:user:ada  -0.01 EUR = 0.02 EUR\n"),
+            std::string::npos)
+      << journal;
+}
+
+TEST(Journal, ShowsMoneyThatWentBackWithoutHours) {
+  const TemporaryFolder folder;
+  Books books;
+  Till till = must(Till::open(books.db, books.ledger));
+  must(till.set_price({kNow, "EUR", 7'200'000, "root"}, kNow));  // A cent buys half a mGPUs.
+  must(till.pay({"shop", "p1", "user:ada", "EUR", 3, "", "shop"}, kNow));
+  must(till.reverse({"shop", "re1", "refund", "p1", "EUR", 1, "shop"}, kNow + 100'000));
+  const std::string path = written(folder, must(export_journal(books.db)));
+
+  EXPECT_EQ(hledger("check --strict ordereddates -f '" + path + "'").code, 0);
+  EXPECT_EQ(money_in_hledger(path),
+            (std::set<std::string>{"\"sales:user:ada\",\"-0.02 EUR\"",
+                                   "\"till:shop\",\"0.02 EUR\""}));
+}
+
+TEST(Journal, IsThatOfItsPage) {
+  Books books;
+  fill_for_the_page(books);
+  const TemporaryFolder folder;
+
+  const Answer answer =
+      hledger("check --strict -f '" + written(folder, block_of_page("hledger")) + "'");
+
+  EXPECT_EQ(must(export_journal(books.db)), block_of_page("hledger"));
   EXPECT_EQ(answer.code, 0) << answer.output;
 }
 

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "accounting/statement.h"
+#include "accounting/till.h"
 #include "books.h"
 
 namespace accounting {
@@ -98,10 +99,113 @@ TEST(Usage, IsTheSameAsTextCsvAndJson) {
             "bob              1          3600         1.000         0.000         1.000\n"
             "total            3         25200         7.000         1.000         6.000\n");
   EXPECT_EQ(usage_csv(rows),
-            "key,allocations,gpu_seconds,used_mgpus,refunded_mgpus,net_mgpus,gpus,seconds,weight_milli\n"
-            "ada,2,21600,21600000,3600000,18000000,,,\n"
-            "bob,1,3600,3600000,0,3600000,,,\n");
+            "key,allocations,gpu_seconds,used_mgpus,refunded_mgpus,net_mgpus,gpus,seconds,"
+            "weight_milli,cost_minor,currency\n"
+            "ada,2,21600,21600000,3600000,18000000,,,,,\n"
+            "bob,1,3600,3600000,0,3600000,,,,,\n");
   EXPECT_EQ(nlohmann::json::parse(usage_json(rows)).at(0).at("net_mgpus"), 18'000'000);
+  EXPECT_FALSE(nlohmann::json::parse(usage_json(rows)).at(0).contains("cost_minor"));
+}
+
+// As in Used, and then hours have a price: 0.75 EUR, of a quote 1 EUR, later 2 EUR.
+struct Priced : Used {
+  Priced() : till(must(Till::open(db, ledger))) {
+    const UtcSeconds start = kNow + 20 * kDay;
+    must(till.set_price({start, "EUR", 75, "root"}, start));
+    charge_run("r4", "user:ada", "ada", 2, start + 10);
+    must(till.keep_quote({.id = "q1", .user = "bob", .fund = "group:vision", .type = "h100",
+                          .gpus = 1, .weight_milli = 1'000, .hold = hours(3), .expected = hours(3),
+                          .currency = "EUR", .price_minor = 100, .made = start,
+                          .expires = start + 900, .run = ""}));
+    must(till.set_price({start + 20, "EUR", 200, "root"}, start + 20));
+    must(ledger.hold({.id = "r5/0", .fund = "group:vision", .amount = hours(3), .run = "r5",
+                      .actor = "bob", .quote = "q1"}, start + 30));
+    Charge charge = charge_of("a/r5/0", "r5/0", 3, 3'600);
+    charge.start = start + 30;
+    charge.end = start + 3'630;
+    must(ledger.charge(charge, start + 3'630));
+    must(ledger.release("r5/0", "done", start + 3'630));
+    // A third of a GPU-second less than an hour is left: 75 cents are 74.999... rounded up.
+    must(ledger.refund({"a/r4/0/x", "a/r4/0", {3'600'333}, "root", ""}, start + 4'000));
+  }
+  Till till;
+};
+
+TEST(Usage, CostsWhatAStatementSays) {
+  Priced priced;
+  const auto rows = must(usage(priced.db, {}, GroupBy::kRun));
+
+  EXPECT_EQ(usage_csv(rows),
+            "key,allocations,gpu_seconds,used_mgpus,refunded_mgpus,net_mgpus,gpus,seconds,"
+            "weight_milli,cost_minor,currency\n"
+            "r1,1,14400,14400000,3600000,10800000,,,,,\n"
+            "r2,1,7200,7200000,0,7200000,,,,,\n"
+            "r3,1,3600,3600000,0,3600000,,,,,\n"
+            "r4,1,7200,7200000,3600333,3599667,,,,75,EUR\n"
+            "r5,1,10800,10800000,0,10800000,,,,300,EUR\n");
+  const auto array = nlohmann::json::parse(usage_json(rows));
+  EXPECT_FALSE(array.at(2).contains("currency"));
+  EXPECT_EQ(array.at(4).at("cost_minor"), 300);
+  EXPECT_EQ(array.at(4).at("currency"), "EUR");
+  auto lines = must(priced.ledger.lines("", ""));
+  must(add_costs(priced.db, lines));
+  std::int64_t stated = 0;
+  for (const StatementLine& line : lines) stated += line.cost_minor.value_or(0);
+  EXPECT_EQ(stated, 375);
+}
+
+TEST(Usage, ItsTextHasACostWhereThereIsAPrice) {
+  Priced priced;
+  UsageFilter filter;
+  filter.from = kNow + 20 * kDay;
+
+  EXPECT_EQ(usage_text(must(usage(priced.db, filter, GroupBy::kFund)), "FUND"),
+            "FUND          ALLOCATIONS         GPU-s    USED GPU-h      REFUNDED   "
+            "        NET          COST\n"
+            "group:vision            1         10800         3.000         0.000   "
+            "      3.000      3.00 EUR\n"
+            "user:ada                1          7200         2.000         1.000   "
+            "      1.000      0.75 EUR\n"
+            "total                   2         18000         5.000         1.000   "
+            "      4.000      3.75 EUR\n");
+  filter.run = "r4";
+  EXPECT_EQ(usage_text(must(usage(priced.db, filter, GroupBy::kAllocation)), "ALLOCATION"),
+            "ALLOCATION  ALLOCATIONS         GPU-s    USED GPU-h      REFUNDED     "
+            "      NET          COST\n"
+            "a/r4/0                1          7200         2.000         1.000         1.000      "
+            "0.75 EUR  2 GPU x 3600 s x 1.000\n"
+            "total                 1          7200         2.000         1.000     "
+            "    1.000      0.75 EUR\n");
+}
+
+TEST(BurnDown, SaysWhatIsLeftAndUsedInMoney) {
+  Priced priced;
+  const UtcSeconds now = kNow + 21 * kDay;
+
+  const auto burns = must(burn_down(priced.db, priced.ledger, 10, now));
+
+  ASSERT_EQ(burns.size(), 2u);
+  EXPECT_EQ(burns[0].currency, "EUR");
+  EXPECT_EQ(burns[0].available_minor, 94 * 200);  // By the price now ...
+  EXPECT_EQ(burns[0].used_cost_minor, 300);       // ... and by the price then.
+  EXPECT_EQ(burns[1].used_cost_minor, 75);
+  const auto before = must(burn_down(priced.db, priced.ledger, 10, kNow + 19 * kDay));
+  EXPECT_FALSE(before[0].available_minor) << "no price was in force";
+}
+
+TEST(BurnDown, CreditThatIsUsedIsBelowZeroInMoney) {
+  Priced priced;
+  must(priced.ledger.set({"s1", "user:ada", "credit_limit", "36000000", 0, "root", ""},
+                         kNow + 22 * kDay));
+  const Amount available = must(priced.ledger.balance("user:ada"))->available;
+  must(priced.ledger.hold(
+      hold_of("r6/0", "user:ada", {available.milli_gpu_s + hours(2).milli_gpu_s}),
+      kNow + 22 * kDay));
+
+  const auto burns = must(burn_down(priced.db, priced.ledger, 10, kNow + 22 * kDay));
+
+  EXPECT_EQ(burns[1].available, Amount{-hours(2).milli_gpu_s});
+  EXPECT_EQ(burns[1].available_minor, -400);
 }
 
 TEST(Usage, AnAllocationHasTheFactorsOfItsCharge) {
@@ -111,8 +215,9 @@ TEST(Usage, AnAllocationHasTheFactorsOfItsCharge) {
   const auto rows = must(usage(used.db, filter, GroupBy::kAllocation));
 
   EXPECT_EQ(usage_csv(rows),
-            "key,allocations,gpu_seconds,used_mgpus,refunded_mgpus,net_mgpus,gpus,seconds,weight_milli\n"
-            "a/r2/0,1,7200,7200000,0,7200000,2,3600,1000\n");
+            "key,allocations,gpu_seconds,used_mgpus,refunded_mgpus,net_mgpus,gpus,seconds,"
+            "weight_milli,cost_minor,currency\n"
+            "a/r2/0,1,7200,7200000,0,7200000,2,3600,1000,,\n");
   EXPECT_EQ(nlohmann::json::parse(usage_json(rows)).at(0).at("seconds"), 3'600);
 }
 

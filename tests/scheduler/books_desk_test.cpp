@@ -153,6 +153,25 @@ TEST_F(BooksDesk, OnlyAnAdminChangesTheBooks) {
   EXPECT_EQ(available("user:ada"), 10);
 }
 
+TEST_F(BooksDesk, TheJournalIsWrittenInTheFormatThatIsAskedFor) {
+  grant("user:ada", 10);
+  const json journal = {{"verb", "export"}, {"what", "journal"}};
+  const auto in = [&journal](const std::string& format) {
+    json request = journal;
+    request["format"] = format;
+    return request;
+  };
+
+  EXPECT_EQ(done(kAdmin, journal), done(kAdmin, in("hledger")));
+  EXPECT_NE(done(kAdmin, in("beancount")).at("body").get<std::string>().find(
+                " open Assets:Fund:User-ada  MGPUS\n"),
+            std::string::npos);
+  EXPECT_NE(refusal(kAdmin, in("ledger")).find("none of hledger, beancount"), std::string::npos);
+  EXPECT_NE(refusal(kAdmin, {{"verb", "export"}, {"what", "ondemand"}, {"format", "beancount"}})
+                .find("has one form only"),
+            std::string::npos);
+}
+
 TEST_F(BooksDesk, AUserSeesHisOwnBooksAndHisGroupsOnly) {
   grant("user:ada", 10);
   grant("group:vision", 20);

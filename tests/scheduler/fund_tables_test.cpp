@@ -55,9 +55,31 @@ TEST(FundTables, HaveALineForEachFund) {
             "group:vision,36000000,0,0,36000000,0,0,0,0\n"
             "user:ada,7200000,0,0,7200000,0,0,0,0\n");
   EXPECT_EQ(burn_down_csv(answer(world, {{"verb", "burn_down"}, {"days", 7}})),
-            "fund,available_mgpus,used_mgpus,days,days_left,next_expiry\n"
-            "group:vision,36000000,0,7,,\n"
-            "user:ada,7200000,0,7,," + expiry + "\n");
+            "fund,available_mgpus,used_mgpus,days,days_left,next_expiry,available_minor,"
+            "used_cost_minor,currency\n"
+            "group:vision,36000000,0,7,,,,,\n"
+            "user:ada,7200000,0,7,," + expiry + ",,,\n");
+}
+
+TEST(FundTables, SayMoneyWhereHoursHaveAPrice) {
+  World world;
+  answer(world, {{"verb", "grant"}, {"id", "g1"}, {"fund", "user:ada"}, {"amount", 10 * kHour}});
+  const json burn_down = {{"verb", "burn_down"}, {"days", 7}};
+  EXPECT_EQ(burn_down_text(answer(world, burn_down)),
+            "FUND                              AVAILABLE               USED  DAYS LEFT  NEXT EXPIRY\n"
+            "user:ada                       10.000 GPU-h        0.000 GPU-h          -  -\n");
+
+  answer(world, {{"verb", "price_set"}, {"currency", "EUR"}, {"minor", 74}});
+
+  EXPECT_EQ(burn_down_text(answer(world, burn_down)),
+            "FUND                              AVAILABLE               USED        WORTH NOW        "
+            "USED COST  DAYS LEFT  NEXT EXPIRY\n"
+            "user:ada                       10.000 GPU-h        0.000 GPU-h         7.40 EUR        "
+            "                   -  -\n");
+  EXPECT_EQ(burn_down_csv(answer(world, burn_down)),
+            "fund,available_mgpus,used_mgpus,days,days_left,next_expiry,available_minor,"
+            "used_cost_minor,currency\n"
+            "user:ada,36000000,0,7,,,740,,EUR\n");
 }
 
 TEST(FundTables, QuoteWhatAPaymentServiceWrote) {
