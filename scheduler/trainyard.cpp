@@ -4,9 +4,11 @@
 #include <pwd.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <system_error>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -272,6 +274,14 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   try {
     return run(argc, argv);
+  } catch (const std::system_error& error) {
+    // The reader of a pipe has seen enough: ends as any other program of a pipe does.
+    if (error.code().value() == EPIPE) {
+      std::signal(SIGPIPE, SIG_DFL);
+      std::raise(SIGPIPE);
+    }
+    fmt::print(stderr, "trainyard: a fault of its own: {}\n", error.what());
+    return static_cast<int>(ExitStatus::kInternal);
   } catch (const std::exception& error) {
     fmt::print(stderr, "trainyard: a fault of its own: {}\n", error.what());
     return static_cast<int>(ExitStatus::kInternal);
