@@ -73,11 +73,17 @@ LossValue BatchStep::part_loss(torch::Tensor images, const torch::Tensor& target
   }
   for (torch::Tensor& map : features) map = map.to(torch::kFloat);
   return detection_loss(features, model.strides(), targets, options_.loss,
-                        options_.global_batch / parts_, [this](double own) {
-                          is_summed_ = true;
-                          communicator_.all_reduce_sum(std::span<double>(&own, 1));
-                          return own;
-                        });
+                        options_.global_batch / parts_,
+                        [this](const torch::Tensor& own) { return over_ranks(own); });
+}
+
+// What the loss sums, and with it what else a rank has to read from its device.
+torch::Tensor BatchStep::over_ranks(const torch::Tensor& own) {
+  const torch::Tensor all = torch::cat({own, replica_.gradient_norm().view(1)});
+  is_summed_ = true;
+  const torch::Tensor sums = sum_of_ranks(communicator_, all);
+  norm_sum_ = sums[kSummed];
+  return sums.narrow(0, 0, kSummed);
 }
 
 // Every rank makes one sum a part, whether it has the memory for it or not.
@@ -93,6 +99,7 @@ BatchStep::Result BatchStep::forward(const torch::Tensor& images, const torch::T
       const LossValue loss = part_loss(own.images, own.targets);
       const torch::Tensor items = loss.items / static_cast<double>(parts_);
       result.items = result.items.defined() ? result.items + items : items;
+      result.gradient_norm = norm_sum_;
       total_ = loss.total;
       if (part + 1 < parts_) total_.backward();
     });
@@ -100,8 +107,7 @@ BatchStep::Result BatchStep::forward(const torch::Tensor& images, const torch::T
     result.is_out_of_memory = true;
     total_.reset();
     if (is_summed_) continue;
-    double nothing = 0;
-    communicator_.all_reduce_sum(std::span<double>(&nothing, 1));
+    static_cast<void>(sum_of_ranks(communicator_, torch::zeros({kSummed + 1})));
   }
   return result;
 }

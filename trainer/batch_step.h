@@ -32,14 +32,17 @@ class BatchStep {
     std::function<void(torch::Tensor&)> before_forward;
   };
   struct Result {
-    torch::Tensor items;  // float32 [3]: box, cls, dfl of the whole batch; undefined without memory.
+    // Undefined without memory. On the device, or on the CPU where several ranks have summed them.
+    torch::Tensor items;          // [3]: box, cls, dfl of the global batch.
+    torch::Tensor gradient_norm;  // A number, finite where that of the replica's last step was.
     bool is_out_of_memory = false;
   };
 
   // Both outlive the step.
   BatchStep(Replica& replica, Communicator& communicator, Options options);
 
-  // Collectives. `images` float32 [b, 3, H, W] on the device, `targets` as of Batch. What forward()
+  // Collectives. One rank never waits for its device here; several wait once a part, in the sum
+  // over the ranks. `images` float32 [b, 3, H, W] on the device, `targets` as of Batch. What forward()
   // leaves of the backward pass is done by backward(), which says whether every rank had the
   // memory for it. kStepFollows: gradients travel meanwhile; where a rank had no memory they arrive all
   // the same, and split_further() forgets them.
@@ -55,6 +58,7 @@ class BatchStep {
   void remember();
   LossValue part_loss(torch::Tensor images, const torch::Tensor& targets);
   bool has_memory_for(const std::function<void()>& work) const;
+  torch::Tensor over_ranks(const torch::Tensor& own);
 
   Replica& replica_;
   Communicator& communicator_;
@@ -63,6 +67,7 @@ class BatchStep {
   bool may_run_out_;
   bool is_summed_ = false;             // Whether the part has made its sum over the ranks.
   torch::Tensor total_;                // Of the last part, until backward().
+  torch::Tensor norm_sum_;             // Of the last step's gradients, over the ranks.
   std::vector<torch::Tensor> before_;  // Gradients and statistics; only where memory may run out.
 };
 

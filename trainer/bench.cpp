@@ -126,10 +126,8 @@ class Bench {
     clock_.lap(BenchStage::kForward);
     const LossValue loss = detection_loss(
         features, model.strides(), batch.targets, {.box = args_.box, .cls = args_.cls, .dfl = args_.dfl},
-        args_.batch, [this](double own) {
-          communicator_.all_reduce_sum(std::span<double>(&own, 1));
-          return own;
-        });
+        args_.batch,
+        [this](const torch::Tensor& own) { return sum_of_ranks(communicator_, own); });
     clock_.lap(BenchStage::kLoss);
     const bool is_step_due = ++pending_ >= accumulate_;
     replica_->backward(loss.total, is_step_due ? Replica::Backward::kStepFollows
@@ -137,9 +135,8 @@ class Bench {
     clock_.lap(BenchStage::kBackward);
     if (!is_step_due) return;
     pending_ = 0;
-    if (!replica_->step(rates_, ++steps_, [this](StepStage s) { clock_.lap(stage_of(s)); })) {
-      throw std::runtime_error("bench: the gradients are not finite.");
-    }
+    replica_->step(rates_, ++steps_, [this](StepStage s) { clock_.lap(stage_of(s)); });
+    if (!replica_->is_finite()) throw std::runtime_error("bench: the gradients are not finite.");
   }
 
   void start_measuring() {

@@ -331,6 +331,16 @@ void GradientReducer::load_wire_state(
   }
 }
 
+torch::Tensor sum_of_ranks(Communicator& communicator, const torch::Tensor& own) {
+  if (communicator.size() == 1) return own;
+  // Widened on the CPU: a device without memory shall not keep this rank from the sum.
+  const torch::Tensor sum = own.detach().to(torch::kCPU).to(
+      torch::kDouble, /*non_blocking=*/false, /*copy=*/true);
+  communicator.all_reduce_sum(
+      std::span(sum.data_ptr<double>(), static_cast<std::size_t>(sum.numel())));
+  return sum;
+}
+
 void broadcast_tensors(Communicator& communicator, const std::vector<torch::Tensor>& tensors) {
   if (communicator.size() == 1) return;
   torch::NoGradGuard no_grad;

@@ -125,6 +125,10 @@ class GradientReducer {
 // their own. Nothing to wait for on a CPU.
 void finish_stream(const torch::Device& device);
 
+// The sum of a vector over the ranks: float64 on the CPU, and where the vector lies on a device,
+// the host waits for it. One rank: the vector itself, without a wait.
+[[nodiscard]] torch::Tensor sum_of_ranks(Communicator& communicator, const torch::Tensor& own);
+
 // Rank 0's tensors on every rank.
 void broadcast_tensors(Communicator& communicator, const std::vector<torch::Tensor>& tensors);
 

@@ -13,10 +13,15 @@ void put_channels_last(torch::nn::Module& module) {
   }
 }
 
+torch::Tensor to_device(const torch::Tensor& host, torch::Device device) {
+  if (!device.is_cuda()) return host.to(device);
+  return host.pin_memory().to(device, /*non_blocking=*/true);
+}
+
 torch::Tensor network_input(const torch::Tensor& images, torch::Device device) {
   constexpr double kWhite = 255;
   // Bytes are turned around, not floats.
-  return images.to(device)
+  return to_device(images, device)
       .contiguous(torch::MemoryFormat::ChannelsLast)
       .to(torch::kFloat)
       .div_(kWhite);

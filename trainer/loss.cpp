@@ -3,10 +3,11 @@
 
 #include <torch/utils.h>
 
-#include <algorithm>
+#include <array>
 
 #include "trainer/assigner.h"
 #include "trainer/boxes.h"
+#include "trainer/layout.h"
 #include "trainer/model.h"
 
 namespace trainer {
@@ -25,7 +26,8 @@ PaddedObjects pad_objects(const torch::Tensor& targets, std::int64_t images,
                           const torch::Tensor& image_size, torch::Device device) {
   const torch::Tensor image = targets.select(1, 0).to(torch::kLong);
   const torch::Tensor counts = torch::bincount(image, {}, images);
-  const std::int64_t most = targets.size(0) == 0 ? 0 : counts.max().item<std::int64_t>();
+  const std::int64_t most =
+      targets.size(0) == 0 ? 0 : *counts.max().data_ptr<std::int64_t>();  // Of the CPU's memory.
   // The place of an object among those of its image: stable sort by image, less where it starts.
   const c10::optional<bool> is_stable = true;
   const torch::Tensor order = std::get<1>(image.sort(is_stable, /*dim=*/0, /*descending=*/false));
@@ -41,7 +43,8 @@ PaddedObjects pad_objects(const torch::Tensor& targets, std::int64_t images,
   padded.labels.index_put_({sorted_image, place}, sorted.select(1, 1).to(torch::kLong));
   padded.boxes.index_put_({sorted_image, place}, xywh_to_xyxy(sorted.narrow(1, 2, 4) * image_size));
   padded.is_object = padded.boxes.sum(-1) > 0;
-  return {padded.labels.to(device), padded.boxes.to(device), padded.is_object.to(device)};
+  return {to_device(padded.labels, device), to_device(padded.boxes, device),
+          to_device(padded.is_object, device)};
 }
 
 struct BoxLosses {
@@ -124,18 +127,26 @@ LossValue detection_loss(const std::vector<torch::Tensor>& features,
   const Assignment wanted = assign(logits.detach().sigmoid(), predicted.detach() * anchors.strides,
                                    anchors.points * anchors.strides, objects.labels, objects.boxes,
                                    objects.is_object, {.is_dense = is_dense});
-  const double norm = std::max(1.0, sum_over_ranks(wanted.scores.sum().item<double>()));
-
   const torch::Tensor cls = torch::binary_cross_entropy_with_logits(
       logits, wanted.scores, /*weight=*/options.class_weights, /*pos_weight=*/{},
       at::Reduction::Sum);
   const BoxLosses boxes = is_dense
                               ? box_losses_of_all(wanted, predicted, anchors, distributions)
                               : box_losses_of_foreground(wanted, predicted, anchors, distributions);
-  const torch::Tensor items =
-      torch::stack({boxes.box * (options.box / norm), cls * (options.cls / norm),
-                    boxes.dfl * (options.dfl / norm)});
-  return {items.sum() * global_batch, items.detach()};
+
+  const std::array<torch::Tensor, 3> own = {boxes.box, cls, boxes.dfl};
+  const torch::Tensor sums = sum_over_ranks(
+      torch::stack({wanted.scores.sum(), own[0].detach(), own[1].detach(), own[2].detach()}));
+  // Divided as doubles, which a GPU does for one number as fast.
+  const torch::Tensor norm = sums[0].to(torch::kDouble).clamp_min(1);
+  const std::array<double, 3> gains = {options.box, options.cls, options.dfl};
+  std::vector<torch::Tensor> parts, items;
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    const torch::Tensor factor = (gains[i] / norm).to(torch::kFloat);
+    parts.push_back(own[i] * factor);
+    items.push_back(sums[static_cast<std::int64_t>(i) + 1] * factor);
+  }
+  return {torch::stack(parts).sum() * global_batch, torch::stack(items)};
 }
 
 }  // namespace trainer

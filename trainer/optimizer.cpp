@@ -2,6 +2,7 @@
 #include "trainer/optimizer.h"
 
 #include <torch/utils.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <cmath>
@@ -25,6 +26,15 @@ Group group_of(const std::string& name, const torch::Tensor& parameter) {
 struct Lists {
   std::vector<torch::Tensor> parameters, gradients, first, second;
 };
+
+// `factor` is a tensor of no dimensions beside them.
+void scale(const std::vector<torch::Tensor>& tensors, const torch::Tensor& factor) {
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 2)
+  torch::_foreach_mul_(tensors, factor);
+#else  // A list and a number only, which the host would have to read.
+  for (const torch::Tensor& tensor : tensors) tensor.mul_(factor);
+#endif
+}
 
 void step_sgd(const Lists& group, double lr, double momentum) {
   torch::_foreach_mul_(group.first, momentum);
@@ -224,13 +234,12 @@ std::vector<torch::Tensor> Optimizer::gradients() {
   return gradients;
 }
 
-double Optimizer::clip_gradients(double norm_max) {
+torch::Tensor Optimizer::clip_gradients(double norm_max) {
   torch::NoGradGuard no_grad;
   const std::vector<torch::Tensor> all = gradients();
-  if (all.empty()) return 0;
-  const double norm = torch::stack(torch::_foreach_norm(all)).norm().item<double>();
-  const double factor = norm_max / (norm + 1e-6);
-  if (factor < 1) torch::_foreach_mul_(all, factor);
+  if (all.empty()) return torch::zeros({});
+  const torch::Tensor norm = torch::stack(torch::_foreach_norm(all)).norm();
+  scale(all, (norm_max / (norm.to(torch::kDouble) + 1e-6)).clamp_max(1).to(norm.scalar_type()));
   return norm;
 }
 

@@ -50,8 +50,10 @@ class Optimizer {
   Optimizer(const torch::nn::Module& module, OptimizerKind kind, double weight_decay);
 
   void zero_grad();
-  // Norm of all gradients together before they were scaled down to `norm_max`.
-  double clip_gradients(double norm_max);
+  // Scales the gradients down to `norm_max`. Returns the norm of all together before that, a
+  // number beside them on their device: the host does not wait for it. Where it is not finite, the
+  // gradients are worth nothing.
+  torch::Tensor clip_gradients(double norm_max);
   void step(const StepRates& rates);
 
   // Gradients in the parameters' order, zeros where there are none yet: what the ranks exchange.

@@ -55,6 +55,7 @@ Replica::Replica(const contract::Architecture& architecture, int class_count, Op
   }
   reducer_.emplace(communicator, std::move(trained), reducer_options);
   statistics_.emplace(communicator, statistics);
+  gradient_norm_ = torch::zeros({}, torch::TensorOptions(device));
 }
 
 void Replica::synchronise_norms() {
@@ -74,6 +75,7 @@ void Replica::backward(const torch::Tensor& loss, Backward what) {
 void Replica::share(std::int64_t steps) {
   broadcast_tensors(communicator_, tensors_of(*model_));
   share_average();
+  gradient_norm_ = torch::zeros_like(gradient_norm_);
   if (steps <= 0) return;
   const auto moments = optimizer_.state();
   std::vector<torch::Tensor> tensors;
@@ -93,20 +95,22 @@ void Replica::reduce() {
   statistics_->finish_mean();
 }
 
-bool Replica::step(const StepRates& rates, std::int64_t ema_updates, const StageDone& done) {
+bool Replica::is_finite() const {
+  return std::isfinite(gradient_norm_.item<double>());
+}
+
+void Replica::step(const StepRates& rates, std::int64_t ema_updates, const StageDone& done) {
   const auto tell = [&done](StepStage stage) {
     if (done) done(stage);
   };
   reduce();
   tell(StepStage::kReduce);
   gradient_norm_ = optimizer_.clip_gradients(kGradientNormMax);
-  if (!std::isfinite(gradient_norm_)) return false;
   optimizer_.step(rates);
   optimizer_.zero_grad();
   tell(StepStage::kOptimizer);
   update_ema(*average_, *model_, ema_updates);
   tell(StepStage::kAverage);
-  return true;
 }
 
 void Replica::settle() {

@@ -58,13 +58,16 @@ class Replica {
   void share_average();
 
   // Sums the gradients over the ranks, averages the batch statistics, makes a step and updates the
-  // average for the `ema_updates`-th time. False where the gradients are not finite: no step then.
-  // `done` is told after each stage: for measuring.
-  [[nodiscard]] bool step(const StepRates& rates, std::int64_t ema_updates,
-                          const StageDone& done = {});
+  // average for the `ema_updates`-th time. The host does not ask whether the gradients were finite:
+  // where gradient_norm() is not, the step has spoilt the replica, and share() brings back a whole
+  // one. `done` is told after each stage: for measuring.
+  void step(const StepRates& rates, std::int64_t ema_updates, const StageDone& done = {});
 
-  // Of all ranks' gradients together, before they were clipped; of the last step.
-  [[nodiscard]] double gradient_norm() const { return gradient_norm_; }
+  // Of all ranks' gradients together, before they were clipped, of the last step since share(); 0
+  // before it. A number on the device, equal on all ranks.
+  [[nodiscard]] const torch::Tensor& gradient_norm() const { return gradient_norm_; }
+  // Whether the last step was one. The host waits for the device. Not a collective.
+  [[nodiscard]] bool is_finite() const;
 
   // Instead of step() after a backward pass that some rank could not finish: what has been sent
   // arrives, and the gradients are worth nothing.
@@ -92,7 +95,7 @@ class Replica {
   Optimizer optimizer_;
   std::optional<GradientReducer> reducer_;
   std::optional<FlatSum> statistics_;  // Of batch norm, where it is trained.
-  double gradient_norm_ = 0;
+  torch::Tensor gradient_norm_;
 };
 
 }  // namespace trainer

@@ -18,10 +18,21 @@ namespace {
 constexpr double kCheckpointIntervalSeconds = 600;  // Inside long epochs.
 constexpr double kStopFilePollSeconds = 1;
 
-std::array<double, 3> to_array(const torch::Tensor& items) {
-  const torch::Tensor host = items.to(torch::kCPU, torch::kDouble);
-  const auto* values = host.data_ptr<double>();
-  return {values[0], values[1], values[2]};
+// The losses of a batch, and whether they and the step before it are numbers. The host waits for
+// the device here and nowhere else in a batch of one rank.
+struct Numbers {
+  std::array<double, 3> losses{};
+  bool are_finite = false;
+};
+
+Numbers read(const BatchStep::Result& result) {
+  const torch::Tensor host =
+      torch::cat({result.items, result.gradient_norm.view(1)}).to(torch::kCPU, torch::kDouble);
+  const std::span<const double> values(host.data_ptr<double>(), 4);
+  if (!std::all_of(values.begin(), values.end(), [](double each) { return std::isfinite(each); })) {
+    return {};
+  }
+  return {{values[0], values[1], values[2]}, true};
 }
 
 }  // namespace
@@ -116,14 +127,20 @@ std::optional<ExitCode> TrainingRun::after_batch(const Signals& signals, const B
   const bool is_step_due = progress_.pending_batches >= plan.accumulate;
   const bool is_epoch_over =
       progress_.epoch_batch == progress_.batches_per_epoch || signals.time_is_up > 0;
-  if (is_step_due && !step_optimizer(plan.rates)) return ExitCode::kNotANumber;
+  const bool is_leaving =
+      signals.stop > 0 || (signals.deadline > 0 && signals.time_is_up == 0);
+  if (is_step_due) step_optimizer(plan.rates);
+  // Otherwise the next batch tells. Nothing is validated or saved before that is known.
+  if (is_step_due && (is_epoch_over || is_leaving || signals.save > 0) && !replica_->is_finite()) {
+    return ExitCode::kNotANumber;
+  }
   if (!is_step_due && is_epoch_over) {
     replica_->settle();
   }
   report_batch(signals);
   // Between two steps the gradients lie in parts on the ranks: nothing is saved there.
   if (!is_step_due && !is_epoch_over) return std::nullopt;
-  if (signals.stop > 0 || (signals.deadline > 0 && signals.time_is_up == 0)) {
+  if (is_leaving) {
     save();
     return signals.stop > 0 ? ExitCode::kStopped : ExitCode::kDeadline;
   }
@@ -134,12 +151,11 @@ std::optional<ExitCode> TrainingRun::after_batch(const Signals& signals, const B
 Signals TrainingRun::agree(const BatchStep::Result& result) {
   Signals signals;
   signals.out_of_memory = result.is_out_of_memory ? 1 : 0;
-  if (!result.is_out_of_memory) signals.losses = to_array(result.items);
-  signals.not_a_number = std::all_of(signals.losses.begin(), signals.losses.end(),
-                                     [](double each) { return std::isfinite(each); })
-                             ? 0
-                             : 1;
-  if (signals.not_a_number > 0) signals.losses = {};
+  if (!result.is_out_of_memory) {
+    const Numbers numbers = read(result);
+    signals.not_a_number = numbers.are_finite ? 0 : 1;
+    if (is_first_rank()) signals.losses = numbers.losses;
+  }
   signals.stop = around_.stop_requested.load() ? 1 : 0;
   if (is_first_rank()) {
     const double now = around_.now();
@@ -162,12 +178,11 @@ Signals TrainingRun::agree(const BatchStep::Result& result) {
   return signals;
 }
 
-bool TrainingRun::step_optimizer(const StepRates& rates) {
-  if (!replica_->step(rates, progress_.ema_updates + 1)) return false;
+void TrainingRun::step_optimizer(const StepRates& rates) {
+  replica_->step(rates, progress_.ema_updates + 1);
   ++progress_.ema_updates;
   progress_.pending_batches = 0;
   progress_.optimizer_steps = replica_->optimizer().steps();
-  return true;
 }
 
 void TrainingRun::reload() {

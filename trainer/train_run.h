@@ -41,7 +41,7 @@ inline constexpr int kReloadsMax = 3;  // After a loss that is not a number.
 
 // What the ranks tell each other after the forward pass of a batch, summed.
 struct Signals {
-  std::array<double, 3> losses{};  // Of the global batch.
+  std::array<double, 3> losses{};  // Rank 0's, which are those of the global batch.
   double not_a_number = 0;         // From here on: how many ranks say so.
   double out_of_memory = 0;
   double stop = 0;
@@ -100,7 +100,7 @@ class TrainingRun {
   BatchPlan plan_of_batch(std::int64_t step, double position) const;
   Signals forward_and_backward(const Batch& batch, Replica::Backward what);
   Signals agree(const BatchStep::Result& result);
-  bool step_optimizer(const StepRates& rates);
+  void step_optimizer(const StepRates& rates);
   void reload();
   bool finish_epoch(bool is_time_up);
   double first_ranks(double own);

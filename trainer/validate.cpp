@@ -24,7 +24,7 @@ Validation validate(DetectionModel& model, ValLoader& loader, const ValidationOp
     // Ranks have different numbers of batches: each loss is of this batch alone.
     const LossValue loss =
         detection_loss(features, model.strides(), batch.targets, options.loss,
-                       images.size(0), [](double own) { return own; });
+                       images.size(0), of_this_rank_alone);
     const torch::Tensor items = loss.items.to(torch::kCPU, torch::kDouble);
     for (std::size_t i = 0; i < 3; ++i) sums[i] += items.data_ptr<double>()[i];
     sums[3] += 1;

@@ -52,9 +52,8 @@ class SharedBatch {
     if (ranks != nullptr) reducer.emplace(*ranks, parameters_);
     const LossValue loss =
         detection_loss(model.forward(images_.narrow(0, first, count)), model.strides(), own, {},
-                       kImages, [&](double value) {
-                         if (ranks != nullptr) ranks->all_reduce_sum(std::span<double>(&value, 1));
-                         return value;
+                       kImages, [&](const torch::Tensor& value) {
+                         return ranks != nullptr ? sum_of_ranks(*ranks, value) : value;
                        });
     if (reducer) reducer->arm();
     loss.total.backward();

@@ -255,6 +255,38 @@ TEST_F(TrainTest, ALossThatIsNotANumberIsTriedAgainThreeTimes) {
   }
 }
 
+// A last layer whose loss a float still holds, and whose gradient's square it does not.
+TEST_F(TrainTest, AStepOfAGradientThatIsNotANumberIsNeitherSavedNorValidated) {
+  args_.pretrained = root_ + "steep.safetensors";
+  if (world->rank() == 0) {
+    torch::NoGradGuard no_grad;
+    DetectionModel steep("yolov8n", 4);
+    steep.named_parameters()["model.22.cv3.0.2.weight"].mul_(1e30);
+    save_weights(args_.pretrained, steep, {.class_names = {"a", "b", "c", "d"}});
+  }
+  struct Case {
+    const char* found;
+    int batch;
+    std::int64_t stop_at_step;
+  };
+  for (const Case& each : {Case{"by the next batch", 4, 0}, Case{"before the stop is obeyed", 4, 1},
+                           Case{"before the epoch is closed", 18, 0}}) {
+    SCOPED_TRACE(each.found);
+    args_.batch = args_.nbs = each.batch;
+    const std::string name = fmt::format("overflow{}{}", each.batch, each.stop_at_step);
+
+    const TrainOutcome outcome = run(name, {.stop_at_step = each.stop_at_step});
+
+    EXPECT_EQ(outcome.code, contract::ExitCode::kNotANumber);
+    EXPECT_EQ(outcome.step, 1);
+    if (world->rank() != 0) continue;
+    EXPECT_EQ(exit_record(name).at("reason"), "not_a_number");
+    EXPECT_FALSE(read_progress(root_ + name + "/weights").has_value());
+    EXPECT_FALSE(std::filesystem::exists(root_ + name + "/weights/best.safetensors"));
+    EXPECT_EQ(read(name + "/metrics.jsonl").find(R"("kind":"epoch")"), std::string::npos);
+  }
+}
+
 // An allocator that takes so many images at a time; on the last rank only.
 TEST_F(TrainTest, WithoutMemoryABatchIsDoneInParts) {
   use_small_model();

@@ -55,9 +55,7 @@ TEST(OwnModel, TrainsAndComesBackFromItsWeightsAlone) {
   EXPECT_EQ(maps[0].sizes().vec(), (std::vector<std::int64_t>{1, 4 * kRegMax + 3, 8, 12}));
   EXPECT_EQ(maps[1].sizes().vec(), (std::vector<std::int64_t>{1, 4 * kRegMax + 3, 4, 6}));
   const torch::Tensor targets = torch::tensor({{0.F, 1.F, 0.5F, 0.5F, 0.4F, 0.4F}});
-  detection_loss(maps, model.strides(), targets, {}, 1, [](double own) {
-    return own;
-  }).total.backward();
+  detection_loss(maps, model.strides(), targets, {}, 1, of_this_rank_alone).total.backward();
   for (const auto& item : model.named_parameters()) {
     EXPECT_EQ(item.value().grad().defined(), item.value().requires_grad()) << item.key();
   }
@@ -210,7 +208,7 @@ TEST(Freeze, LeavesLayersAndTheirStatisticsAlone) {
   Optimizer optimizer(model, OptimizerKind::kSgd, 5e-4);
   const auto maps = model.forward(torch::rand({2, 3, 64, 64}));
   detection_loss(maps, model.strides(), torch::tensor({{0.F, 1.F, 0.5F, 0.5F, 0.4F, 0.4F}}), {}, 2,
-                 [](double own) { return own; })
+                 of_this_rank_alone)
       .total.backward();
   StepRates rates;
   rates.lr.fill(0.01);
