@@ -115,6 +115,8 @@ class Till {
  public:
   // Makes its tables. Both outlive the till.
   [[nodiscard]] static Expected<Till> open(Database& db, Ledger& ledger);
+  // Of books whose tables `open` has made. Asks the database nothing.
+  Till(Database& db, Ledger& ledger) : db_(&db), ledger_(&ledger) {}
 
   // An Error where the currency is not the one of the prices before or has no hundredths, and where
   // the price would never count because one of a later day counts already.
@@ -157,7 +159,6 @@ class Till {
                                              const std::optional<Quote>& quote,
                                              UtcSeconds now) const;
   [[nodiscard]] Expected<void> reverse_waiting(const Receipt& receipt, UtcSeconds now);
-  Till(Database& db, Ledger& ledger) : db_(&db), ledger_(&ledger) {}
   Database* db_;
   Ledger* ledger_;
 };

@@ -92,24 +92,20 @@ void fit_into(Plan& plan, Amount quoted, std::int64_t margin_s) {
 
 // Marks the quote as the run's, and gives back the hours that were kept for it, for the run's own
 // hold to take.
-accounting::Expected<void> claim_quote(accounting::Database& db, accounting::Ledger& ledger,
+accounting::Expected<void> claim_quote(accounting::Till till, accounting::Ledger& ledger,
                                        const std::string& quote, const std::string& run,
                                        UtcSeconds now) {
-  auto till = accounting::Till::open(db, ledger);
-  if (!till) return tl::unexpected(till.error());
-  const auto is_ours = till->use_quote(quote, run);
+  const auto is_ours = till.use_quote(quote, run);
   if (!is_ours) return tl::unexpected(is_ours.error());
   if (!*is_ours) return tl::unexpected(accounting::Error{"quote " + quote + " is another run's"});
   return release_quote(ledger, quote, "for run " + run, now);
 }
 
 // The price of the quote, or of the day.
-accounting::Expected<void> freeze_price(accounting::Database& db, accounting::Ledger& ledger,
-                                        const std::string& quote_id, UtcSeconds now, Quote& quote) {
-  auto till = accounting::Till::open(db, ledger);
-  if (!till) return tl::unexpected(till.error());
+accounting::Expected<void> freeze_price(const accounting::Till& till, const std::string& quote_id,
+                                        UtcSeconds now, Quote& quote) {
   if (!quote_id.empty()) {
-    const auto quoted = till->quote(quote_id);
+    const auto quoted = till.quote(quote_id);
     if (!quoted) return tl::unexpected(quoted.error());
     if (*quoted && (*quoted)->price_minor > 0) {
       quote.price_minor = (*quoted)->price_minor;
@@ -117,7 +113,7 @@ accounting::Expected<void> freeze_price(accounting::Database& db, accounting::Le
     }
     return {};
   }
-  const auto price = till->price_at(now);
+  const auto price = till.price_at(now);
   if (!price) return tl::unexpected(price.error());
   if (*price) {
     quote.price_minor = (*price)->minor;
@@ -185,9 +181,7 @@ Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller,
                                                            const Admission& admission,
                                                            UtcSeconds now) {
   using Quoted = std::variant<Plan, Refusal>;
-  auto till = accounting::Till::open(*db_, ledger_);
-  if (!till) return tl::unexpected(of(till.error()));
-  const auto found = till->quote(admission.quote);
+  const auto found = till().quote(admission.quote);
   if (!found) return tl::unexpected(of(found.error()));
   if (!*found || (*found)->user != caller.user) {
     return Quoted{refuse(fmt::format("quote {} is not known", admission.quote))};
@@ -347,7 +341,7 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
     planned = std::get<Plan>(*quoted);
   }
   Plan plan = std::get<Plan>(planned);
-  if (const auto priced = freeze_price(*db_, ledger_, admission.quote, now, plan.quote); !priced) {
+  if (const auto priced = freeze_price(till(), admission.quote, now, plan.quote); !priced) {
     return tl::unexpected(of(priced.error()));
   }
   if (!may_spend(caller, plan.fund)) {
@@ -376,7 +370,7 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
   const std::string hold = hold_id(run.id, admission.segment);
   const auto done = db_->transact([&]() -> accounting::Expected<void> {
     if (!admission.quote.empty()) {
-      const auto used = claim_quote(*db_, ledger_, admission.quote, run.id, now);
+      const auto used = claim_quote(till(), ledger_, admission.quote, run.id, now);
       if (!used) return used;
     }
     const auto held = ledger_.hold({.id = hold,

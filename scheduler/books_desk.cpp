@@ -264,9 +264,7 @@ json answer_backup(Dispatcher& dispatcher, const Site& site, const Caller& calle
   if (!head) return failed(head.error().message);
   const auto done = dispatcher.database().backup(path);
   if (!done) return failed("backup: " + done.error().message);
-  auto till = accounting::Till::open(dispatcher.database(), dispatcher.ledger());
-  if (!till) return failed(till.error().message);
-  if (const auto kept = till->record({now, caller.user, "backup", path}); !kept) {
+  if (const auto kept = dispatcher.till().record({now, caller.user, "backup", path}); !kept) {
     return failed(kept.error().message);
   }
   return good({{"path", path}, {"seq", head->seq}, {"hash", head->hash}});

@@ -43,6 +43,9 @@ Expected<Dispatcher> Dispatcher::open(const Site& site, accounting::Database& db
                                       CallerLookup look_up) {
   auto ledger = accounting::Ledger::open(db);
   if (!ledger) return tl::unexpected(of(ledger.error()));
+  if (const auto till = accounting::Till::open(db, *ledger); !till) {
+    return tl::unexpected(of(till.error()));
+  }
   auto store = RunStore::open(db);
   if (!store) return tl::unexpected(store.error());
   Dispatcher dispatcher(site, db, cluster, std::move(*ledger), std::move(*store));

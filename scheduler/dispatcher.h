@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "accounting/ledger.h"
+#include "accounting/till.h"
 #include "scheduler/caller.h"
 #include "scheduler/cluster.h"
 #include "scheduler/plain_job.h"
@@ -103,6 +104,7 @@ class Dispatcher {
   [[nodiscard]] const std::optional<ClusterFacts>& facts() const { return facts_; }
   [[nodiscard]] accounting::Ledger& ledger() { return ledger_; }
   [[nodiscard]] accounting::Database& database() { return *db_; }
+  [[nodiscard]] accounting::Till till() { return {*db_, ledger_}; }
   // The request with the user's default fund, where it names none and he has set one.
   [[nodiscard]] Expected<TrainingRequest> with_default_fund(const Caller& caller,
                                                             TrainingRequest request) const;

@@ -33,9 +33,7 @@ accounting::Expected<std::optional<QuoteRoom>> quote_room(accounting::Database& 
   const auto held = ledger.hold_state(hold_id);
   if (!held) return tl::unexpected(held.error());
   if (!*held || (*held)->hold.quote.empty()) return std::nullopt;
-  const auto till = accounting::Till::open(db, ledger);
-  if (!till) return tl::unexpected(till.error());
-  const auto quote = till->quote((*held)->hold.quote);
+  const auto quote = accounting::Till(db, ledger).quote((*held)->hold.quote);
   if (!quote) return tl::unexpected(quote.error());
   if (!*quote) return std::nullopt;
   const std::int64_t used = (*held)->hold.amount.milli_gpu_s + (*held)->extended.milli_gpu_s;

@@ -167,8 +167,6 @@ json answer_statement(Dispatcher& dispatcher, const Caller& caller, const json& 
       return !may_see_fund(caller, line.fund);
     });
   }
-  const auto till = accounting::Till::open(dispatcher.database(), dispatcher.ledger());
-  if (!till) return failed(till.error().message);
   const auto priced = accounting::add_costs(dispatcher.database(), *lines);
   if (!priced) return failed(priced.error().message);
   const std::string format = request.value("format", "text");
@@ -304,9 +302,7 @@ namespace {
 json logged(Dispatcher& dispatcher, const Caller& caller, const std::string& act,
             const std::string& detail, UtcSeconds now, json answer) {
   if (!answer.value("ok", false)) return answer;
-  auto till = accounting::Till::open(dispatcher.database(), dispatcher.ledger());
-  if (!till) return failed(till.error().message);
-  const auto kept = till->record({now, caller.user, act, detail});
+  const auto kept = dispatcher.till().record({now, caller.user, act, detail});
   return kept ? std::move(answer) : failed(kept.error().message);
 }
 

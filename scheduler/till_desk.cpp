@@ -167,16 +167,15 @@ json answer_quote(Dispatcher& dispatcher, Till& till, const Site& site, const Ca
 std::optional<json> answer_till(Dispatcher& dispatcher, const Site& site, const Caller& caller,
                                 const json& request, UtcSeconds now) {
   const std::string verb = request.at("verb");
-  auto till = Till::open(dispatcher.database(), dispatcher.ledger());
-  if (!till) return failed(till.error().message);
-  if (verb == "price_set") return answer_price_set(*till, caller, request, now);
-  if (verb == "prices") return answer_prices(*till, now);
-  if (verb == "voucher_make") return answer_voucher_make(*till, site, caller, request, now);
-  if (verb == "voucher_use") return answer_code(dispatcher, *till, site, caller, request, now);
-  if (verb == "webhook") return answer_message(dispatcher, *till, site, caller, request, now);
-  if (verb == "receipts") return answer_receipts(*till, caller, request);
-  if (verb == "acts") return answer_acts(*till, caller);
-  if (verb == "quote") return answer_quote(dispatcher, *till, site, caller, request, now);
+  Till till = dispatcher.till();
+  if (verb == "price_set") return answer_price_set(till, caller, request, now);
+  if (verb == "prices") return answer_prices(till, now);
+  if (verb == "voucher_make") return answer_voucher_make(till, site, caller, request, now);
+  if (verb == "voucher_use") return answer_code(dispatcher, till, site, caller, request, now);
+  if (verb == "webhook") return answer_message(dispatcher, till, site, caller, request, now);
+  if (verb == "receipts") return answer_receipts(till, caller, request);
+  if (verb == "acts") return answer_acts(till, caller);
+  if (verb == "quote") return answer_quote(dispatcher, till, site, caller, request, now);
   return std::nullopt;
 }
 

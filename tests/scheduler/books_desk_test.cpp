@@ -579,6 +579,18 @@ TEST_F(BooksDesk, AKeyThatOthersMayReadIsRefused) {
   EXPECT_FALSE(secret_key(shortened));
 }
 
+TEST_F(BooksDesk, NoQuestionOfTheTillHidesThatItsRowsWereUnguarded) {
+  done(kAdmin, {{"verb", "price_set"}, {"currency", "EUR"}, {"minor", 74}});
+  ASSERT_TRUE(database->execute_script("DROP TRIGGER price_no_update;"));
+
+  done(kAda, {{"verb", "prices"}});
+
+  const auto faults = dispatcher->ledger().verify();
+  ASSERT_TRUE(faults);
+  ASSERT_EQ(faults->size(), 1u);
+  EXPECT_EQ(faults->front(), "schema: the trigger price_no_update is missing.");
+}
+
 TEST_F(BooksDesk, WhatIsMalformedIsABadRequest) {
   for (const json& request :
        {json{{"verb", "set"}}, json{{"verb", "webhook"}, {"body", 5}, {"signature", "x"}},

@@ -34,7 +34,9 @@ setup_file() {
   run as "$poor_user" trainyard resume "$poor"
   [[ $status -eq 1 && $output == *"GPU-h available"* ]]
 
-  as trainyard trainyard admin grant "user:$poor_user" 1h
+  run as "$poor_user" trainyard wallet topup --voucher "$(as trainyard trainyard admin voucher 1h)"
+  echo "$output"
+  [[ $status -eq 0 && $output == *"user:$poor_user got 1.000 GPU-h"* ]]
   as "$poor_user" trainyard resume "$poor" --time-limit 12m
   eventually 600 is_over "$rich"
   state_is "$rich" finished
