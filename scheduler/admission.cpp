@@ -54,8 +54,10 @@ Refusal beyond_fund(const Plan& plan, Amount available, std::int64_t margin_s) {
   std::string text = fmt::format(
       "fund {} has {} available; this run needs a hold of {} ({} x {} x {}{} x weight {}).",
       plan.fund, accounting::to_gpu_hours(available), accounting::to_gpu_hours(plan.quote.hold),
-      plan.gpus, plan.type, hours_and_minutes(plan.time_limit_s),
-      plan.is_timed ? " of training and the reserve of its hours"
+      plan.gpus, plan.type,
+      hours_and_minutes(plan.job_limit_s > 0 ? plan.quote.expected_s : plan.time_limit_s),
+      plan.job_limit_s > 0 ? " in several jobs"
+      : plan.is_timed      ? " of training and the reserve of its hours"
                     : fmt::format(" and {} s of margin", margin_s),
       accounting::format_weight(plan.quote.weight_milli));
   const std::int64_t fits_s =

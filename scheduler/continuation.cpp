@@ -48,7 +48,47 @@ std::string why_not(const Run& run, const JobSnapshot& job, UtcSeconds now) {
   return "";
 }
 
+// Of a timed run: what is left of the hours that it was quoted.
+std::int64_t hours_left_s(const Segment& segment) {
+  const Plan& plan = segment.plan;
+  const std::int64_t left_s = plan.quote.expected_s - segment.charged_seconds();
+  const auto second = accounting::usage_amount(plan.gpus, 1, plan.quote.weight_milli);
+  if (!second || second->milli_gpu_s == 0) return left_s;
+  return std::min(left_s, segment.remaining().milli_gpu_s / second->milli_gpu_s);
+}
+
+// All its hours are held since it was admitted: a further attempt costs nothing more. Its limit is
+// set before it is let start.
+void add_timed_continuation(const Run& run, const View& view, UtcSeconds now,
+                            const Patience& patience, std::vector<Action>& actions) {
+  const Segment& segment = run.last();
+  const JobSnapshot& job = *view.job;
+  const std::int64_t left_s = hours_left_s(segment);
+  const std::int64_t limit_s = timed_limit_s(segment.plan, left_s, patience.margin_s);
+  if (limit_s == 0) {
+    actions.push_back(CancelJob{
+        job.id, fmt::format("{}{} s of them are left, less than the {} s that another job needs. "
+                            "Its weights are those of its last epoch; it can be resumed with a "
+                            "larger time",
+                            kHoursUsed, std::max<std::int64_t>(left_s, 0),
+                            patience.margin_s + segment.plan.job_shortest_s)});
+  } else if (job.time_limit_s > limit_s) {
+    actions.push_back(CutLimit{job.id, limit_s});
+  } else if (job.is_held && is_covered(run, view, now, patience)) {
+    actions.push_back(ReleaseJob{job.id});
+  }
+}
+
 }  // namespace
+
+std::int64_t timed_limit_s(const Plan& plan, std::int64_t left_s, std::int64_t margin_s) {
+  constexpr std::int64_t kMinute = 60;
+  const std::int64_t fits_s = (left_s - margin_s) / kMinute * kMinute;
+  if (left_s - margin_s < plan.job_shortest_s || fits_s < kMinute) return 0;
+  if (plan.job_limit_s == 0 || fits_s < plan.job_limit_s) return fits_s;
+  const bool is_last = left_s - plan.job_limit_s < margin_s + plan.job_shortest_s;
+  return is_last ? plan.job_limit_s - kMinute : plan.job_limit_s;
+}
 
 bool is_continuation(const Run& run, const View& view) {
   return run.last().plan.auto_resume && view.job != nullptr && view.job->attempt > 0 &&
@@ -70,6 +110,7 @@ void add_continuation(const Run& run, const View& view, UtcSeconds now, const Pa
     if (!job.is_held) actions.push_back(HoldJob{job.id, "paused by " + segment.stopped_by});
     return;
   }
+  if (segment.plan.is_timed) return add_timed_continuation(run, view, now, patience, actions);
   if (is_covered(run, view, now, patience)) {
     if (job.is_held) actions.push_back(ReleaseJob{job.id});
     return;

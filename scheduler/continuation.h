@@ -5,11 +5,22 @@
 // its next attempt is paid. Pure.
 #pragma once
 
+#include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "scheduler/run.h"
 
 namespace scheduler {
+
+// How the reason begins for which a timed run is not continued: it counts as stopped, not as failed.
+inline constexpr std::string_view kHoursUsed = "hours: ";
+
+// The limit of the next job of a timed run that has `left_s` of its hours: the plan's job_limit_s
+// where another can follow it; else less, so that its script knows it for the last, with the margin
+// inside the hours. 0: too little is left for a job.
+[[nodiscard]] std::int64_t timed_limit_s(const Plan& plan, std::int64_t left_s,
+                                         std::int64_t margin_s);
 
 // Does the view's job wait for a further attempt of a run that goes on by itself?
 [[nodiscard]] bool is_continuation(const Run& run, const View& view);

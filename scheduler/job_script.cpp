@@ -112,16 +112,36 @@ std::string header(const Plan& plan, const SegmentName& name, const std::string&
       fmt::arg("sbatch", sbatch_lines(plan, name, run_dir)));
 }
 
-// How long before the end of the allocation the trainer leaves whatever it is doing.
-std::int64_t deadline_lead_s(const Plan& plan) {
-  constexpr std::int64_t kTimedLead_s = 5;
-  constexpr std::int64_t kEpochsLeadMax_s = 30;
-  return plan.is_timed ? kTimedLead_s : std::min(kEpochsLeadMax_s, plan.time_limit_s / 4);
+// How long before the end of the allocation the trainer leaves whatever it is doing. Where the hours
+// end it has closed the run by then; elsewhere it has yet to save.
+constexpr std::int64_t kTimedLead_s = 5;
+std::int64_t saving_lead_s(std::int64_t limit_s) {
+  constexpr std::int64_t kLeadMax_s = 30;
+  return std::min(kLeadMax_s, limit_s / 4);
+}
+
+// The service gives the last job of a timed run less than the others: so this one is known for it.
+std::string deadline_of_one_among_jobs(const Plan& plan) {
+  return fmt::format(
+      "# An attempt of {limit} s is followed by another; its hours end with a shorter one.\n"
+      "read -r job_start job_end < <(\n"
+      "  squeue --noheader --jobs \"${{SLURM_JOB_ID:-0}}\" --format='%S %e' 2> /dev/null)\n"
+      "job_start=$(date -d \"${{job_start:-unknown}}\" +%s 2> /dev/null ||\n"
+      "  echo \"$TRAINYARD_ALLOCATION_START\")\n"
+      "job_end=$(date -d \"${{job_end:-unknown}}\" +%s 2> /dev/null || echo $((job_start + {limit})))\n"
+      "if [ $((job_end - job_start)) -lt {limit} ]; then\n"
+      "  export TRAINYARD_LAST_ATTEMPT=1 TRAINYARD_DEADLINE=$((job_end - {last_lead}))\n"
+      "else\n"
+      "  export TRAINYARD_LAST_ATTEMPT=0 TRAINYARD_DEADLINE=$((job_end - {lead}))\n"
+      "fi\n",
+      fmt::arg("limit", plan.job_limit_s), fmt::arg("last_lead", kTimedLead_s),
+      fmt::arg("lead", saving_lead_s(plan.job_limit_s)));
 }
 
 // A timed run ends inside its hours, whatever comes. The limit of an epochs run may be raised while
 // it runs, so its end is asked for again until it is there.
 std::string deadline(const Plan& plan) {
+  if (plan.job_limit_s > 0) return deadline_of_one_among_jobs(plan);
   const std::string end = fmt::format(
       "# When Slurm ends this attempt, in its own word: its limit may have been changed.\n"
       "end_of_job() {{\n"
@@ -132,9 +152,13 @@ std::string deadline(const Plan& plan) {
       "}}\n",
       fmt::arg("limit", plan.time_limit_s));
   if (!plan.is_timed) return end;
-  return end + fmt::format("# The trainer has saved and left by then.\n"
+  const std::string_view last = plan.auto_resume
+                                    ? "# Its hours end with this job.\n"
+                                      "export TRAINYARD_LAST_ATTEMPT=1\n"
+                                    : "";
+  return end + fmt::format("{}# The trainer has saved and left by then.\n"
                            "export TRAINYARD_DEADLINE=$(($(end_of_job) - {}))\n",
-                           deadline_lead_s(plan));
+                           last, kTimedLead_s);
 }
 
 // Asks the trainer to save and leave before the limit of an epochs run.
@@ -154,7 +178,7 @@ std::string watch_limit(const Plan& plan) {
       "watch_limit &\n"
       "watcher=$!\n"
       "\n",
-      fmt::arg("lead", deadline_lead_s(plan)), fmt::arg("time_is_up", kTimeIsUpFile));
+      fmt::arg("lead", saving_lead_s(plan.time_limit_s)), fmt::arg("time_is_up", kTimeIsUpFile));
 }
 
 // The site's words for the libraries that carry messages; those that the user brought along win.

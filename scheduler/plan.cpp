@@ -268,7 +268,8 @@ class Planner {
         left_s == hours_s ? fmt::format("time = {}", duration_text(hours_s))
                           : fmt::format("time = {}, of which {} are used,", duration_text(hours_s),
                                         duration_text(progress_.allocated_s));
-    check_longest(left, left_s, "Ask for fewer hours.");
+    plan_.auto_resume = request_.resources.auto_resume;
+    if (!plan_.auto_resume) check_longest(left, left_s, kAskForFewerHours);
     if (type_ == nullptr) return;
 
     const std::int64_t margin_s = facts_.margin_s();
@@ -282,12 +283,28 @@ class Planner {
           duration_text(margin_s), duration_text(type_->startup_s));
       return;
     }
-    if (!check_partition("a job of " + duration_text(plan_.time_limit_s), plan_.time_limit_s,
-                         "Ask for fewer hours, or for epochs with --auto-resume.")) {
-      return;
+    if (plan_.auto_resume) {
+      fit_into_jobs(left_s, needed_s);
+    } else {
+      check_partition("a job of " + duration_text(plan_.time_limit_s), plan_.time_limit_s,
+                      kAskForFewerHours);
     }
     plan_.quote.expected_s = left_s;
     held_s_ = left_s;
+  }
+
+  // One job, where the hours fit into it or hardly more than it.
+  void fit_into_jobs(std::int64_t left_s, std::int64_t needed_s) {
+    plan_.job_shortest_s = needed_s - facts_.margin_s();
+    if (plan_.time_limit_s <= longest_s()) return;
+    plan_.time_limit_s = longest_s();
+    if (left_s - longest_s() >= needed_s) plan_.job_limit_s = longest_s();
+    const std::int64_t shortest_s = round_up_to_minute(plan_.job_shortest_s) + kMinute;
+    if (longest_s() >= shortest_s) return;
+    refuse("a job of partition \"{}\" lasts {} at most, shorter than the {} that each job of a run "
+           "needs (start-up {} + 2 min).",
+           plan_.partition, duration_text(longest_s()), duration_text(shortest_s),
+           duration_text(type_->startup_s));
   }
 
   void plan_epochs() {
@@ -431,7 +448,10 @@ class Planner {
     plan_.quote.hold = *hold;
   }
 
-  static constexpr std::string_view kAskForLess = "Ask for less.";
+  static constexpr std::string_view kAskForLess =
+      "Ask for less, or let it go on in further jobs: --auto-resume.";
+  static constexpr std::string_view kAskForFewerHours =
+      "Ask for fewer hours, or let it go on in further jobs: --auto-resume.";
   static constexpr std::string_view kAskForAnotherWay =
       "Take more GPUs, fewer epochs, or let it go on by itself: --auto-resume.";
 
@@ -520,6 +540,8 @@ void to_json(nlohmann::json& json, const Plan& plan) {
             {"high_s", plan.quote.high_s},
             {"basis", plan.quote.basis}}}};
   if (plan.auto_resume) json["auto_resume"] = true;
+  if (plan.job_limit_s > 0) json["job_limit_s"] = plan.job_limit_s;
+  if (plan.job_shortest_s > 0) json["job_shortest_s"] = plan.job_shortest_s;
   if (!plan.tier.empty()) json["tier"] = plan.tier;
   if (plan.tier_max_s > 0) json["tier_max_s"] = plan.tier_max_s;
   if (plan.quote.price_minor > 0) {
@@ -549,6 +571,8 @@ void from_json(const nlohmann::json& json, Plan& plan) {
   json.at("is_timed").get_to(result.is_timed);
   json.at("slurm").get_to(result.slurm);
   result.auto_resume = json.value("auto_resume", false);
+  result.job_limit_s = json.value("job_limit_s", std::int64_t{0});
+  result.job_shortest_s = json.value("job_shortest_s", std::int64_t{0});
   result.tier = json.value("tier", "");
   result.tier_max_s = json.value("tier_max_s", std::int64_t{0});
   const nlohmann::json& quote = json.at("quote");

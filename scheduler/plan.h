@@ -67,7 +67,10 @@ struct Plan {
   std::int64_t image_tenths = 0;        // Of an epochs run's rest: 10 a training image, 4 a validation one.
   std::string tier;                     // That it was admitted under; empty: none.
   std::int64_t tier_max_s = 0;          // That tier's longest allocation; 0: none.
-  bool auto_resume = false;             // Of an epochs run: its job requeues itself, see docs/runs.md.
+  bool auto_resume = false;             // Its job requeues itself, see docs/runs.md.
+  // Of a timed run with auto_resume: what each of its jobs gets but the last, which gets less (0: one
+  // job), and what a job needs beside the margin.
+  std::int64_t job_limit_s = 0, job_shortest_s = 0;
   std::map<std::string, std::string> slurm;
   Quote quote;
 };
@@ -80,7 +83,8 @@ using PlanOutcome = std::variant<Plan, Refusal>;
 // minute that leaves the margin inside the hours, so Slurm itself ends the job before the hours are
 // over. An epochs run: the estimate is by `rates` of earlier runs, or by the site's prior; the limit
 // is --time-limit, or start-up + the estimate + its error band, rounded up.
-// One with auto_resume is continued in further jobs: its limit is at most the site's longest.
+// One with auto_resume is continued in further jobs: its limit is at most the site's longest. So is a
+// timed one, whose hours are held whole before the first of them.
 // The limit of a job is within MaxTime of its partition, too. Refused, all reasons at once: an
 // unknown type, more GPUs or nodes than there are, a batch that the ranks do not divide, GPUs that
 // the nodes do not divide, hours beyond the limits or shorter than margin + start-up + a minute.

@@ -27,7 +27,7 @@ struct Resources {
   std::string account, partition, qos;     // Slurm's; empty: type's and site's defaults.
   std::optional<std::int64_t> time_limit_s;  // Of an epochs run; empty: from the estimate.
   std::string name;              // For people; empty: made from model and data.
-  bool auto_resume = false;      // An epochs run that was interrupted or unpaid goes on by itself.
+  bool auto_resume = false;      // A run that was interrupted or unpaid goes on by itself.
   std::string runs;              // Folder for the run's own folder; empty: the site's.
   std::map<std::string, std::string> slurm;  // Passed through: "constraint" -> "nvlink".
 };

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "scheduler/continuation.h"
 #include "scheduler/run.h"
 #include "trainer/contract/exit_code.h"
 
@@ -34,7 +35,11 @@ SegmentClosed explain_end(const Segment& segment, const JobEnded& ended,
   const std::int64_t limit_s = segment.limit_s.value_or(segment.plan.time_limit_s);
   const std::string resumable = ran ? " It can be resumed from its last checkpoint." : "";
   if (segment.cancel_requested) return closed(Outcome::kCancelled, "cancelled by " + segment.stopped_by);
-  if (segment.rejected) return closed(Outcome::kFailed, *segment.rejected + "." + resumable);
+  if (segment.rejected) {
+    const bool is_at_its_end = segment.rejected->starts_with(kHoursUsed);
+    return closed(is_at_its_end ? Outcome::kStopped : Outcome::kFailed,
+                  *segment.rejected + "." + resumable);
+  }
 
   using contract::ExitCode;
   const auto code = contract::exit_code_from_int(ended.exit_code);

@@ -97,10 +97,11 @@ void print_plan(const Plan& plan, const DataCheck& data, const TrainingRequest& 
              data.facts.train_images, data.facts.val_images, data.classes,
              data.skipped > 0 ? fmt::format(" ({} with faulty labels are left out)", data.skipped) : "");
   fmt::print("plan     {} x {} on {} node{}: {} rank{}, {}, {} CPU{} a rank, limit {}, "
-             "partition {}\n",
+             "partition {}{}\n",
              plan.gpus, plan.type, plan.nodes, plan.nodes == 1 ? "" : "s", plan.ranks,
              plan.ranks == 1 ? "" : "s", batch, plan.cpus_per_rank, plan.cpus_per_rank == 1 ? "" : "s",
-             duration_text(plan.time_limit_s), plan.partition);
+             duration_text(plan.time_limit_s), plan.partition,
+             plan.job_limit_s > 0 ? ", in further jobs until its hours are over" : "");
   fmt::print("quote    about {} ({} GPU x {} s x {:.3f}), {} {}, from fund {}\n",
              gpu_hours(plan.quote.expected.milli_gpu_s), plan.gpus, plan.quote.expected_s, weight,
              plan.is_timed ? "never more than" : "extended while the fund can pay; first hold",

@@ -61,7 +61,7 @@ class ResourceOptions {
     add(app, "--name", "name", "a name for people");
     add(app, "--runs", "runs", "folder that gets the run's folder");
     app.add_flag("--auto-resume", auto_resume_,
-                 "an epochs run goes on by itself: when paid, after preemption, past a job's limit");
+                 "it goes on by itself: after preemption, past a job's limit, an epochs run when paid");
     app.add_option("--slurm", passed_, "passed through to Slurm: KEY=VALUE, several times")
         ->allow_extra_args(false);
   }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,7 @@ struct Launch {
   std::string cpu_report;          // "2 threads (SLURM_CPUS_PER_TASK) on CPUs 0-1"
   double allocation_start = 0;     // TRAINYARD_ALLOCATION_START, UTC seconds; 0: not given.
   double deadline = 0;             // TRAINYARD_DEADLINE; 0: none.
+  std::optional<bool> is_last;     // TRAINYARD_LAST_ATTEMPT; none: not given.
   double seconds_used_before = 0;  // TRAINYARD_SECONDS_USED
   double watchdog_s = 600;         // TRAINYARD_WATCHDOG_S; 0: off.
   bool is_traced = false;          // TRAINYARD_TRACE=1: train.h, is_traced

@@ -61,8 +61,9 @@ Pace TrainingRun::pace() const {
   return pace;
 }
 
-// Of a timed run. A deadline that leaves only a little of the hours is the end of the run: another
-// allocation for the rest would cost more than it trains.
+// Of a timed run. The deadline of its last attempt is its end. Where nobody says which is the last, a
+// deadline that leaves only a little of the hours is the end: another allocation for the rest would
+// cost more than it trains.
 double TrainingRun::seconds_left() const {
   constexpr double kRestSecondsMin = 300;
   constexpr double kRestShareMin = 0.05;
@@ -72,7 +73,14 @@ double TrainingRun::seconds_left() const {
   const double until_deadline = around_.deadline - around_.now();
   const bool is_rest_small =
       left - until_deadline < std::max(kRestSecondsMin, kRestShareMin * hours_s);
-  return is_rest_small ? std::min(left, until_deadline) : left;
+  return around_.is_last.value_or(is_rest_small) ? std::min(left, until_deadline) : left;
+}
+
+// A validation that the deadline would cut short is left to the next attempt, like the row of results.
+bool TrainingRun::is_deadline_near(double now) const {
+  if (around_.deadline <= 0) return false;
+  const bool is_epoch_over = progress_.epoch_batch + 1 == progress_.batches_per_epoch;
+  return now + (is_epoch_over && args_.val ? closing_seconds(pace()) : 0) >= around_.deadline;
 }
 
 void TrainingRun::build() {

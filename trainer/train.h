@@ -31,6 +31,9 @@ struct Surroundings {
   const std::atomic<bool>& stop_requested;  // Set by a signal.
   double allocation_start = 0;              // Of this attempt: start-up counts.
   double deadline = 0;                      // Save and leave by then; 0: none.
+  // Of a timed run: does it end at this deadline, or go on after it? None: what is left of its hours
+  // then tells.
+  std::optional<bool> is_last = std::nullopt;
   double seconds_used_before = 0;           // By earlier attempts, as the scheduler knows it.
   int threads = 1;                          // CPUs of this rank.
   int attempt = 0;

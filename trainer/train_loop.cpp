@@ -165,7 +165,7 @@ Signals TrainingRun::agree(const BatchStep::Result& result) {
     }
     if (stop_file_seen_) signals.stop += 1;
     if (around_.stop_at_step > 0 && progress_.step + 1 >= around_.stop_at_step) signals.stop += 1;
-    signals.deadline = around_.deadline > 0 && now >= around_.deadline ? 1 : 0;
+    signals.deadline = is_deadline_near(now) ? 1 : 0;
     signals.save = args_.save && now - saved_at_ >= kCheckpointIntervalSeconds ? 1 : 0;
     signals.epochs_planned = progress_.epochs_planned;
     if (is_timed()) {

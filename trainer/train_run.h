@@ -63,6 +63,7 @@ class TrainingRun {
   bool is_timed() const { return args_.time_h.has_value(); }
   double seconds_used() const { return seconds_before_ + around_.now() - around_.allocation_start; }
   double seconds_left() const;
+  bool is_deadline_near(double now) const;
   double epochs_in_time() const;
   double epoch_position() const {
     return progress_.epoch + static_cast<double>(progress_.epoch_batch) /

@@ -145,6 +145,7 @@ int run_training(const contract::TrainSpec& spec, const Launch& launch, double s
         .stop_requested = stop_requested,
         .allocation_start = launch.allocation_start > 0 ? launch.allocation_start : started,
         .deadline = launch.deadline,
+        .is_last = launch.is_last,
         .seconds_used_before = launch.seconds_used_before,
         .threads = launch.cpus,
         .attempt = launch.attempt,

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // Runs that go on by themselves, against a pretended Slurm.
+#include <algorithm>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "world.h"
 
@@ -208,6 +210,219 @@ TEST_F(AutoResumeTest, TheServiceMayDieAtAnyPointOfIt) {
   EXPECT_FALSE(job(id).is_held);
   EXPECT_EQ(world.balance().held.milli_gpu_s, kFirstHold);
   world.expect_books_are_right();
+}
+
+// Timed runs on a partition of twenty minutes, two GPUs of weight 1.5.
+class TimedTest : public AutoResumeTest {
+ protected:
+  static constexpr std::int64_t kHours_s = 3'240, kRate = 2 * 1'500;
+
+  TimedTest() {
+    world.cluster.about.partition_max_s = {{"gpu", 1'200}};
+    world.site.types[0].weights = {{0, 1'500}};
+    world.restart();
+  }
+  Admission timed() const {
+    Admission admission = world.admission();
+    admission.request.resources.time_limit_s.reset();
+    admission.request.resources.auto_resume = true;
+    admission.request.args.time_h = 0.9;
+    return admission;
+  }
+  // The fund has what the hours cost, and nothing more.
+  JobId launch() {
+    give(kRate * kHours_s);
+    const JobId id = world.launch(timed());
+    EXPECT_EQ(world.balance().available.milli_gpu_s, 0);
+    return id;
+  }
+  void start(JobId id) {
+    world.cluster.start(id);
+    world.tick(0);
+    EXPECT_LE(kRate * (job(id).time_limit_s + kMargin), world.run().last().remaining().milli_gpu_s);
+    EXPECT_LE(job(id).time_limit_s, 1'200);
+  }
+  void wait() {
+    for (int i = 0; i < 4; ++i) world.tick(10);
+  }
+  void expect_all_released(std::int64_t used_s) {
+    EXPECT_EQ(world.balance().charged.milli_gpu_s, kRate * used_s);
+    EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+    EXPECT_EQ(world.balance().available.milli_gpu_s, kRate * (kHours_s - used_s));
+    world.expect_books_are_right();
+    EXPECT_TRUE(world.dispatcher().audit()->faults.empty());
+  }
+};
+
+TEST_F(TimedTest, ItsHoursAreSpentInSeveralJobsAndTheRestIsReleased) {
+  const JobId id = launch();
+  EXPECT_EQ(job(id).time_limit_s, 1'200);
+  start(id);
+  world.tick(1'175);
+  requeue_held(id);
+  wait();
+  EXPECT_EQ(world.state(), "queued");
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(job(id).time_limit_s, 1'200);  // 2065 s are left.
+  EXPECT_EQ(world.balance().held.milli_gpu_s, kRate * (kHours_s - 1'175));
+
+  world.tick(5'000);  // Waiting costs nothing.
+  start(id);
+  world.tick(1'180);
+  requeue_held(id);
+  wait();
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(job(id).time_limit_s, 780);  // 885 s less the margin: the last.
+  start(id);
+  world.tick(700);
+  world.cluster.end(id, JobState::kCompleted, 0);
+  wait();
+  EXPECT_EQ(world.state(), "finished");
+  expect_all_released(1'175 + 1'180 + 700);
+}
+
+TEST_F(TimedTest, TheLastJobIsShorterThanTheOthersThoughMoreWouldFit) {
+  const JobId id = launch();
+  start(id);
+  world.tick(1'900);  // slurmctld was away and ended nothing.
+  requeue_held(id);
+  wait();
+  EXPECT_EQ(job(id).time_limit_s, 1'140);  // 1340 s are left, and none for a job after the next.
+  EXPECT_FALSE(job(id).is_held);
+}
+
+TEST_F(TimedTest, ItsLostHoursAreSpentAndItGoesOnWithTheRest) {
+  const JobId id = launch();
+  start(id);
+  world.tick(600);
+  world.cluster.requeue(id);  // Slurm's own: nobody holds it.
+  world.cluster.records[id][0].state = JobState::kNodeFail;
+  wait();
+  EXPECT_EQ(job(id).time_limit_s, 1'200);
+  start(id);
+  world.tick(1'100);
+  world.cluster.requeue(id);
+  world.cluster.records[id][1].state = JobState::kPreempted;
+  wait();
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(job(id).time_limit_s, 1'200);  // 1540 s are left, and another can follow.
+  start(id);
+  world.tick(1'190);
+  requeue_held(id);
+  wait();
+  EXPECT_EQ(job(id).time_limit_s, 240);
+  start(id);
+  world.tick(200);
+  world.cluster.end(id, JobState::kCompleted, 0);
+  wait();
+  EXPECT_EQ(world.state(), "finished");
+  expect_all_released(1'100 + 1'190 + 200);  // What the lost node cost was given back to the fund.
+}
+
+TEST_F(TimedTest, WhereNoJobIsWorthItsRestItStopsAndSaysSo) {
+  const JobId id = launch();
+  for (const std::int64_t lasts_s : {1'180, 1'180, 760}) {
+    start(id);
+    world.tick(lasts_s);
+    requeue_held(id);
+    wait();
+  }
+  EXPECT_EQ(world.state(), "stopped");
+  EXPECT_EQ(world.run().reason.rfind("hours: 120 s of them are left, less than the 180 s", 0), 0u)
+      << world.run().reason;
+  expect_all_released(1'180 + 1'180 + 760);
+  // More of them, and it goes on.
+  give(kRate * 3'600);
+  Admission more = timed();
+  more.segment = 1;
+  more.request.args.time_h = 1.9;
+  more.request.args.epochs = 20;
+  const JobId next = world.launch(more);
+  EXPECT_EQ(job(next).time_limit_s, 1'200);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, kRate * (6'840 - 3'120));
+}
+
+TEST_F(TimedTest, APauseKeepsItsHours) {
+  const JobId id = launch();
+  start(id);
+  ASSERT_FALSE(world.dispatcher().request_pause(kAda, "runone", world.cluster.now)->has_value());
+  world.tick(100);
+  requeue_held(id);
+  wait();
+  EXPECT_EQ(world.state(), "paused");
+  world.tick(50'000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, kRate * (kHours_s - 100));
+  EXPECT_FALSE(world.dispatcher().request_resume(kAda, "runone", world.cluster.now)->has_value());
+  wait();
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(job(id).time_limit_s, 1'200);
+}
+
+TEST_F(TimedTest, AStopBetweenTwoJobsReleasesTheRest) {
+  const JobId id = launch();
+  start(id);
+  world.tick(1'170);
+  requeue_held(id);
+  world.tick(1);
+  ASSERT_FALSE(world.dispatcher().request_stop(kAda, "runone", world.cluster.now)->has_value());
+  wait();
+  EXPECT_EQ(world.state(), "stopped");
+  expect_all_released(1'170);
+}
+
+TEST_F(TimedTest, NeitherDeathsNorWhateverEndsItsJobsTakesMoreThanItsHours) {
+  std::mt19937 dice(7);
+  give(kRate * kHours_s);
+  for (int life = 0; life < 30; ++life) {
+    SCOPED_TRACE(life);
+    const std::string run_id = fmt::format("life{:04}", life);
+    Admission admission = timed();
+    admission.run_id = run_id;
+    const std::int64_t charged = world.balance().charged.milli_gpu_s;
+    const JobId id = world.launch(admission);
+    ASSERT_EQ(world.balance().available.milli_gpu_s, 0);
+    int jobs = 0;
+    for (; jobs < 40 && !is_terminal(world.run(run_id).state); ++jobs) {
+      world.cluster.start(id);
+      world.tick(1);
+      // Until its limit, or until Slurm ends it so late as it may.
+      const std::int64_t most_s = job(id).time_limit_s + (dice() % 4 == 0 ? kMargin : 0);
+      world.tick(std::min<std::int64_t>(100 + dice() % 1'500, most_s) - 1);
+      if (dice() % 2 == 0) {
+        requeue_held(id);
+      } else {
+        world.cluster.requeue(id);
+        world.cluster.records[id][world.cluster.records[id].size() - 2].state = JobState::kPreempted;
+      }
+      for (int i = 0; i < 6; ++i) {
+        if (dice() % 3 == 0) world.restart();
+        world.tick(10);
+      }
+    }
+    EXPECT_GE(jobs, 2);
+    EXPECT_EQ(to_name(world.run(run_id).state), "stopped") << world.run(run_id).reason;
+    const std::int64_t cost = world.balance().charged.milli_gpu_s - charged;
+    EXPECT_LE(cost, kRate * kHours_s);
+    EXPECT_GT(cost, kRate * (kHours_s - 1'200));
+    EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+    give(cost);
+  }
+  EXPECT_TRUE(world.dispatcher().audit()->notes.empty());  // No excess.
+  world.expect_books_are_right();
+}
+
+TEST_F(TimedTest, OneThatFitsIntoAJobGoesOnAfterAPreemption) {
+  world.cluster.about.partition_max_s.clear();
+  world.restart();
+  const JobId id = launch();
+  EXPECT_EQ(job(id).time_limit_s, 3'120);  // 3240 s less the margin.
+  world.cluster.start(id);
+  world.tick(1'000);
+  world.cluster.requeue(id);
+  world.cluster.records[id][0].state = JobState::kPreempted;
+  wait();
+  EXPECT_EQ(job(id).time_limit_s, 2'100);  // 2240 s less the margin.
+  EXPECT_FALSE(job(id).is_held);
 }
 
 TEST(AutoResumeScript, RequeuesItselfOnlyWhereItIsToGoOn) {

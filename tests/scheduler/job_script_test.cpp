@@ -252,6 +252,52 @@ TEST(JobScript, TheDeadlineLiesBeforeTheEndThatSlurmNames) {
   EXPECT_EQ(std::stoll(test::read_file(script.file("deadline"))), std::mktime(&end) - 5);
 }
 
+TEST(JobScript, ATimedRunOfSeveralJobsKnowsItsLastByItsLimit) {
+  struct Row {
+    const char* what;
+    std::int64_t limit_s, job_limit_s;
+    std::string is_last;
+    std::int64_t lead_s;
+  };
+  for (const Row& row : std::vector<Row>{{"the whole limit", 3'600, 3'600, "0", 30},
+                                         {"a minute less", 3'540, 3'600, "1", 5},
+                                         {"a limit of two minutes", 120, 120, "0", 30},
+                                         {"one of one minute", 60, 60, "0", 15},
+                                         {"one job for all hours", 3'600, 0, "1", 5}}) {
+    SCOPED_TRACE(row.what);
+    ScriptRun script;
+    script.make_squeue(
+        "case $* in\n"
+        "  *'--format=%S %e') echo $(date -d @1800000000 +%FT%T) $(date -d @" +
+        std::to_string(1'800'000'000 + row.limit_s) + " +%FT%T) ;;\n"
+        "  *--format=%e) date -d @" + std::to_string(1'800'000'000 + row.limit_s) + " +%FT%T ;;\n"
+        "esac");
+    script.make_srun(
+        std::string("echo $TRAINYARD_LAST_ATTEMPT $TRAINYARD_DEADLINE > \"$RUN/told\"\n") + kExitZero);
+    Plan plan = timed_plan();
+    plan.auto_resume = true;
+    plan.job_limit_s = row.job_limit_s;
+
+    EXPECT_EQ(script.run(plan), 0) << script.log();
+
+    EXPECT_EQ(test::read_file(script.file("told")),
+              row.is_last + " " + std::to_string(1'800'000'000 + row.limit_s - row.lead_s) + "\n");
+  }
+}
+
+TEST(JobScript, WhereSqueueSaysNothingATimedRunOfSeveralJobsGoesByItsPlan) {
+  ScriptRun script;
+  script.make_srun(std::string("echo $((TRAINYARD_DEADLINE - TRAINYARD_ALLOCATION_START)) "
+                               "$TRAINYARD_LAST_ATTEMPT > \"$RUN/told\"\n") + kExitZero);
+  Plan plan = timed_plan();
+  plan.auto_resume = true;
+  plan.job_limit_s = plan.time_limit_s = 3'600;
+
+  EXPECT_EQ(script.run(plan), 0) << script.log();
+
+  EXPECT_EQ(test::read_file(script.file("told")), "3570 0\n");
+}
+
 TEST(JobScript, AnEpochsRunLeavesEarlierTheLongerItIs) {
   struct Row {
     std::int64_t limit_s, lead_s;

@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "scheduler/continuation.h"
+
 namespace scheduler {
 namespace {
 
@@ -227,6 +229,59 @@ TEST(Plan, ATimedRunGoesOnWithWhatIsLeftOfItsHours) {
   EXPECT_EQ(plan.time_limit_s, 3'480);
 }
 
+TEST(Plan, ATimedRunBeyondTheLongestJobIsMadeOfSeveral) {
+  struct Row {
+    const char* what;
+    double hours;
+    std::int64_t allocated_s, partition_max_s;
+    std::int64_t time_limit_s, job_limit_s;
+  };
+  // A job needs 90 s of margin, 30 s of start-up and a minute.
+  const std::vector<Row> rows = {
+      {"fits", 1, 0, 3'600, 3'480, 0},
+      {"just fits", 3'690.0 / 3'600, 0, 3'600, 3'600, 0},
+      {"more than fits, not enough for a second", 3'770.0 / 3'600, 0, 3'600, 3'600, 0},
+      {"hardly enough for a second", 3'780.0 / 3'600, 0, 3'600, 3'600, 3'600},
+      {"many", 100, 0, 3'600, 3'600, 3'600},
+      {"not of whole minutes", 100, 0, 3'659, 3'600, 3'600},
+      {"the site's longest", 100, 0, 200'000, 86'400, 86'400},
+      {"resumed", 100, 360'000 - 7'200, 3'600, 3'600, 3'600},
+      {"resumed with the last of it", 100, 360'000 - 3'000, 3'600, 2'880, 0},
+  };
+  for (const Row& row : rows) {
+    SCOPED_TRACE(row.what);
+    Case c;
+    c.request.args.time_h = row.hours;
+    c.request.resources.auto_resume = true;
+    c.facts.partition_max_s = {{"gpu", row.partition_max_s}};
+    c.progress.allocated_s = row.allocated_s;
+
+    const Plan plan = c.plan();
+
+    EXPECT_TRUE(plan.auto_resume);
+    EXPECT_EQ(plan.time_limit_s, row.time_limit_s);
+    EXPECT_EQ(plan.job_limit_s, row.job_limit_s);
+    EXPECT_EQ(plan.job_shortest_s, 90);
+    // Held whole, before the first of them.
+    const auto left_s = std::llround(row.hours * 3'600) - row.allocated_s;
+    EXPECT_EQ(plan.quote.hold, Amount{left_s * 1'000});
+    EXPECT_EQ(plan.quote.expected_s, left_s);
+    const nlohmann::json json = plan;
+    EXPECT_EQ(nlohmann::json(json.get<Plan>()), json);
+  }
+}
+
+TEST(Plan, AJobThatIsTooShortToTrainInIsNotMadeOneOfMany) {
+  Case c;
+  c.request.args.time_h = 2;
+  c.request.resources.auto_resume = true;
+  c.facts.partition_max_s = {{"gpu", 120}};
+
+  EXPECT_EQ(c.reasons(),
+            std::vector<std::string>{"a job of partition \"gpu\" lasts 2 min at most, shorter than the "
+                                     "3 min that each job of a run needs (start-up 30 s + 2 min)."});
+}
+
 TEST(Plan, AnEpochsRunIsLimitedByTheEstimateAndAMargin) {
   Case c;  // 100 epochs x 3600 images / 100 images/s = 3600 s.
 
@@ -374,7 +429,8 @@ TEST(Plan, RefusesWithBothNumbersAndWhatWouldFit) {
          c.request.args.batch = 0;
          c.request.args.batch_share = 0.6;
        }},
-      {"time = 48 h exceeds the limit of 24 h for a run (site.toml:12). Ask for fewer hours.",
+      {"time = 48 h exceeds the limit of 24 h for a run (site.toml:12). Ask for fewer hours, or let it "
+       "go on in further jobs: --auto-resume.",
        [](Case& c) { c.request.args.time_h = 48; }},
       {"time = 2 min leaves 2 min, shorter than the 3 min that a run needs (margin 90 s + "
        "start-up 30 s + 1 min).",
@@ -385,20 +441,22 @@ TEST(Plan, RefusesWithBothNumbersAndWhatWouldFit) {
          c.request.args.time_h = 2;
          c.progress.allocated_s = 7'200;
        }},
-      {"time_limit = 48 h exceeds the limit of 24 h for a run (site.toml:12). Ask for less.",
+      {"time_limit = 48 h exceeds the limit of 24 h for a run (site.toml:12). Ask for less, or let it "
+       "go on in further jobs: --auto-resume.",
        [](Case& c) { c.request.resources.time_limit_s = 2 * 86'400; }},
       {"time_limit = 80 s is shorter than the 90 s that a run needs (start-up 30 s + 1 min).",
        [](Case& c) { c.request.resources.time_limit_s = 80; }},
       {"the limit from the estimate, 150.03 h, exceeds the limit of 24 h for a run (site.toml:12). "
        "Take more GPUs, fewer epochs, or let it go on by itself: --auto-resume.",
        [](Case& c) { c.request.args.epochs = 10'000; }},
-      {"time_limit = 2 h exceeds the 60 min of partition \"gpu\" (MaxTime in Slurm). Ask for less.",
+      {"time_limit = 2 h exceeds the 60 min of partition \"gpu\" (MaxTime in Slurm). Ask for less, or "
+       "let it go on in further jobs: --auto-resume.",
        [](Case& c) {
          c.facts.partition_max_s = {{"gpu", 3'600}, {"cheap", 60}};
          c.request.resources.time_limit_s = 7'200;
        }},
       {"a job of 118 min exceeds the 60 min of partition \"gpu\" (MaxTime in Slurm). Ask for fewer "
-       "hours, or for epochs with --auto-resume.",
+       "hours, or let it go on in further jobs: --auto-resume.",
        [](Case& c) {
          c.facts.partition_max_s = {{"gpu", 3'600}};
          c.request.args.time_h = 2;
@@ -549,6 +607,8 @@ Case any_case(Dice& dice) {
   c.request.args.batch = static_cast<int>(dice.coin() ? 6'720 : dice.number(1, 8'192));
   c.request.args.epochs = static_cast<int>(dice.number(1, 10'000));
   c.request.args.imgsz = static_cast<int>(dice.number(1, 128)) * 32;
+  c.request.resources.auto_resume = dice.coin();
+  if (dice.coin()) c.facts.partition_max_s = {{"gpu", dice.number(60, 3'660LL * 86'400)}};
   if (dice.coin()) {
     c.request.args.time_h = 0.1 * static_cast<double>(dice.number(1, 7'200));
   } else if (dice.coin()) {
@@ -560,7 +620,8 @@ Case any_case(Dice& dice) {
                 .allocated_s = dice.coin() ? 0 : dice.number(0, 3'000'000)};
   c.facts = {.name = "",
              .kill_wait_s = dice.number(0, 65'535),
-             .over_time_limit_s = dice.number(0, 86'400)};
+             .over_time_limit_s = dice.number(0, 86'400),
+             .partition_max_s = c.facts.partition_max_s};
   return c;
 }
 
@@ -591,6 +652,20 @@ TEST(Plan, WhateverIsAskedTheHoldCoversTheLimit) {
           std::llround(*c.request.args.time_h * 3'600) - c.progress.allocated_s;
       EXPECT_TRUE(Wide{plan->quote.hold.milli_gpu_s} == rate * left_s);
       EXPECT_LE(covered_s, left_s);
+      EXPECT_LE(plan->job_limit_s, plan->time_limit_s);
+      for (std::int64_t rest_s = left_s; plan->job_limit_s > 0;) {
+        // Whatever a job takes of its limit, the next one is inside what it leaves.
+        rest_s -= dice.number(0, plan->job_limit_s);
+        const std::int64_t next_s = timed_limit_s(*plan, rest_s, c.facts.margin_s());
+        if (next_s == 0) break;
+        EXPECT_LE(next_s + c.facts.margin_s(), rest_s);
+        EXPECT_LE(next_s, plan->job_limit_s);
+        EXPECT_GE(next_s, 60);
+        const bool is_last = next_s < plan->job_limit_s;
+        const bool is_enough = rest_s - next_s >= c.facts.margin_s() + plan->job_shortest_s;
+        EXPECT_TRUE(is_last || is_enough) << rest_s;
+        if (is_last) break;
+      }
     } else {
       EXPECT_TRUE(Wide{plan->quote.hold.milli_gpu_s} == rate * covered_s);
     }

@@ -53,6 +53,8 @@ struct TrueAllocation {
   bool was_visible = false;    // The service had a chance to see it.
 };
 
+inline constexpr std::int64_t kShortPartition_s = 600;  // MaxTime of "short".
+
 class SimCluster final : public Cluster {
  public:
   explicit SimCluster(Dice& dice) : dice_(dice) {}
@@ -99,7 +101,8 @@ class SimCluster final : public Cluster {
 
   Expected<ClusterFacts> facts() override {
     if (!controller_is_up) return tl::unexpected(Error{"controller is down"});
-    return ClusterFacts{.name = "sim", .kill_wait_s = 30, .over_time_limit_s = 0};
+    return ClusterFacts{.name = "sim", .kill_wait_s = 30, .over_time_limit_s = 0,
+                        .partition_max_s = {{"short", kShortPartition_s}}};
   }
   bool is_reachable() override { return controller_is_up; }
 

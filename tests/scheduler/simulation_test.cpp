@@ -6,7 +6,9 @@
 //   TRAINYARD_LIVES=100000 simulation_test    so many lives
 //   TRAINYARD_ACTS=5000 simulation_test       longer ones: so many acts each
 //   TRAINYARD_SEED=17 simulation_test         this one, with its history
+#include <cmath>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -25,6 +27,9 @@ constexpr std::int64_t kMeteredWeight = 1500;
 Site sim_site() {
   Site site = test_site();
   site.types[1].weights = {{0, kMeteredWeight}};
+  InstanceType shortly = site.types[0];
+  shortly.name = shortly.partition = "short";
+  site.types.push_back(shortly);
   return site;
 }
 
@@ -68,6 +73,7 @@ class Life {
     return faults_;
   }
   std::int64_t steps() const { return steps_; }
+  int runs_of_several_jobs() const { return runs_of_several_jobs_; }  // Timed ones.
   const std::vector<std::string>& history() const { return cluster_.history; }
   std::vector<std::string> books() const {
     std::vector<std::string> text;
@@ -170,15 +176,18 @@ class Life {
   }
 
   // A running job's limit is never longer than what is held for it. After a requeue what is left of
-  // the hold may be unknown for a while.
+  // the hold may be unknown for a while; of a timed run it is known once all before it is charged.
   void check_limit(JobId id) {
     const JobSnapshot& job = cluster_.at(id).shown;
-    if (job.state != JobState::kRunning || job.gpus == 0 || job.attempt > 0) return;
+    if (job.state != JobState::kRunning || job.gpus == 0) return;
+    const std::string& owner = cluster_.at(id).owner;
+    if (job.attempt > 0 && (hours_s_.count(owner) == 0 || !is_charged_before(owner, job))) return;
     const auto view = service_->find(cluster_.at(id).owner_of_task());
     if (!view || !*view || is_terminal((*view)->run.state)) return;
     const Segment& segment = (*view)->run.last();
+    const bool is_first = segment.seen.size() == 1 && segment.charges.empty();
     const bool is_the_one = segment.job == id && (*view)->job && (*view)->job->start == job.start &&
-                            segment.seen.size() == 1 && segment.charges.empty();
+                            (is_first || job.attempt > 0);
     if (!is_the_one || segment.rejected || segment.ended || segment.cancel_requested) return;
     const std::int64_t needed =
         job.gpus * (job.time_limit_s + kMargin) * segment.plan.quote.weight_milli;
@@ -186,6 +195,28 @@ class Life {
     fault(fmt::format("at {}: job {} of {} needs {} for its limit of {} s, held are {}", cluster_.now,
                       id, (*view)->run.id, needed, job.time_limit_s,
                       segment.remaining().milli_gpu_s));
+  }
+
+  // All that the run had before this job's present attempt is in the books, to the second.
+  bool is_charged_before(const std::string& owner, const JobSnapshot& job) const {
+    const auto view = service_->find(owner);
+    if (!view || !*view) return false;
+    std::int64_t true_s = 0;
+    for (const TrueAllocation& each : cluster_.truth) {
+      if (each.owner != owner || each.start == job.start) continue;
+      if (each.is_disturbed || each.end == 0) return false;
+      true_s += each.end - each.start;
+    }
+    return (*view)->run.allocated_s() == true_s;
+  }
+
+  // Hours, most of them more than a job of "short" may last.
+  void make_timed(Admission& admission) {
+    admission.request.resources.time_limit_s.reset();
+    admission.request.args.time_h = static_cast<double>(dice_.between(180, 3'000)) / 3'600;
+    if (dice_.one_in(3)) return;
+    admission.request.resources.type = "short";
+    admission.request.resources.auto_resume = !dice_.one_in(8);
   }
 
   void submit_training() {
@@ -199,9 +230,14 @@ class Life {
       admission.request.resources.time_limit_s = 60 * dice_.between(2, 30);
       admission.request.resources.type = dice_.one_in(3) ? "metered" : "h100";
       admission.request.resources.auto_resume = dice_.one_in(2);
+      if (dice_.one_in(3)) make_timed(admission);
       admission.data = {100, 20};
       const auto outcome = service_->admit(kAda, admission, cluster_.now);
       if (!outcome || !std::holds_alternative<Admitted>(*outcome)) return;
+      if (admission.request.args.time_h) {
+        hours_s_[admission.run_id] = std::llround(*admission.request.args.time_h * 3'600);
+        gpus_[admission.run_id] = *admission.request.resources.gpus;
+      }
       if (dice_.one_in(12)) return;  // The client dies.
       const auto job = cluster_.submit(make_job_spec(std::get<Admitted>(*outcome).plan,
                                                      {admission.run_id, 0}, admission.run_dir, site_, {}));
@@ -359,9 +395,25 @@ class Life {
         fault(fmt::format("charge {} is not its arithmetic, and no finding says so", line.id));
       }
     }
+    check_hours();
     for (const auto& [run, seconds] : charged_s) {
       if (seconds > true_s[run] && !is_disturbed[run] && !is_estimated(run)) {
         fault(fmt::format("run {} is charged {} GPU-s, Slurm allocated {}", run, seconds, true_s[run]));
+      }
+    }
+  }
+
+  // Whatever ended its jobs, a timed run costs no more than its hours.
+  void check_hours() {
+    std::map<std::string, std::int64_t> cost, charges;
+    for (const auto& line : lines_) {
+      if (line.kind != "charge" || hours_s_.count(line.run) == 0) continue;
+      cost[line.run] += line.amount.milli_gpu_s;
+      if (++charges[line.run] == 2) ++runs_of_several_jobs_;
+      const std::int64_t most = hours_s_[line.run] * gpus_[line.run] * line.weight_milli;
+      if (cost[line.run] > most) {
+        fault(fmt::format("timed run {} is charged {}, its hours cost {}", line.run, cost[line.run],
+                          most));
       }
     }
   }
@@ -438,7 +490,8 @@ class Life {
   accounting::Database& database_;
   std::unique_ptr<Dispatcher> service_;
   UtcSeconds back_at_ = 0;
-  int grants_ = 0, runs_ = 0;
+  int grants_ = 0, runs_ = 0, runs_of_several_jobs_ = 0;
+  std::map<std::string, std::int64_t> hours_s_, gpus_;  // Of timed runs, as asked for.
   std::int64_t steps_ = 0, checked_seq_ = 0;
   std::vector<std::string> faults_, named_;
   std::set<std::string> excess_;
@@ -448,6 +501,7 @@ class Life {
 // One life, and what is told of it where it went wrong.
 struct Told {
   std::int64_t steps = 0;
+  int runs_of_several_jobs = 0;
   std::vector<std::string> faults, history;
 };
 
@@ -457,6 +511,7 @@ Told live(std::uint64_t seed, accounting::Database& books, bool tells_all) {
     Life life(seed, books);
     told.faults = life.run();
     told.steps = life.steps();
+    told.runs_of_several_jobs = life.runs_of_several_jobs();
     if (!told.faults.empty() || tells_all) {
       told.history = life.history();
       for (std::string& line : life.books()) told.history.push_back(std::move(line));
@@ -485,10 +540,11 @@ TEST_P(Simulation, WhateverHappensEveryAllocationIsChargedOnceOrAFindingNamesIt)
   if (one > 0 && block > 0) return;  // The first block lives it.
   accounting::Database books = open_books();
   std::int64_t steps = 0;
-  int failed = 0;
+  int failed = 0, runs_of_several_jobs = 0;
   for (std::int64_t seed = first; seed <= last; ++seed) {
     const Told told = live(static_cast<std::uint64_t>(seed), books, one > 0);
     steps += told.steps;
+    runs_of_several_jobs += told.runs_of_several_jobs;
     if (seed % 10'000 == 0) fmt::print(stderr, "seed {}, {} steps in this block\n", seed, steps);
     if (one > 0 || (failed == 0 && !told.faults.empty())) {
       for (const std::string& line : told.history) fmt::print("{}\n", line);
@@ -499,7 +555,11 @@ TEST_P(Simulation, WhateverHappensEveryAllocationIsChargedOnceOrAFindingNamesIt)
     ADD_FAILURE() << "TRAINYARD_SEED=" << seed << "\n" << text;
     if (++failed == 10) break;
   }
-  fmt::print("seeds {} to {}: {} steps\n", first, last, steps);
+  fmt::print("seeds {} to {}: {} steps, {} timed runs of several jobs\n", first, last, steps,
+             runs_of_several_jobs);
+  if (last - first > 50) {
+    EXPECT_GT(runs_of_several_jobs, 0);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Blocks, Simulation, ::testing::Range(std::int64_t{0}, kBlocks));

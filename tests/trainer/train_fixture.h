@@ -77,6 +77,7 @@ head:
   struct Ways {
     std::int64_t stop_at_call = -1;  // Rank 0's look at the clock that is interrupted.
     double deadline = 0;
+    std::optional<bool> is_last = std::nullopt;
     double seconds_per_look = 0.001;
     double started = 1000;  // Before the first look.
     bool is_stopped_at_once = false;
@@ -100,6 +101,7 @@ head:
                               .stop_requested = stop,
                               .allocation_start = 1000,
                               .deadline = ways.deadline,
+                              .is_last = ways.is_last,
                               .threads = ways.threads,
                               .stop_at_step = ways.stop_at_step,
                               .preflight = ways.preflight,

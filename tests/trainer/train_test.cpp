@@ -197,6 +197,63 @@ TEST_F(TrainTest, ATimedRunEndsInsideItsHours) {
   }
 }
 
+// The rest of the hours is small: without the word it would be no attempt's.
+TEST_F(TrainTest, ATimedRunGoesOnAfterTheDeadlineOfAnAttemptThatIsNotItsLast) {
+  use_small_model();
+  args_.time_h = 0.1;
+
+  const TrainOutcome first =
+      run("run", {.deadline = 1000 + 120, .is_last = false, .seconds_per_look = 1});
+  EXPECT_EQ(first.code, contract::ExitCode::kDeadline);
+  const TrainOutcome second =
+      run("run", {.deadline = 1000 + 150, .is_last = true, .seconds_per_look = 1});
+
+  EXPECT_EQ(second.code, contract::ExitCode::kFinished);
+  EXPECT_GT(second.step, first.step);
+  if (world->rank() != 0) return;
+  EXPECT_LE(clock_, 1000 + 150);
+  EXPECT_GE(clock_, 1000 + 150 * 0.7);
+  EXPECT_TRUE(std::filesystem::exists(root_ + "run/weights/best.safetensors"));
+}
+
+// By its own clock most of the hours are left: others were lost with a node.
+TEST_F(TrainTest, ATimedRunEndsAtTheDeadlineOfItsLastAttempt) {
+  use_small_model();
+  args_.time_h = 1;
+
+  const TrainOutcome outcome =
+      run("run", {.deadline = 1000 + 100, .is_last = true, .seconds_per_look = 0.5});
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
+  if (world->rank() == 0) {
+    EXPECT_LE(clock_, 1000 + 100);
+    EXPECT_TRUE(std::filesystem::exists(root_ + "run/weights/best.safetensors"));
+  }
+}
+
+TEST_F(TrainTest, AValidationThatTheDeadlineWouldCutShortIsLeftToTheNextAttempt) {
+  use_small_model();
+  args_.epochs = 3;
+  constexpr int kBatches = 5;  // Of an epoch.
+  ASSERT_EQ(run("whole", {.seconds_per_look = 1, .stop_at_step = kBatches}).code,
+            contract::ExitCode::kStopped);
+  const double deadline = clock_ + 3;  // Rank 0's counts.
+
+  const TrainOutcome outcome = run("run", {.deadline = deadline, .seconds_per_look = 1});
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kDeadline);
+  EXPECT_EQ(outcome.step, kBatches);
+  EXPECT_EQ(outcome.epoch, 0);
+  if (world->rank() == 0) {
+    EXPECT_LE(clock_, deadline);
+    EXPECT_EQ(progress("run").epoch_batch, kBatches);
+  }
+  EXPECT_EQ(run("run").step, 3 * kBatches);
+  if (world->rank() != 0) return;
+  const std::string rows = results("run");
+  EXPECT_EQ(std::count(rows.begin(), rows.end(), '\n'), 1 + 3) << rows;
+}
+
 TEST_F(TrainTest, ATimedRunShorterThanAnEpochLeavesAModel) {
   args_.time_h = 0.1;
 
