@@ -130,6 +130,12 @@ void TrainingRun::build() {
   progress_.freeze = args_.freeze;
   progress_.batches_per_epoch = loader_->batches_per_epoch();
   progress_.epochs_planned = args_.epochs;
+  agree_on_input(communicator_, [&] {
+    const std::string problem = loader_->why_unusable();
+    if (problem.empty()) return;
+    throw BadInput(fmt::format("{}: train: {}\nAll: trainyard-trainer check {} --images",
+                               args_.data, problem, args_.data));
+  });
 }
 
 // A description that an earlier attempt began with counts: the file may have changed since.

@@ -118,6 +118,11 @@ void TrainingRun::warn_unreadable() {
 void TrainingRun::evaluate_best() {
   const std::string best = folder_.weights() + "/best.safetensors";
   const bool has_time = agreed(!is_timed() || seconds_left() > closing_seconds(pace()));
+  for (const std::vector<std::string>& odd : {loader_->take_odd(), val_loader_->take_odd()}) {
+    for (const std::string& note : odd) {
+      fmt::print(stderr, "rank {}: {} It is used all the same.\n", communicator_.rank(), note);
+    }
+  }
   if (!best_validation_ && has_time) {
     if (is_first_rank()) {
       copy_matching(state_tensors(*load_model(best).model), replica_->average());
