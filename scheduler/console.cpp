@@ -4,6 +4,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 #include <ctime>
 
@@ -129,6 +130,19 @@ std::string fund_text(const Plan& plan, std::int64_t available, std::int64_t cre
   return fmt::format("{}; {} would be left beside the hold, about {} after the run", has,
                      gpu_hours(available - hold),
                      gpu_hours(available - plan.quote.expected.milli_gpu_s));
+}
+
+std::string epoch_text(const contract::MetricsRecord& record) {
+  const auto value = [&](const char* key, int digits) -> std::string {
+    const auto found = record.values.find(key);
+    if (found == record.values.end() || std::isnan(found->second)) return "-";
+    return fmt::format("{:.{}f}", found->second, digits);
+  };
+  return fmt::format(
+      "epoch {}/{}  box {}  cls {}  dfl {}  mAP50 {}  mAP50-95 {}  {} img/s", record.epoch,
+      record.epochs, value("train/box_loss", 3), value("train/cls_loss", 3),
+      value("train/dfl_loss", 3), value("metrics/mAP50(B)", 3), value("metrics/mAP50-95(B)", 3),
+      value("images_per_s", 1));
 }
 
 bool prints_to_terminal() { return isatty(STDOUT_FILENO) == 1; }

@@ -13,6 +13,7 @@
 #include "scheduler/client.h"
 #include "scheduler/exit_status.h"
 #include "scheduler/plan.h"
+#include "trainer/contract/metrics.h"
 
 namespace scheduler {
 
@@ -49,6 +50,9 @@ ExitStatus complain(const Client& client, ExitStatus status, const std::vector<s
 // after the run; a credit may be used like hours.
 [[nodiscard]] std::string fund_text(const Plan& plan, std::int64_t available,
                                     std::int64_t credit_limit);
+// Of a record of kind "epoch": "epoch 3/60  box 1.234 ... mAP50 0.512 ..."; "-" stands for what was
+// not measured.
+[[nodiscard]] std::string epoch_text(const contract::MetricsRecord& record);
 [[nodiscard]] bool prints_to_terminal();                          // Standard output is one.
 
 }  // namespace scheduler

@@ -293,6 +293,10 @@ Answer set_train(contract::TrainArgs& args, std::string_view key, std::string_vi
 Answer set_any(TrainingRequest& request, const std::string& key, std::string text,
                const std::filesystem::path& base) {
   if (Answer wrong = check_text(key, text)) return wrong;
+  if (key == "data") {  // As it was written: a list is no path.
+    contract::TrainArgs scratch;
+    if (Answer wrong = set_train(scratch, key, text)) return wrong;
+  }
   if (is_path_key(key) && is_path_text(key, text)) {
     // "~" belongs to shells; a folder of that name would be made by mistake. The caller knows the
     // home folder of runs.

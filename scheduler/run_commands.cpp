@@ -55,15 +55,6 @@ const json* last_job(const json& run) {
   return nullptr;
 }
 
-std::string epoch_line(const MetricsRecord& record) {
-  return fmt::format(
-      "epoch {}/{}  box {:.3f}  cls {:.3f}  dfl {:.3f}  mAP50 {:.3f}  mAP50-95 {:.3f}  {:.1f} img/s",
-      record.epoch, record.epochs, value_of(record, "train/box_loss"),
-      value_of(record, "train/cls_loss"), value_of(record, "train/dfl_loss"),
-      value_of(record, "metrics/mAP50(B)"), value_of(record, "metrics/mAP50-95(B)"),
-      value_of(record, "images_per_s"));
-}
-
 std::string step_line(const MetricsRecord& record) {
   const std::int64_t total = std::max<std::int64_t>(1, record.steps_per_epoch);
   return fmt::format("epoch {}/{}  step {}/{}  box {:.3f}  cls {:.3f}  dfl {:.3f}  {:.1f} img/s",
@@ -197,7 +188,7 @@ class Watcher {
       const auto record = contract::parse_metrics_line(line);
       if (!record) continue;
       if (record->kind == "epoch") {
-        print_line(epoch_line(*record));
+        print_line(epoch_text(*record));
       } else if (record->kind == "step" && on_terminal_) {
         overwrite(step_line(*record));
       } else if (record->kind == "start" && !record->text.empty()) {
@@ -304,7 +295,7 @@ ExitStatus show_run(const Client& client, const std::string& run) {
                segment.at("reason").is_null() ? "" : ", " + segment.at("reason").get<std::string>());
   }
   print_left_out(result, ends);
-  if (progress.last_epoch) fmt::print("metrics  {}\n", epoch_line(*progress.last_epoch));
+  if (progress.last_epoch) fmt::print("metrics  {}\n", epoch_text(*progress.last_epoch));
   print_estimate(result, progress);
   const std::int64_t held = result.at("held");
   if (held > 0) fmt::print("held     {} of fund {}\n", gpu_hours(held), result.at("fund").get<std::string>());

@@ -107,24 +107,34 @@ class ShortList {
   int left_;
 };
 
+// "320..640 x 240..640 (640 x 480)"; images whose size nobody knows are counted apart.
+std::string sizes_of(const SplitFacts& facts) {
+  if (facts.sizes_unknown == facts.images) return "unknown";
+  const std::string known = fmt::format(
+      "{:.0f}..{:.0f} x {:.0f}..{:.0f} ({:.0f} x {:.0f})", facts.width.min, facts.width.max,
+      facts.height.min, facts.height.max, facts.width.median, facts.height.median);
+  return facts.sizes_unknown == 0 ? known
+                                  : fmt::format("{}, {} unknown", known, facts.sizes_unknown);
+}
+
 void print_splits(const DatasetCheck& check) {
   fmt::print("\n{:<6} {:>8} {:>10} {:>9} {:>9} {:>8} {:>8} {:>8}  {}\n", "split", "images",
              "background", "boxes", "an image", "small", "medium", "large", "image sizes (median)");
   for (const SplitFacts& facts : check.splits) {
     if (facts.images == 0) continue;
-    fmt::print(
-        "{:<6} {:>8} {:>10} {:>9} {:>9.1f} {:>8} {:>8} {:>8}  {:.0f}..{:.0f} x {:.0f}..{:.0f} "
-        "({:.0f} x {:.0f})\n",
-        facts.name, facts.images, facts.background, facts.boxes, facts.boxes_per_image.mean,
-        facts.small, facts.medium, facts.large, facts.width.min, facts.width.max, facts.height.min,
-        facts.height.max, facts.width.median, facts.height.median);
+    fmt::print("{:<6} {:>8} {:>10} {:>9} {:>9.1f} {:>8} {:>8} {:>8}  {}\n", facts.name,
+               facts.images, facts.background, facts.boxes, facts.boxes_per_image.mean, facts.small,
+               facts.medium, facts.large, sizes_of(facts));
   }
   for (const SplitFacts& facts : check.splits) {
     if (facts.boxes == 0) continue;
-    fmt::print(
-        "{}: up to {:.0f} boxes an image; width by height of a box {:.2f}..{:.2f}, median {:.2f}\n",
-        facts.name, facts.boxes_per_image.max, facts.aspect.min, facts.aspect.max,
-        facts.aspect.median);
+    const std::string shapes =
+        facts.aspect.max > 0
+            ? fmt::format("; width by height of a box {:.2f}..{:.2f}, median {:.2f}",
+                          facts.aspect.min, facts.aspect.max, facts.aspect.median)
+            : "";
+    fmt::print("{}: up to {:.0f} boxes an image{}\n", facts.name, facts.boxes_per_image.max,
+               shapes);
   }
 }
 

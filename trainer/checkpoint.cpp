@@ -5,9 +5,11 @@
 #include <torch/utils.h>
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+#include <string_view>
 
 #include "trainer/durable_file.h"
 #include "trainer/tensor_file.h"
@@ -15,7 +17,8 @@
 namespace trainer {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Progress, model, model_yaml, class_count, optimizer,
-                                   batches_per_epoch, batch, freeze, epoch, epoch_batch, step,
+                                   batches_per_epoch, batch, freeze, seed, imgsz, lr0,
+                                   train_images, epoch, epoch_batch, step,
                                    pending_batches, optimizer_steps, ema_updates, epochs_planned,
                                    is_mosaic_closed, is_finished, epochs_requested, hours_requested,
                                    reloads, seconds_used, best_fitness, best_epoch, patience_from,
@@ -41,8 +44,13 @@ struct Generation {
 };
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Generation, file, crc32, size, epoch, step, serial)
 
-// Newest first. Empty where there is no pointer file.
-std::vector<Generation> read_pointer(const std::string& folder) {
+struct Pointer {
+  std::vector<Generation> generations;  // Newest first.
+  std::string problem;                  // Why there are none though there is a file.
+};
+
+// Throws std::runtime_error where the file is of another version: what stands beside it is, too.
+Pointer read_pointer(const std::string& folder) {
   const std::string path = folder + "/" + kPointerFile;
   if (!fs::exists(path)) return {};
   try {
@@ -51,12 +59,42 @@ std::vector<Generation> read_pointer(const std::string& folder) {
       throw std::runtime_error(
           fmt::format("{}: format {} is not {}.", path, json.at("format").dump(), kFormat));
     }
-    return json.at("generations").get<std::vector<Generation>>();
+    Pointer pointer{json.at("generations").get<std::vector<Generation>>(), {}};
+    if (pointer.generations.empty()) pointer.problem = fmt::format("{}: names no checkpoint", path);
+    return pointer;
   } catch (const nlohmann::json::exception& error) {
-    throw std::runtime_error(
-        fmt::format("{}: {}. Name a whole checkpoint in it, or move {} away to start anew.", path,
-                    error.what(), folder));
+    return {{}, fmt::format("{}: {}", path, error.what())};
   }
+}
+
+// N of last-N.ckpt; nothing where it is no such name.
+std::optional<std::int64_t> serial_of(std::string_view name) {
+  constexpr std::string_view kStart = "last-", kEnd = ".ckpt";
+  if (!name.starts_with(kStart) || !name.ends_with(kEnd)) return std::nullopt;
+  name.remove_prefix(kStart.size());
+  name.remove_suffix(std::min(name.size(), kEnd.size()));
+  std::int64_t serial = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), serial);
+  if (error != std::errc{} || end != name.data() + name.size()) return std::nullopt;
+  return serial;
+}
+
+// The checkpoints of the folder, whatever the pointer says. Newest first; names and serials alone.
+std::vector<Generation> files_in(const std::string& folder) {
+  std::vector<Generation> files;
+  if (!fs::exists(folder)) return files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename();
+    const auto serial = serial_of(name);
+    if (!serial) continue;
+    files.emplace_back();
+    files.back().file = name;
+    files.back().serial = *serial;
+  }
+  std::sort(files.begin(), files.end(), [](const Generation& a, const Generation& b) {
+    return a.serial > b.serial;
+  });
+  return files;
 }
 
 void write_pointer(const std::string& folder, const std::vector<Generation>& generations) {
@@ -112,8 +150,32 @@ void restore_module(const TensorFile& file, const std::string& prefix, torch::nn
   }
 }
 
-void restore(const TensorFile& file, TrainState state) {
-  const Progress progress = parse_progress(file.metadata.at("progress"));
+// What this attempt was given otherwise than the one that saved: "seed = 3 (was 0)".
+std::vector<std::string> changes_between(const Progress& saved, const Progress& now) {
+  std::vector<std::string> changes;
+  const bool is_seed_other = saved.seed >= 0 && now.seed != saved.seed;
+  const bool are_images_other =
+      !saved.train_images.empty() && now.train_images != saved.train_images;
+  if (is_seed_other) changes.push_back(fmt::format("seed = {} (was {})", now.seed, saved.seed));
+  if (saved.imgsz > 0 && now.imgsz != saved.imgsz) {
+    changes.push_back(fmt::format("imgsz = {} (was {})", now.imgsz, saved.imgsz));
+  }
+  if (saved.lr0 >= 0 && now.lr0 != saved.lr0) {
+    changes.push_back(fmt::format("lr0 = {} (was {})", now.lr0, saved.lr0));
+  }
+  if (are_images_other) changes.emplace_back("the training images are others, or in another order");
+  if ((is_seed_other || are_images_other) && saved.epoch_batch > 0) {
+    changes.push_back(
+        fmt::format("batches {} to {} of epoch {} come from another order than those before: some "
+                    "images may be seen twice in it and others not at all",
+                    saved.epoch_batch + 1, saved.batches_per_epoch, saved.epoch + 1));
+  }
+  return changes;
+}
+
+// Returns changes_between.
+std::vector<std::string> restore(const TensorFile& file, TrainState state) {
+  Progress progress = parse_progress(file.metadata.at("progress"));
   if (progress.model != state.progress.model ||
       progress.class_count != state.progress.class_count ||
       progress.optimizer != state.progress.optimizer || progress.batch != state.progress.batch ||
@@ -141,7 +203,13 @@ void restore(const TensorFile& file, TrainState state) {
   torch::NoGradGuard no_grad;
   for (std::size_t i = 0; i < pending.size(); ++i) gradients[i].second.copy_(pending[i].second);
   if (state.wire != nullptr) *state.wire = under(file.tensors, "wire/");
+  std::vector<std::string> changes = changes_between(progress, state.progress);
+  progress.seed = state.progress.seed;
+  progress.imgsz = state.progress.imgsz;
+  progress.lr0 = state.progress.lr0;
+  progress.train_images = state.progress.train_images;
   state.progress = progress;
+  return changes;
 }
 
 // Reads and checks a generation. Throws std::runtime_error with the reason only.
@@ -163,23 +231,54 @@ TensorFile read_generation(const std::string& folder, const Generation& generati
   return parse_tensor_file(bytes);
 }
 
-// The newest usable generation, with a warning for each that is not.
-std::optional<std::pair<Generation, TensorFile>> newest(const std::string& folder,
-                                                        std::vector<std::string>& warnings) {
-  const std::vector<Generation> generations = read_pointer(folder);
+// A checkpoint that no usable pointer names: its size and checksum are taken from itself. Throws
+// std::runtime_error with the reason only.
+TensorFile adopt(const std::string& folder, Generation& generation) {
+  const std::string bytes = read_file(folder + "/" + generation.file);
+  TensorFile file = parse_tensor_file(bytes);
+  const auto format = file.metadata.find("format");
+  const auto progress = file.metadata.find("progress");
+  if (format == file.metadata.end() || format->second != kFormat ||
+      progress == file.metadata.end()) {
+    throw std::runtime_error(fmt::format("is no {}", kFormat));
+  }
+  const Progress saved = parse_progress(progress->second);
+  generation.epoch = saved.epoch;
+  generation.step = saved.step;
+  generation.size = bytes.size();
+  generation.crc32 = fmt::format("{:08x}", crc32_of(bytes));
+  return file;
+}
+
+struct Found {
+  Generation generation;
+  TensorFile file;
+};
+
+// The newest usable generation, with a warning for each that is not. Where no pointer names any,
+// the files of the folder count: starting anew beside them would remove them.
+std::optional<Found> newest(const std::string& folder, std::vector<std::string>& warnings) {
+  const Pointer pointer = read_pointer(folder);
+  const bool is_named = !pointer.generations.empty();
+  const std::vector<Generation> candidates = is_named ? pointer.generations : files_in(folder);
+  if (candidates.empty() && pointer.problem.empty()) return std::nullopt;
   std::string faults;
-  for (const Generation& generation : generations) {
+  if (!is_named) {
+    faults = (pointer.problem.empty() ? fmt::format("{}/{} is missing", folder, kPointerFile)
+                                      : pointer.problem) + ". ";
+  }
+  for (Generation generation : candidates) {
     try {
-      TensorFile file = read_generation(folder, generation);
+      TensorFile file =
+          is_named ? read_generation(folder, generation) : adopt(folder, generation);
       if (!faults.empty()) warnings.push_back(fmt::format("{}Using {}.", faults, generation.file));
-      return std::pair(generation, std::move(file));
+      return Found{std::move(generation), std::move(file)};
     } catch (const std::runtime_error& error) {
       faults += fmt::format("checkpoint {}: {}. ", generation.file, error.what());
     }
   }
-  if (generations.empty()) return std::nullopt;
-  throw std::runtime_error(
-      fmt::format("{}No other generation is left. Move {} away to start anew.", faults, folder));
+  throw std::runtime_error(fmt::format("{}No {}generation is left. Move {} away to start anew.",
+                                       faults, candidates.empty() ? "" : "other ", folder));
 }
 
 }  // namespace
@@ -195,6 +294,11 @@ Progress parse_progress(const std::string& json_text) {
       json.emplace("model_yaml", "");
       json.emplace("freeze", nlohmann::json::array());
       json.emplace("patience_from", 0);
+      const Progress unknown;
+      json.emplace("seed", unknown.seed);
+      json.emplace("imgsz", unknown.imgsz);
+      json.emplace("lr0", unknown.lr0);
+      json.emplace("train_images", unknown.train_images);
     }
     return json.get<Progress>();
   } catch (const nlohmann::json::exception& error) {
@@ -204,7 +308,8 @@ Progress parse_progress(const std::string& json_text) {
 
 void save_checkpoint(const std::string& folder, TrainState state) {
   fs::create_directories(folder);
-  std::vector<Generation> generations = read_pointer(folder);
+  const std::vector<Generation> generations = read_pointer(folder).generations;
+  const std::vector<Generation> files = files_in(folder);
 
   TensorFile file;
   file.metadata = {{"format", kFormat}, {"progress", to_json_text(state.progress)}};
@@ -217,7 +322,9 @@ void save_checkpoint(const std::string& folder, TrainState state) {
   }
 
   Generation made;
-  made.serial = generations.empty() ? 1 : generations.front().serial + 1;
+  // Above all that is there: of a name that no pointer knows, nothing is written over.
+  made.serial = 1 + std::max(generations.empty() ? 0 : generations.front().serial,
+                             files.empty() ? 0 : files.front().serial);
   made.file = fmt::format("last-{:06}.ckpt", made.serial);
   made.epoch = state.progress.epoch;
   made.step = state.progress.step;
@@ -237,15 +344,17 @@ LoadReport load_checkpoint(const std::string& folder, TrainState state) {
   LoadReport report;
   const auto found = newest(folder, report.warnings);
   if (!found) return report;
-  restore(found->second, state);
+  report.changes = restore(found->file, state);
   // A damaged generation shall not count as the second one that the next save keeps.
   if (!report.warnings.empty()) {
-    std::vector<Generation> whole = read_pointer(folder);
-    std::erase_if(whole, [&](const Generation& each) { return each.serial > found->first.serial; });
+    std::vector<Generation> whole = read_pointer(folder).generations;
+    std::erase_if(whole,
+                  [&](const Generation& each) { return each.serial > found->generation.serial; });
+    if (whole.empty()) whole = {found->generation};
     write_pointer(folder, whole);
   }
   report.is_found = true;
-  report.file = found->first.file;
+  report.file = found->generation.file;
   return report;
 }
 
@@ -253,7 +362,7 @@ std::optional<Progress> read_progress(const std::string& folder) {
   std::vector<std::string> warnings;
   const auto found = newest(folder, warnings);
   if (!found) return std::nullopt;
-  return parse_progress(found->second.metadata.at("progress"));
+  return parse_progress(found->file.metadata.at("progress"));
 }
 
 }  // namespace trainer

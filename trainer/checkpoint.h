@@ -3,8 +3,8 @@
 //
 // The state of a run between two batches, on disk as weights/last-N.ckpt with the pointer file
 // weights/last.json (docs/formats/checkpoint.md). Two generations are kept; a checksum decides
-// which of them is whole. There is one state for all ranks: replicas are equal, and any number of
-// ranks can go on from it.
+// which of them is whole. Where the pointer is lost or damaged, the files themselves count. There
+// is one state for all ranks: replicas are equal, and any number of ranks can go on from it.
 #pragma once
 
 #include <array>
@@ -30,6 +30,11 @@ struct Progress {
   std::int64_t batches_per_epoch = 0;
   int batch = 0;
   std::vector<int> freeze = {};  // Layers.
+  // What may change between two attempts, and is named then. Not in the first checkpoints.
+  std::int64_t seed = -1;         // -1: unknown.
+  int imgsz = 0;                  // 0: unknown.
+  double lr0 = -1;                // -1: unknown.
+  std::string train_images = {};  // A checksum of their names, in order; empty: unknown.
 
   int epoch = 0;                 // Finished epochs.
   std::int64_t epoch_batch = 0;  // Batches done in the epoch under way.
@@ -72,12 +77,14 @@ struct TrainState {
 void save_checkpoint(const std::string& folder, TrainState state);
 
 struct LoadReport {
-  bool is_found = false;  // False: there is no pointer file; nothing was changed.
+  bool is_found = false;  // False: there is no checkpoint; nothing was changed.
   std::string file;
   std::vector<std::string>
       warnings;  // "checkpoint last-7.ckpt: checksum mismatch (...). Using ..."
+  std::vector<std::string> changes;  // Arguments and images that are others than before.
 };
-// Throws std::runtime_error where generations are recorded and none can be used.
+// Throws std::runtime_error where there are checkpoints and none can be used, or the pointer is of
+// another version; std::invalid_argument where the checkpoint is of another run.
 LoadReport load_checkpoint(const std::string& folder, TrainState state);
 
 // Reads the progress of the newest usable generation only.

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstdio>
 
 namespace trainer {
@@ -43,11 +44,16 @@ void Console::print_step(const StepLine& line) {
 }
 
 void Console::print_epoch(const ResultsRow& row, int epochs, double images_per_s, int best_epoch) {
+  const auto measured = [](double value, int digits) {
+    return std::isnan(value) ? std::string("-") : fmt::format("{:.{}f}", value, digits);
+  };
+  constexpr int kFew = 3, kMore = 4;
   print(fmt::format(
-      "epoch {}/{}  box {:.4f}  cls {:.4f}  dfl {:.4f}  P {:.3f}  R {:.3f}  "
-      "mAP50 {:.4f}  mAP50-95 {:.4f}  best: epoch {}  {:.1f} images/s  {:.0f} s",
+      "epoch {}/{}  box {:.4f}  cls {:.4f}  dfl {:.4f}  P {}  R {}  mAP50 {}  mAP50-95 {}  "
+      "best: epoch {}  {:.1f} images/s  {:.0f} s",
       row.epoch, epochs, row.train_losses[0], row.train_losses[1], row.train_losses[2],
-      row.precision, row.recall, row.map50, row.map50_95, best_epoch, images_per_s, row.time_s));
+      measured(row.precision, kFew), measured(row.recall, kFew), measured(row.map50, kMore),
+      measured(row.map50_95, kMore), best_epoch, images_per_s, row.time_s));
 }
 
 }  // namespace trainer

@@ -36,7 +36,9 @@ struct Image {
   const ImageEntry* entry = nullptr;
   const char* split = "";
   std::int64_t width = 0, height = 0;  // 0: not known.
-  std::optional<std::uint64_t> look;   // Difference hash; nothing: not decoded, or flat.
+  // Difference hash; nothing: not decoded, or flat.
+  std::optional<std::uint64_t> look = std::nullopt;
+  bool is_usable = true;  // False: it was to be decoded and cannot be.
 };
 
 // Runs `work` for 0..count-1 on some threads.
@@ -95,7 +97,8 @@ void read_size(Image& image) {
 
 std::optional<ImageFinding> decode(Image& image) {
   const ReadImage read = read_image(image.entry->path);
-  if (read.pixels.empty()) return ImageFinding{image.entry->path, read.problem, false};
+  image.is_usable = !read.pixels.empty();
+  if (!image.is_usable) return ImageFinding{image.entry->path, read.problem, false};
   image.width = read.pixels.cols, image.height = read.pixels.rows;
   image.look = difference_hash(read.pixels);
   if (read.note.empty()) return std::nullopt;
@@ -109,7 +112,7 @@ SplitFacts facts_of(const std::string& split, const std::vector<Image>& images, 
   facts.images_per_class.resize(static_cast<std::size_t>(class_count));
   std::vector<double> counts, aspects, widths, heights;
   for (const Image& image : images) {
-    if (split != image.split) continue;
+    if (split != image.split || !image.is_usable) continue;
     ++facts.images;
     const std::vector<contract::Label>& labels = image.entry->labels;
     if (labels.empty()) ++facts.background;
@@ -246,6 +249,9 @@ std::vector<std::string> missing_conditions(const contract::DatasetReport& repor
       if (fault.is_fatal) missing.push_back(fmt::format("{}: {}", fault.where, fault.message));
     }
   }
+  if (missing.empty() && train.boxes == 0) {
+    missing.emplace_back("no training image that can be used has a label");
+  }
   return missing;
 }
 
@@ -257,7 +263,7 @@ DatasetCheck check_dataset(const contract::DatasetReport& report, const CheckOpt
   const std::array<std::pair<const char*, const std::vector<ImageEntry>*>, 3> splits = {
       {{"train", &dataset.train}, {"val", &dataset.val}, {"test", &dataset.test}}};
   for (const auto& [name, entries] : splits) {
-    for (const ImageEntry& entry : *entries) images.push_back({&entry, name, 0, 0, std::nullopt});
+    for (const ImageEntry& entry : *entries) images.push_back({.entry = &entry, .split = name});
   }
   std::vector<std::optional<ImageFinding>> findings(images.size());
   if (options.decode_images) cv::setNumThreads(0);  // OpenCV's own would fight with ours.

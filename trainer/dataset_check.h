@@ -27,6 +27,7 @@ struct Spread {
 
 struct SplitFacts {
   std::string name;  // "train", "val", "test"
+  // Without images that were to be decoded and cannot be.
   std::int64_t images = 0, background = 0, boxes = 0;
   std::vector<std::int64_t> boxes_per_class, images_per_class;
   std::int64_t small = 0, medium = 0, large = 0;  // Boxes; those of images of unknown size nowhere.

@@ -2,6 +2,7 @@
 #include "trainer/image_store.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <opencv2/imgproc.hpp>
 #include <stdexcept>
@@ -34,9 +35,15 @@ ImageStore::Fitted ImageStore::get(std::int64_t index) {
   if (read.pixels.empty()) {
     const std::lock_guard lock(mutex_);
     if (unusable_.insert(index).second) {
+      constexpr std::size_t kNamedMax = 3;
       unreadable_.push_back(fmt::format("{}: {}", path, read.problem));
+      if (first_unusable_.size() < kNamedMax) first_unusable_.push_back(unreadable_.back());
     }
     return {};
+  }
+  if (!read.note.empty()) {
+    const std::lock_guard lock(mutex_);
+    if (odd_named_.insert(index).second) odds_.push_back(fmt::format("{}: {}", path, read.note));
   }
   Fitted image{.pixels = read.pixels, .original = read.pixels.size()};
   const Letterbox plan = plan_letterbox(image.original, {imgsz_, imgsz_});
@@ -68,12 +75,19 @@ std::int64_t ImageStore::usable_from(std::int64_t index) {
     const std::int64_t candidate = (index + step) % count;
     if (!get(candidate).pixels.empty()) return candidate;
   }
-  throw std::runtime_error(fmt::format("none of {} images can be read", count));
+  const std::lock_guard lock(mutex_);
+  throw std::runtime_error(
+      fmt::format("none of {} images can be read:\n{}", count, fmt::join(first_unusable_, "\n")));
 }
 
 std::vector<std::string> ImageStore::take_unreadable() {
   const std::lock_guard lock(mutex_);
   return std::exchange(unreadable_, {});
+}
+
+std::vector<std::string> ImageStore::take_odd() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(odds_, {});
 }
 
 }  // namespace trainer

@@ -3,7 +3,7 @@
 //
 // The images of a split, decoded and resized so that they fit imgsz x imgsz, the newest `capacity`
 // of them kept in memory (3 x imgsz x imgsz bytes each at most), and all in a cache where one is
-// given. An image that cannot be used is named once. Any number of threads.
+// given. An image that cannot be used, or is odd, is named once. Any number of threads.
 #pragma once
 
 #include <cstddef>
@@ -35,10 +35,12 @@ class ImageStore {
 
   [[nodiscard]] Fitted get(std::int64_t index);
   // The nearest image from `index` on that can be used: the same for all who ask. Throws
-  // std::runtime_error where there is none.
+  // std::runtime_error, which names the first images and why, where there is none.
   [[nodiscard]] std::int64_t usable_from(std::int64_t index);
-  // "images/a.jpg: is cut short ...": each once.
+  // "images/a.jpg: is no JPEG that can be decoded.": each once.
   [[nodiscard]] std::vector<std::string> take_unreadable();
+  // Of images that are used: "images/a.jpg: is cut short: ...", each once.
+  [[nodiscard]] std::vector<std::string> take_odd();
 
  private:
   struct Entry {
@@ -55,8 +57,9 @@ class ImageStore {
   std::mutex mutex_;
   std::list<Entry> entries_;  // Newest first.
   std::unordered_map<std::int64_t, std::list<Entry>::iterator> by_index_;
-  std::unordered_set<std::int64_t> unusable_;
-  std::vector<std::string> unreadable_;  // Not yet taken.
+  std::unordered_set<std::int64_t> unusable_, odd_named_;
+  std::vector<std::string> first_unusable_;     // A few, for usable_from.
+  std::vector<std::string> unreadable_, odds_;  // Not yet taken.
 };
 
 }  // namespace trainer

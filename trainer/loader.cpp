@@ -206,8 +206,21 @@ Batch TrainLoader::next() {
   return to_tensors(std::move(raw), {impl_->options.imgsz, impl_->options.imgsz});
 }
 
+std::string TrainLoader::why_unusable() {
+  try {
+    static_cast<void>(impl_->store.usable_from(0));
+    return {};
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+}
+
 std::vector<std::string> TrainLoader::take_unreadable() {
   return impl_->store.take_unreadable();
+}
+
+std::vector<std::string> TrainLoader::take_odd() {
+  return impl_->store.take_odd();
 }
 
 namespace {
@@ -263,9 +276,11 @@ struct ValLoader::Impl {
     ReadImage read = read_image(entry.path);
     const bool is_usable = !read.pixels.empty();
     if (!is_usable) {
-      note_unreadable(target.index, fmt::format("{}: {}", entry.path, read.problem));
+      name_once(target.index, fmt::format("{}: {}", entry.path, read.problem), unreadable);
       read.pixels = cv::Mat(imgsz, imgsz, CV_8UC3, cv::Scalar::all(kPaddingGray));
       target.index = -1;
+    } else if (!read.note.empty()) {
+      name_once(target.index, fmt::format("{}: {}", entry.path, read.note), odd);
     }
     const cv::Size frame = frame_of(batch);
     const Letterbox letterbox = plan_validation_letterbox(read.pixels.size(), imgsz, frame);
@@ -293,9 +308,9 @@ struct ValLoader::Impl {
     return labels;
   }
 
-  void note_unreadable(std::int64_t index, std::string message) {
+  void name_once(std::int64_t index, std::string message, std::vector<std::string>& messages) {
     const std::lock_guard lock(mutex);
-    if (named.insert(index).second) unreadable.push_back(std::move(message));
+    if (named.insert(index).second) messages.push_back(std::move(message));
   }
 
   const std::vector<contract::ImageEntry>& images;
@@ -305,8 +320,8 @@ struct ValLoader::Impl {
   const RectPlan plan;
   std::mutex mutex;
   std::set<std::int64_t> named;
-  std::vector<std::string> unreadable;  // Not yet taken.
-  Prefetcher prefetcher;                // Last: its threads end before what they use.
+  std::vector<std::string> unreadable, odd;  // Not yet taken.
+  Prefetcher prefetcher;                     // Last: its threads end before what they use.
 };
 
 ValLoader::ValLoader(const std::vector<contract::ImageEntry>& images, int imgsz, int batch,
@@ -338,6 +353,11 @@ bool ValLoader::next(Batch& batch) {
 std::vector<std::string> ValLoader::take_unreadable() {
   const std::lock_guard lock(impl_->mutex);
   return std::exchange(impl_->unreadable, {});
+}
+
+std::vector<std::string> ValLoader::take_odd() {
+  const std::lock_guard lock(impl_->mutex);
+  return std::exchange(impl_->odd, {});
 }
 
 }  // namespace trainer

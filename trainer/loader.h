@@ -63,9 +63,14 @@ class TrainLoader {
   void start_epoch(std::int64_t epoch, std::int64_t first_batch, bool with_mosaic);
   // The next batch; blocks until it is ready. Precondition: fewer than batches_per_epoch() taken.
   [[nodiscard]] Batch next();
-  // "images/a.jpg: is cut short ...": what could not be decoded and was replaced by another image,
+  // Empty where an image can be used; else what is wrong with the first ones. Reads images until
+  // it finds one. Not while an epoch is under way.
+  [[nodiscard]] std::string why_unusable();
+  // "images/a.jpg: is no JPEG ...": what could not be decoded and was replaced by another image,
   // each once.
   [[nodiscard]] std::vector<std::string> take_unreadable();
+  // "images/a.jpg: is cut short: ...": what is odd and used all the same, each once.
+  [[nodiscard]] std::vector<std::string> take_odd();
 
  private:
   struct Impl;
@@ -91,6 +96,7 @@ class ValLoader {
   [[nodiscard]] bool next(Batch& batch);  // False at the end.
   // As of TrainLoader; such an image is grey, without labels, and marked in its Source.
   [[nodiscard]] std::vector<std::string> take_unreadable();
+  [[nodiscard]] std::vector<std::string> take_odd();  // As of TrainLoader.
 
  private:
   struct Impl;

@@ -58,7 +58,8 @@ struct Column {
   std::string name, shown;
 };
 
-// Columns of validation are 0 in an epoch that was not validated: such points are left out.
+// Columns of validation are empty (in files of older programs 0) in an epoch that was not
+// validated: such points are left out.
 std::vector<Line> lines_over_epochs(const Table& table, const std::vector<Column>& columns,
                                     const std::string& path) {
   const auto column = [&](const std::string& name) -> const std::vector<double>& {
@@ -78,7 +79,8 @@ std::vector<Line> lines_over_epochs(const Table& table, const std::vector<Column
     const std::vector<double>& values = column(columns[i].name);
     for (std::size_t row = 0; row < epochs.size(); ++row) {
       const bool is_training = columns[i].name.starts_with("train/");
-      if (is_training || measured[row] != 0) line.points.emplace_back(epochs[row], values[row]);
+      const bool is_measured = measured[row] != 0 && !std::isnan(measured[row]);
+      if (is_training || is_measured) line.points.emplace_back(epochs[row], values[row]);
     }
     lines.push_back(std::move(line));
   }

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <charconv>
 #include <climits>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -31,12 +32,15 @@ constexpr std::string_view kResultsHeader =
     "val/dfl_loss,lr/pg0,lr/pg1,lr/pg2";
 
 std::string to_line(const ResultsRow& row) {
-  return fmt::format(
-      "{},{:.6g},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},{:.5f},"
-      "{:.5f},{:.6g},{:.6g},{:.6g}",
-      row.epoch, row.time_s, row.train_losses[0], row.train_losses[1], row.train_losses[2],
-      row.precision, row.recall, row.map50, row.map50_95, row.val_losses[0], row.val_losses[1],
-      row.val_losses[2], row.lr[0], row.lr[1], row.lr[2]);
+  const auto measured = [](double value) {
+    return std::isnan(value) ? std::string() : fmt::format("{:.5f}", value);
+  };
+  return fmt::format("{},{:.6g},{:.5f},{:.5f},{:.5f},{},{},{},{},{},{},{},{:.6g},{:.6g},{:.6g}",
+                     row.epoch, row.time_s, row.train_losses[0], row.train_losses[1],
+                     row.train_losses[2], measured(row.precision), measured(row.recall),
+                     measured(row.map50), measured(row.map50_95), measured(row.val_losses[0]),
+                     measured(row.val_losses[1]), measured(row.val_losses[2]), row.lr[0],
+                     row.lr[1], row.lr[2]);
 }
 
 // The lines of the first `epochs` epochs of a results file, header included.

@@ -34,6 +34,7 @@ struct ResultsRow {
   int epoch = 0;  // Counted from 1.
   double time_s = 0;
   std::array<double, 3> train_losses{};
+  // NaN: not measured, an empty cell.
   double precision = 0, recall = 0, map50 = 0, map50_95 = 0;
   std::array<double, 3> val_losses{};
   std::array<double, 3> lr{};

@@ -14,6 +14,7 @@
 #include "trainer/amp.h"
 #include "trainer/auto_batch.h"
 #include "trainer/class_weights.h"
+#include "trainer/durable_file.h"
 #include "trainer/launch.h"
 #include "trainer/preflight.h"
 #include "trainer/sampler.h"
@@ -33,6 +34,15 @@ torch::Device pick_device(int local_rank) {
   if (!torch::cuda::is_available()) return torch::kCPU;
   const auto count = static_cast<int>(torch::cuda::device_count());
   return {torch::kCUDA, static_cast<c10::DeviceIndex>(local_rank % count)};
+}
+
+// Of the files alone: a data set that was moved is the same.
+std::string checksum_of_names(const std::vector<contract::ImageEntry>& images) {
+  std::string names;
+  for (const contract::ImageEntry& image : images) {
+    names += image.path.substr(image.path.rfind('/') + 1) + '\n';
+  }
+  return fmt::format("{:08x}", crc32_of(names));
 }
 
 }  // namespace
@@ -128,6 +138,12 @@ void TrainingRun::build() {
     if (!image_cache_.note.empty()) input_.warnings.push_back(image_cache_.note);
   }
   make_loader();
+  agree_on_input(communicator_, [&] {
+    const std::string problem = loader_->why_unusable();
+    if (problem.empty()) return;
+    throw BadInput(fmt::format("{}: train: {}\nAll: trainyard-trainer check {} --images",
+                               args_.data, problem, args_.data));
+  });
   if (agreed(around_.is_traced)) trace_.emplace(communicator_, folder_.path());
 
   progress_.model = args_.model;
@@ -136,6 +152,10 @@ void TrainingRun::build() {
   progress_.optimizer = name_of(choice_.kind);
   progress_.batch = args_.batch;
   progress_.freeze = args_.freeze;
+  progress_.seed = args_.seed;
+  progress_.imgsz = args_.imgsz;
+  progress_.lr0 = choice_.lr0;
+  progress_.train_images = checksum_of_names(input_.dataset.train);
   progress_.batches_per_epoch = loader_->batches_per_epoch();
   progress_.epochs_planned = args_.epochs;
 }
@@ -199,6 +219,9 @@ void TrainingRun::resume_or_start() {
     }
   });
   for (const std::string& warning : report.warnings) console_.print(warning);
+  for (const std::string& change : report.changes) {
+    console_.print(fmt::format("not as before: {}", change));
+  }
   share_state();
   seconds_before_ = std::max(progress_.seconds_used, around_.seconds_used_before);
   if (progress_.reloads > 0) make_loader();

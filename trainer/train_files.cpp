@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "trainer/train_run.h"
 #include "trainer/weights_file.h"
@@ -17,15 +18,20 @@ constexpr double kStepRecordSeconds = 1;
 
 }  // namespace
 
-ResultsRow TrainingRun::results_row(const Validation& validation) const {
+ResultsRow TrainingRun::results_row(const std::optional<Validation>& validation) const {
   ResultsRow row{.epoch = progress_.epoch, .time_s = seconds_used()};
   const double batches = static_cast<double>(std::max<std::int64_t>(1, progress_.loss_batches));
   for (std::size_t i = 0; i < 3; ++i) row.train_losses[i] = progress_.loss_sums[i] / batches;
-  row.precision = validation.metrics.precision;
-  row.recall = validation.metrics.recall;
-  row.map50 = validation.metrics.map50;
-  row.map50_95 = validation.metrics.map50_95;
-  row.val_losses = validation.losses;
+  if (validation) {
+    row.precision = validation->metrics.precision;
+    row.recall = validation->metrics.recall;
+    row.map50 = validation->metrics.map50;
+    row.map50_95 = validation->metrics.map50_95;
+    row.val_losses = validation->losses;
+  } else {
+    row.precision = row.recall = row.map50 = row.map50_95 = std::nan("");
+    row.val_losses.fill(std::nan(""));
+  }
   row.lr = last_rates_.lr;
   return row;
 }
@@ -111,6 +117,11 @@ void TrainingRun::warn_unreadable() {
   for (const std::string& problem : val_loader_->take_unreadable()) {
     fmt::print(stderr, "rank {}: {} It is left out of the validation.\n", communicator_.rank(),
                problem);
+  }
+  for (const std::vector<std::string>& odd : {loader_->take_odd(), val_loader_->take_odd()}) {
+    for (const std::string& note : odd) {
+      fmt::print(stderr, "rank {}: {} It is used all the same.\n", communicator_.rank(), note);
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 #include <torch/utils.h>
 
 #include <algorithm>
+#include <cmath>
 #include <span>
 
 #include "trainer/layout.h"
@@ -246,12 +247,12 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
     if (is_last) progress_.epochs_planned = progress_.epoch;
   }
 
-  Validation validation;
+  std::optional<Validation> validation;  // None: not measured.
   bool is_best = progress_.best_epoch == 0;
   if ((args_.val || is_last) && has_time) {
     validation = validate_average();
     progress_.validation_seconds = around_.now() - trained;
-    is_best = note_fitness(validation.metrics.fitness());
+    is_best = note_fitness(validation->metrics.fitness());
     if (is_best) {
       best_validation_ = validation;
       pictures_.keep_validation();
@@ -268,7 +269,7 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
   const ResultsRow row = results_row(validation);
   if (is_first_rank()) {
     folder_.add_results(row);
-    save_weights_of_epoch(is_best, validation.metrics.fitness());
+    save_weights_of_epoch(is_best, validation ? validation->metrics.fitness() : 0);
   }
   progress_.epoch_batch = 0;
   progress_.loss_sums = {};
@@ -287,7 +288,7 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
                    {"lr/pg0", row.lr[0]},
                    {"lr/pg1", row.lr[1]},
                    {"lr/pg2", row.lr[2]},
-                   {"fitness", validation.metrics.fitness()},
+                   {"fitness", validation ? validation->metrics.fitness() : std::nan("")},
                    {"best_epoch", progress_.best_epoch},
                    {"images_per_s", images_per_s},
                    {"validation_s", progress_.validation_seconds},

@@ -108,7 +108,7 @@ class TrainingRun {
   bool agreed(bool first_rank_says);
   Validation validate_average();
   bool note_fitness(double fitness);
-  ResultsRow results_row(const Validation& validation) const;
+  ResultsRow results_row(const std::optional<Validation>& validation) const;
 
   // Files.
   void save();

@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 namespace scheduler {
 namespace {
 
@@ -43,6 +45,21 @@ TEST(Fund, MayBeSpentDownToItsCredit) {
   EXPECT_EQ(fund_text(plan_of_hours(2, 4), 2 * kHour, 1 * kHour),
             "group:vision has 2.000 GPU-h available and 1.000 GPU-h of credit: this run would be "
             "refused");
+}
+
+TEST(Epoch, ThatWasNotValidatedHasNoMap) {
+  contract::MetricsRecord record;
+  record.kind = "epoch";
+  record.epoch = 3;
+  record.epochs = 60;
+  record.values = {{"train/box_loss", 1.5},        {"train/cls_loss", 2.25},
+                   {"train/dfl_loss", 1},          {"metrics/mAP50(B)", 0.5},
+                   {"metrics/mAP50-95(B)", 0.25},  {"images_per_s", 23.14}};
+  EXPECT_EQ(epoch_text(record),
+            "epoch 3/60  box 1.500  cls 2.250  dfl 1.000  mAP50 0.500  mAP50-95 0.250  23.1 img/s");
+  record.values["metrics/mAP50(B)"] = record.values["metrics/mAP50-95(B)"] = std::nan("");
+  EXPECT_EQ(epoch_text(record),
+            "epoch 3/60  box 1.500  cls 2.250  dfl 1.000  mAP50 -  mAP50-95 -  23.1 img/s");
 }
 
 }  // namespace

@@ -108,6 +108,12 @@ TEST(Request, TheCommandLineWinsOverTheFile) {
   EXPECT_EQ(outcome.request.resources.slurm.at("nice"), "5");
 }
 
+TEST(Request, AListOfDataSetsIsNoPath) {
+  EXPECT_NE(to_text(read_settings({{"data=", "data", "[a.yaml, b.yaml]"}}).faults)
+                .find("data=: data is a list. Give one YAML file"),
+            std::string::npos);
+}
+
 TEST(Request, ARangeOfGpusIsOneWord) {
   const RequestOutcome outcome =
       read_settings({{"data=", "data", "/data/a.yaml"}, {"--gpus", "gpus", "2-4"}});

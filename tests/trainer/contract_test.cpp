@@ -219,6 +219,13 @@ TEST(TrainArgs, AllFaultsAreFoundAtOnce) {
   EXPECT_EQ(keys, (std::vector<std::string>{"epochs", "batch", "imgsz", "data"}));
 }
 
+TEST(TrainArgs, AListOfDataSetsIsRefusedAsOne) {
+  EXPECT_EQ(message_of("data", "[a.yaml, b.yaml]"),
+            "data is a list. Give one YAML file: its train, val and test may each list several "
+            "folders.");
+  EXPECT_EQ(message_of("data", "[old] cells/data.yaml"), "");
+}
+
 TEST(TrainArgs, SurviveTextsAndJson) {
   TrainArgs args;
   args.data = "/d/data.yaml";

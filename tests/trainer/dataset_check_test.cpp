@@ -7,6 +7,7 @@
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
 
+#include "image_bytes.h"
 #include "temp_folder.h"
 
 namespace {
@@ -142,6 +143,25 @@ TEST_F(Check, SaysWhichConditionOfARunIsMissing) {
   EXPECT_FALSE(result.is_ready());
   EXPECT_EQ(result.missing, (std::vector<std::string>{"no image of val or test can be used",
                                                       "no image has a label"}));
+}
+
+TEST_F(Check, ImagesThatCannotBeDecodedMakeNoDataSetReady) {
+  for (const char* name : {"train/a", "train/b", "val/c"}) {
+    folder_.write(std::string("images/") + name + ".png", png_header(200, 100));
+  }
+  EXPECT_TRUE(check(false).is_ready()) << "by their headers they are images";
+
+  const DatasetCheck result = check(true);
+
+  EXPECT_EQ(result.missing, (std::vector<std::string>{"no training image can be used",
+                                                      "no image of val or test can be used",
+                                                      "no image has a label"}));
+  EXPECT_EQ(result.splits[0].images, 0);
+
+  add("train/b", blocks(2), "");
+  add("val/c", blocks(3), "1 .5 .5 .5 .5\n");
+  EXPECT_EQ(check(true).missing,
+            std::vector<std::string>{"no training image that can be used has a label"});
 }
 
 TEST_F(Check, AFaultThatStopsARunIsAConditionToo) {

@@ -247,6 +247,10 @@ std::vector<BadCase> bad_file_cases() {
       {"label_of_no_image",
        {{"labels/train/lonely.txt", "0 .5 .5 .1 .1\n"}, {"labels/train/classes.txt", "cat"}},
        {"labels/train/lonely.txt: there is no image for it in images/train."}},
+      {"images_of_foreign_formats",
+       {{"images/train/y.GIF", "GIF89a"}, {"images/train/x.pfm", "Pf"}},
+       {"images/train: 2 files of image formats that are not read, the first is "
+        "images/train/x.pfm. Convert them to JPEG or PNG."}},
       {"no_area",
        {{"labels/train/a.txt", "0 .5 .5 .1 .1\n1 .5 .5 0 .1\n"}},
        {"labels/train/a.txt:2: the box has no area; the row is left out."}},

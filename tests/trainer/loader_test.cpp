@@ -16,6 +16,7 @@
 
 #include "image_bytes.h"
 #include "temp_folder.h"
+#include "trainer/durable_file.h"
 #include "trainer/image_cache.h"
 #include "trainer/scenes.h"
 
@@ -219,6 +220,48 @@ TEST_F(Loader, ThrowsInNextWhereNoImageCanBeRead) {
 
   EXPECT_THROW((void)train.next(), std::runtime_error);
   EXPECT_THROW((void)train.next(), std::runtime_error);
+}
+
+TEST_F(Loader, SaysWhyNoImageCanBeUsed) {
+  const std::vector<contract::ImageEntry> images(5, {"/nowhere/a.png", {}});
+  TrainLoader train(images, {}, {.batch_per_rank = 2, .imgsz = 64}, {});
+  const std::string line = "/nowhere/a.png: No such file or directory.";
+
+  EXPECT_EQ(train.why_unusable(),
+            "none of 5 images can be read:\n" + line + "\n" + line + "\n" + line);
+  EXPECT_EQ(loader({.batch_per_rank = 2})->why_unusable(), "");
+}
+
+TEST_F(Loader, NamesAJpegThatIsCutShortOnceAndUsesIt) {
+  const TempFolder folder;
+  std::string bytes = trainer::read_file(dataset_.train[0].path);
+  ASSERT_EQ(bytes.substr(0, 2), "\xff\xd8");
+  bytes.resize(bytes.size() - 30);
+  const std::vector<contract::ImageEntry> images(
+      1, {folder.write("cut.jpg", bytes), dataset_.train[0].labels});
+  TrainLoader train(images, {}, {.batch_per_rank = 4, .imgsz = 64}, {});
+  ValLoader val(images, 64, 2, 1, false, {});
+  const auto named = [&](auto& loader) {
+    const std::vector<std::string> odd = loader.take_odd();
+    ASSERT_EQ(odd.size(), 1U);
+    EXPECT_TRUE(odd[0].starts_with(folder.at("cut.jpg") + ": is cut short: the end marker"))
+        << odd[0];
+    EXPECT_TRUE(loader.take_unreadable().empty());
+  };
+
+  for (int pass = 0; pass < 2; ++pass) {
+    train.start_epoch(pass, 0, true);
+    EXPECT_EQ(train.next().sources[0].index, 0);
+    val.start();
+    Batch batch;
+    ASSERT_TRUE(val.next(batch));
+    EXPECT_EQ(batch.sources[0].index, 0);
+    if (pass > 0) continue;
+    named(train);
+    named(val);
+  }
+  EXPECT_TRUE(train.take_odd().empty()) << "each is named once";
+  EXPECT_TRUE(val.take_odd().empty()) << "each is named once";
 }
 
 TEST_F(Loader, EndsAtOnceWhateverIsUnderWay) {

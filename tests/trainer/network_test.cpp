@@ -474,10 +474,10 @@ TEST_P(Trajectory, IsThatOfTheReference) {
   rates.lr.fill(run.at("lr"));
   rates.momentum = run.at("momentum");
 
-  // As many threads as the reference had, hence the same kernels for 1x1 convolutions: the first
-  // steps of AdamW divide each gradient by its own size, so that rounding noise around 0 becomes a
-  // step of full length. With one thread, and gradients as near as 5e-5, the third loss was 6e-3
-  // off.
+  // The reference ran on one thread. With two, other kernels for 1x1 convolutions come nearer to
+  // its sums: the first steps of AdamW divide each gradient by its own size, so that rounding noise
+  // around 0 becomes a step of full length. With one thread, and gradients as near as 5e-5, the
+  // third loss was 6e-3 off.
   const struct Threads {
     explicit Threads(int count) : before(at::get_num_threads()) { torch::set_num_threads(count); }
     ~Threads() { torch::set_num_threads(before); }
@@ -490,11 +490,13 @@ TEST_P(Trajectory, IsThatOfTheReference) {
     // Another order of the sums in batch norm alone moved the tenth loss of yolov8n with AdamW from
     // below 3e-2 to 3.7e-2 off the reference.
     const double first_bound = is_sgd ? 1e-3 : 1e-2;
+    // The late bounds of AdamW find what runs away, no more: the steps are held against libtorch's
+    // own elsewhere, to 1e-6.
     const double late_bound = is_sgd ? (is_steady ? 6e-2 : 1.5e-1) : 3e-1;
     const double late_norm_bound = is_sgd ? (is_steady ? 1e-1 : 1.0) : 2.0;
     const double total_bound = is_tight ? first_bound : late_bound;
     const double norm_bound = is_tight ? 3 * first_bound : late_norm_bound;
-    const double sum_bound = is_tight ? 1e-5 : is_sgd ? 1e-4 : 1e-3;
+    const double sum_bound = is_tight ? 1e-5 : is_sgd ? 5e-5 : 5e-4;
     const std::string quantity = "trajectory of " + name + " with " + kind +
                                  (is_tight ? ", steps 0 to 2: " : ", to step 9: ");
     SCOPED_TRACE(step);

@@ -147,6 +147,27 @@ TEST(Plots, ResultsAreDrawnFromTheFileOfTheRun) {
   }
 }
 
+TEST(Plots, EpochsThatWereNotValidatedAreLeftOutAlsoInOlderFiles) {
+  const auto drawn = [](const std::string& unmeasured) {
+    const TempFolder folder;
+    std::string text = kHeader;
+    for (int epoch = 1; epoch <= 4; ++epoch) {
+      text += std::to_string(epoch) + ",9,3,2,1";
+      for (int i = 0; i < 7; ++i) text += "," + (epoch % 2 == 1 ? unmeasured : std::string("0.5"));
+      text += ",.01,.01,.01\n";
+    }
+    folder.write("results.csv", text);
+    trainer::plot_results(folder.at(""));
+    return cv::imread(folder.at("results.png"));
+  };
+
+  const cv::Mat now = drawn(""), before = drawn("0.00000");
+
+  ASSERT_EQ(now.size(), before.size());
+  EXPECT_EQ(cv::norm(now, before), 0);
+  EXPECT_GT(colored(now(cv::Rect(600, 0, 600, 450))), 100);
+}
+
 TEST(Plots, ResultsWithoutARowOrAColumnAreNoPicture) {
   const TempFolder folder;
   folder.write("results.csv", kHeader);

@@ -247,8 +247,21 @@ class Reader {
   }
 
   void collect_folder(const std::string& folder, std::vector<std::string>& paths) {
-    FolderListing listing = list_files(folder, has_image_extension);
+    std::int64_t foreign = 0;
+    std::string first_foreign;
+    FolderListing listing = list_files(folder, [&](std::string_view path) {
+      if (has_foreign_image_extension(path)) {
+        if (++foreign == 1 || path < first_foreign) first_foreign = path;
+      }
+      return has_image_extension(path);
+    });
     report_problems(listing);
+    if (foreign > 0) {
+      fault(shown(folder),
+            fmt::format("{} file{} of image formats that are not read, the first is {}. Convert "
+                        "them to JPEG or PNG.",
+                        foreign, foreign == 1 ? "" : "s", shown(first_foreign)));
+    }
     note_orphan_labels(folder, listing.files);
     std::move(listing.files.begin(), listing.files.end(), std::back_inserter(paths));
   }

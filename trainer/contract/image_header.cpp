@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 
 namespace contract {
 namespace {
@@ -119,6 +120,16 @@ ImageHeader bmp_header(std::string_view bytes) {
   return header;
 }
 
+bool has_extension_of(std::string_view path, std::span<const std::string_view> extensions) {
+  const std::size_t dot = path.rfind('.');
+  if (dot == std::string_view::npos) return false;
+  std::string extension(path.substr(dot + 1));
+  for (char& c : extension) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return std::find(extensions.begin(), extensions.end(), extension) != extensions.end();
+}
+
 }  // namespace
 
 bool is_bare_jpeg_marker(unsigned char marker) {
@@ -129,13 +140,13 @@ bool is_bare_jpeg_marker(unsigned char marker) {
 bool has_image_extension(std::string_view path) {
   constexpr std::array<std::string_view, 9> kExtensions = {"bmp", "dng", "jpg",  "jpeg", "mpo",
                                                            "png", "tif", "tiff", "webp"};
-  const std::size_t dot = path.rfind('.');
-  if (dot == std::string_view::npos) return false;
-  std::string extension(path.substr(dot + 1));
-  for (char& c : extension) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
-  return std::find(kExtensions.begin(), kExtensions.end(), extension) != kExtensions.end();
+  return has_extension_of(path, kExtensions);
+}
+
+bool has_foreign_image_extension(std::string_view path) {
+  constexpr std::array<std::string_view, 10> kExtensions = {
+      "avif", "gif", "heic", "heif", "jfif", "jp2", "pfm", "pgm", "ppm", "tga"};
+  return has_extension_of(path, kExtensions);
 }
 
 std::optional<ImageHeader> read_image_header(std::string_view bytes) {

@@ -16,6 +16,8 @@ namespace contract {
 
 // Of "a.JPG" and the like: bmp, dng, jpg, jpeg, mpo, png, tif, tiff, webp.
 [[nodiscard]] bool has_image_extension(std::string_view path);
+// Of formats that other programs take for images and this one does not read ("a.gif").
+[[nodiscard]] bool has_foreign_image_extension(std::string_view path);
 
 // Of a JPEG's marker (the byte after ff): no length and no segment follow. ITU-T T.81, table B.1.
 [[nodiscard]] bool is_bare_jpeg_marker(unsigned char marker);

@@ -566,6 +566,11 @@ std::optional<ArgFault> set_train_arg(TrainArgs& args, std::string_view key,
         nearest ? fmt::format("{} is not a train argument. Did you mean \"{}\"?", key, *nearest)
                 : fmt::format("{} is not a train argument.", key)};
   }
+  if (key == "data" && text.starts_with('[') && text.ends_with(']')) {
+    return ArgFault{option->name,
+                    "data is a list. Give one YAML file: its train, val and test may each list "
+                    "several folders."};
+  }
   if (auto wrong = std::visit(Setter{*option, text, args}, option->field)) {
     return ArgFault{option->name, *wrong};
   }
