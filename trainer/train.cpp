@@ -2,7 +2,6 @@
 #include "trainer/train.h"
 
 #include <fmt/format.h>
-#include <torch/cuda.h>
 #include <torch/utils.h>
 #include <torch/version.h>
 
@@ -14,6 +13,7 @@
 #include "trainer/amp.h"
 #include "trainer/auto_batch.h"
 #include "trainer/class_weights.h"
+#include "trainer/device.h"
 #include "trainer/launch.h"
 #include "trainer/preflight.h"
 #include "trainer/sampler.h"
@@ -29,12 +29,6 @@ namespace {
 
 constexpr std::uint64_t kReloadSeedStep = 1'000'003;
 
-torch::Device pick_device(int local_rank) {
-  if (!torch::cuda::is_available()) return torch::kCPU;
-  const auto count = static_cast<int>(torch::cuda::device_count());
-  return {torch::kCUDA, static_cast<c10::DeviceIndex>(local_rank % count)};
-}
-
 }  // namespace
 
 TrainingRun::TrainingRun(const contract::TrainSpec& spec, const Surroundings& around)
@@ -45,7 +39,7 @@ TrainingRun::TrainingRun(const contract::TrainSpec& spec, const Surroundings& ar
       run_id_(spec.run_id),
       input_(prepare_input(spec.args, communicator_)),
       args_(input_.args),
-      device_(pick_device(communicator_.local_rank())),
+      device_(take_device(communicator_.local_rank())),
       pictures_(folder_.path(), input_.class_names, args_.plots && is_first_rank(),
                 [this](const std::string& problem) { console_.print(problem); }) {}
 
