@@ -230,6 +230,7 @@ void TrainingRun::share_state() {
   const auto all = communicator_.all_gather(std::as_bytes(std::span(text)));
   const std::string first(reinterpret_cast<const char*>(all.front().data()), all.front().size());
   if (!is_first_rank()) progress_ = parse_progress(first);
+  note_position();
   replica_->share(progress_.optimizer_steps);
   replica_->load_wire_state(wire_state_);
   wire_state_.clear();
@@ -318,13 +319,18 @@ void TrainingRun::announce() {
 // names who is missing, and where there is none this process watches itself, more patiently.
 std::optional<contract::PreflightReport> TrainingRun::look_at_nodes() {
   if (!agreed(around_.preflight.has_value())) return std::nullopt;
+  const PreflightPlace place{folder_.path(), around_.segment, around_.attempt};
   const StartWatch own({.limit_s = 2 * around_.preflight_s,
                         .exit_code = static_cast<int>(ExitCode::kStalled),
-                        .last_words = around_.last_words,
+                        .last_words =
+                            [this, place](const LastWords& words) {
+                              leave_unfinished_preflight(place, words);
+                              if (around_.last_words) around_.last_words(words);
+                            },
                         .what = "for the preflight to end"});
   communicator_.limit_waits(around_.preflight_s, static_cast<int>(ExitCode::kBadNode));
   contract::PreflightReport report =
-      preflight({.run_dir = folder_.path(),
+      preflight({.place = place,
                  .device = device_.str(),
                  .versions = fmt::format("{}, libtorch {}", around_.version, TORCH_VERSION),
                  .limits = around_.preflight.value_or(contract::PreflightLimits()),
@@ -339,6 +345,9 @@ std::optional<contract::PreflightReport> TrainingRun::look_at_nodes() {
 TrainOutcome TrainingRun::run() {
   if (is_first_rank()) folder_.remove_exit_record();
   if (const auto report = look_at_nodes()) {
+    const Reached before = saved_position(folder_.path());
+    progress_.epoch = before.epoch;
+    progress_.step = before.step;
     return leave(ExitCode::kBadNode, contract::describe_faults(*report),
                  contract::bad_nodes(*report));
   }
@@ -376,6 +385,15 @@ TrainOutcome TrainingRun::run() {
   evaluate_best();
   return leave(ExitCode::kFinished, fmt::format("finished after {} epochs; best: epoch {}",
                                                 progress_.epoch, progress_.best_epoch));
+}
+
+Reached saved_position(const std::string& run_dir) {
+  try {
+    const auto saved = read_progress(fmt::format("{}/{}", run_dir, contract::kWeightsFolder));
+    return saved ? Reached{saved->epoch, saved->step} : Reached();
+  } catch (const std::exception&) {
+    return {};  // Something else has failed already, and is to be told.
+  }
 }
 
 TrainOutcome train(const contract::TrainSpec& spec, const Surroundings& around) {

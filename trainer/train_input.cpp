@@ -116,9 +116,9 @@ TrainInput prepare_input(const contract::TrainArgs& args, Communicator& communic
   input.args = args;
   agree_on_input(communicator, [&] {
     check(args, communicator.size());
-    // One rank of a host; the others find it done.
+    // One rank of a host; the others find it done, and wait longer than for anything else.
     if (communicator.local_rank() == 0 && contract::has_archive_extension(args.data)) {
-      const contract::Unpacked unpacked = contract::unpack_archive(args.data);
+      const contract::Unpacked unpacked = contract::unpack_archive(args.data, [&] { communicator.tick(); });
       if (unpacked.folder.empty()) {
         throw BadInput(fmt::format("{}: {}", args.data, unpacked.problem));
       }

@@ -83,13 +83,16 @@ expect_exact_bill() { # [ATTEMPTS]
   eventually 250 is_over "$run_id"
   as "$tytest_user" trainyard show "$run_id" | tee "$BATS_TEST_TMPDIR/shown"
   state_is finished
-  grep -q "^left out $tytest-n1: bad in attempt 0 of segment 0" "$BATS_TEST_TMPDIR/shown"
+  grep -qx "left out $tytest-n1: bad in attempt 0 of segment 0 (preflight-0-0.json)" \
+    "$BATS_TEST_TMPDIR/shown"
   [[ $(jq --slurp -r '[.[] | select(.start) | .nodes] | join(" ")' "$run_dir/attempts.jsonl") == \
     "$tytest-n1 $tytest-n2" ]]
   attempt_ended 0 ".code == 32"
   attempt_ended 1 ".code == 0"
   grep -q "bad node $tytest-n1 (rank 0): memory: 1 MiB free, 256 MiB needed" "$run_dir"/slurm-*.out
-  # The report of the attempt that trained stays in the run's folder.
+  # The report of each attempt stays in the run's folder, and the newest is that of the last.
+  [[ $(jq -r '.faults[0].host' "$run_dir/preflight-0-0.json") == "$tytest-n1" ]]
+  cmp "$run_dir/preflight-0-1.json" "$run_dir/preflight.json"
   [[ $(jq -r '[.ranks[].host] | unique | join(" ")' "$run_dir/preflight.json") == "$tytest-n2" ]]
   [[ $(jq '.faults | length' "$run_dir/preflight.json") -eq 0 ]]
   expect_exact_bill 2
@@ -125,6 +128,8 @@ expect_exact_bill() { # [ATTEMPTS]
   # The watchdog names it, or srun is faster and says by which signal a rank was ended.
   kill -KILL "$(process_of_rank 2)"
   eventually 250 attempt_ended 1 ".is_crash == 1"
+  sed -n '/^---- run .*, attempt 1: /,$p' "$run_dir"/slurm-*.out |
+    grep -qE "watchdog: rank 2 \($tytest-n2\)|$tytest-n2: tasks? 2[-,]?3?: Killed"
   before=$(epochs_of "$tytest_user" "$run_id")
   eventually 250 has_epochs $((before + 1))
   # Each rank computes with what Slurm gave it.

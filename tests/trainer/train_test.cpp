@@ -118,6 +118,23 @@ TEST_F(TrainTest, ThePreflightNamesNodesThatCannotTrain) {
   EXPECT_FALSE(contract::parse_preflight(read("bad/preflight.json")).faults.empty());
 }
 
+TEST_F(TrainTest, EachAttemptKeepsItsPreflight) {
+  use_small_model();
+  args_.epochs = 1;
+  contract::PreflightLimits limits;
+  limits.memory_min_b = 1;
+  limits.disk_min_b = std::int64_t{1} << 62;
+  ASSERT_EQ(run("run", {.preflight = limits, .segment = 3}).code, contract::ExitCode::kBadNode);
+  limits.disk_min_b = 1;
+  ASSERT_EQ(run("run", {.preflight = limits, .segment = 3, .attempt = 1}).code,
+            contract::ExitCode::kFinished);
+
+  if (world->rank() != 0) return;
+  EXPECT_FALSE(contract::parse_preflight(read("run/preflight-3-0.json")).faults.empty());
+  EXPECT_TRUE(contract::parse_preflight(read("run/preflight-3-1.json")).faults.empty());
+  EXPECT_EQ(read("run/preflight.json"), read("run/preflight-3-1.json"));
+}
+
 TEST_F(TrainTest, ACacheOfDecodedImagesChangesNothing) {
   use_small_model();
   run("plain");
