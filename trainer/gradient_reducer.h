@@ -125,7 +125,8 @@ class GradientReducer {
 // their own. Nothing to wait for on a CPU.
 void finish_stream(const torch::Device& device);
 
-// Rank 0's tensors on every rank.
+// Rank 0's tensors on every rank. Throws std::runtime_error on all of them, and changes nothing, where
+// they have not equally many bytes everywhere.
 void broadcast_tensors(Communicator& communicator, const std::vector<torch::Tensor>& tensors);
 
 // A checksum of the tensors' bytes, for comparing replicas.

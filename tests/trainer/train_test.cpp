@@ -135,6 +135,23 @@ TEST_F(TrainTest, EachAttemptKeepsItsPreflight) {
   EXPECT_EQ(read("run/preflight.json"), read("run/preflight-3-1.json"));
 }
 
+TEST_F(TrainTest, RanksOfDifferentArgumentsAreRefusedByName) {
+  if (world->size() == 1) return;
+  if (world->rank() == 1) {
+    args_.imgsz = 96;
+    args_.model = "yolov8s";
+  }
+  try {
+    run("different");
+    ADD_FAILURE() << "accepted";
+  } catch (const BadInput& error) {
+    EXPECT_STREQ(error.what(),
+                 "rank 1: The ranks were started with different arguments: imgsz = 96 here and 64 "
+                 "on rank 0; model = \"yolov8s\" here and \"yolov8n\" on rank 0. Start all of "
+                 "them with the same.");
+  }
+}
+
 TEST_F(TrainTest, ACacheOfDecodedImagesChangesNothing) {
   use_small_model();
   run("plain");
