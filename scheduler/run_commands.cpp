@@ -100,8 +100,9 @@ void print_bill(const json& run) {
 void print_left_out(const json& run, const std::vector<AttemptEnd>& ends) {
   for (const AttemptEnd& end : ends) {
     if (end.bad_nodes.empty()) continue;
-    fmt::print("left out {}: bad in attempt {} of segment {} (preflight.json)\n", end.bad_nodes,
-               end.attempt, end.segment);
+    const std::string report = preflight_report(run.at("run_dir"), end);
+    fmt::print("left out {}: bad in attempt {} of segment {}{}\n", end.bad_nodes, end.attempt,
+               end.segment, report.empty() ? "" : fmt::format(" ({})", report));
   }
   const json& job = run.at("job");
   const std::string excluded = job.is_object() ? job.value("excluded_nodes", "") : "";

@@ -14,6 +14,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "trainer/contract/preflight.h"
 #include "trainer/contract/train_spec.h"
 
 namespace scheduler {
@@ -148,6 +149,11 @@ std::vector<AttemptEnd> read_attempt_ends(const std::string& run_dir) {
     }
   }
   return ends;
+}
+
+std::string preflight_report(const std::string& run_dir, const AttemptEnd& end) {
+  std::string name = contract::preflight_file(end.segment, end.attempt);
+  return std::ifstream(run_dir + "/" + name).good() ? name : std::string();
 }
 
 std::string exit_message(const std::string& run_dir) {

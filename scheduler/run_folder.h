@@ -45,6 +45,10 @@ struct AttemptEnd {
 };
 [[nodiscard]] std::vector<AttemptEnd> read_attempt_ends(const std::string& run_dir);
 
+// The file below `run_dir` that has what the ranks of this attempt reported of their nodes; empty where
+// it left none (trainers of before kept the newest alone).
+[[nodiscard]] std::string preflight_report(const std::string& run_dir, const AttemptEnd& end);
+
 // What the trainer said when it left (exit.json); empty where it did not.
 [[nodiscard]] std::string exit_message(const std::string& run_dir);
 

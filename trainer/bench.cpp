@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 #include <sys/resource.h>
-#include <torch/cuda.h>
 #include <torch/utils.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include <span>
 
 #include "trainer/contract/architecture.h"
+#include "trainer/device.h"
 #include "trainer/layout.h"
 #include "trainer/loader.h"
 #include "trainer/loss.h"
@@ -88,12 +88,6 @@ double peak_memory_mb() {
   return static_cast<double>(usage.ru_maxrss) / 1024;  // Linux counts in units of 1024 bytes.
 }
 
-torch::Device device_of(const Communicator& communicator) {
-  if (!torch::cuda::is_available()) return torch::kCPU;
-  const auto count = static_cast<int>(torch::cuda::device_count());
-  return {torch::kCUDA, static_cast<c10::DeviceIndex>(communicator.local_rank() % count)};
-}
-
 class Bench {
  public:
   Bench(const BenchOptions& options, const TrainInput& input, Communicator& communicator,
@@ -102,7 +96,7 @@ class Bench {
         args_(input.args),
         communicator_(communicator),
         reducer_options_{.wire = options.wire},
-        device_(device_of(communicator)),
+        device_(take_device(communicator.local_rank())),
         clock_(now, device_),
         loader_(input.dataset.train, args_,
                 {.batch_per_rank = input.batch_per_rank,

@@ -73,6 +73,9 @@ class Communicator {
   // From now on the ranks wait `seconds` at most for one that is missing, and leave with `exit_code`;
   // 0: as at the beginning. Only a watched communicator (watchdog.h) knows how. Not a collective.
   virtual void limit_waits(double /*seconds*/, int /*exit_code*/) {}
+  // From a rank that works alone while others wait for it: it gets on and does not hang. As often
+  // as it likes, and at least once within the watch's limit. Not a collective.
+  virtual void tick() {}
   // For a rank that has failed and is going to say why and call abort(). Where several fail at once,
   // returns on the first; the others are ended meanwhile, or go on after some seconds.
   virtual void take_last_word() {}

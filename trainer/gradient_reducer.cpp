@@ -9,6 +9,7 @@
 #include <zlib.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <numeric>
@@ -350,6 +351,15 @@ void broadcast_tensors(Communicator& communicator, const std::vector<torch::Tens
     const torch::Tensor values = on_host(tensor);
     const std::span<std::byte> bytes = bytes_of(values);
     packed.insert(packed.end(), bytes.begin(), bytes.end());
+  }
+  // A rank of another model would write beside its tensors.
+  const auto own_bytes = static_cast<std::int64_t>(packed.size());
+  std::array<std::int64_t, 2> extremes = {own_bytes, -own_bytes};
+  communicator.all_reduce_max(extremes);
+  if (extremes[0] != -extremes[1]) {
+    throw std::runtime_error(fmt::format(
+        "The replicas differ: {} tensors of {} bytes on rank {}, from {} to {} bytes on others.",
+        tensors.size(), own_bytes, communicator.rank(), -extremes[1], extremes[0]));
   }
   communicator.broadcast(packed, /*root=*/0);
   if (communicator.rank() == 0) return;

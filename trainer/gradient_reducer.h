@@ -129,7 +129,8 @@ void finish_stream(const torch::Device& device);
 // the host waits for it. One rank: the vector itself, without a wait.
 [[nodiscard]] torch::Tensor sum_of_ranks(Communicator& communicator, const torch::Tensor& own);
 
-// Rank 0's tensors on every rank.
+// Rank 0's tensors on every rank. Throws std::runtime_error on all of them, and changes nothing, where
+// they have not equally many bytes everywhere.
 void broadcast_tensors(Communicator& communicator, const std::vector<torch::Tensor>& tensors);
 
 // A checksum of the tensors' bytes, for comparing replicas.

@@ -154,6 +154,7 @@ Launch read_launch() {
   launch.is_traced = number("TRAINYARD_TRACE").value_or(0) != 0;
   launch.stop_at_step =
       static_cast<std::int64_t>(number("TRAINYARD_STOP_AT_STEP").value_or(0));
+  launch.segment = static_cast<int>(number("TRAINYARD_SEGMENT").value_or(0));
   launch.attempt = static_cast<int>(
       number("TRAINYARD_ATTEMPT").value_or(number("SLURM_RESTART_COUNT").value_or(0)));
   return launch;

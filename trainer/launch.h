@@ -51,6 +51,7 @@ struct Launch {
   std::int64_t stop_at_step = 0;   // TRAINYARD_STOP_AT_STEP: train.h, stop_at_step
   bool has_preflight = false;      // TRAINYARD_PREFLIGHT=1
   double preflight_s = 120;        // TRAINYARD_PREFLIGHT_S: as long as it may take; train.h
+  int segment = 0;                 // TRAINYARD_SEGMENT
   int attempt = 0;                 // TRAINYARD_ATTEMPT, else SLURM_RESTART_COUNT
 };
 // Throws std::invalid_argument where a variable is no number.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
+#include <exception>
 #include <fstream>
 #include <span>
 #include <system_error>
@@ -109,6 +110,15 @@ double try_device_sums(Communicator& ranks, const std::function<double()>& now, 
   return best;
 }
 
+// Its own file first: whoever sees the newest finds it there too.
+void write_report(const PreflightPlace& place, const contract::PreflightReport& report) {
+  const std::string text = contract::to_json_text(report);
+  for (const std::string& name : {contract::preflight_file(place.segment, place.attempt),
+                                  std::string(contract::kPreflightFile)}) {
+    write_durably(fmt::format("{}/{}", place.run_dir, name), text);
+  }
+}
+
 std::vector<std::string> gather(Communicator& ranks, const std::string& own) {
   std::vector<std::string> all;
   for (const auto& bytes : ranks.all_gather(std::as_bytes(std::span(own)))) {
@@ -120,6 +130,11 @@ std::vector<std::string> gather(Communicator& ranks, const std::string& own) {
 }  // namespace
 
 contract::PreflightReport preflight(const PreflightOptions& options, Communicator& communicator) {
+  const std::string& run_dir = options.place.run_dir;
+  if (communicator.rank() == 0) {
+    std::error_code ignored;  // What cannot be removed is written over, or that fails.
+    fs::remove(fmt::format("{}/{}", run_dir, contract::kPreflightFile), ignored);
+  }
   const NcclDevice gpu = describe_nccl_device(communicator.local_rank());
   contract::RankReport own{.rank = communicator.rank(),
                            .local_rank = communicator.local_rank(),
@@ -127,8 +142,8 @@ contract::PreflightReport preflight(const PreflightOptions& options, Communicato
                            .device = options.device,
                            .versions = options.versions,
                            .memory_available_b = memory_available(),
-                           .disk_available_b = disk_available(options.run_dir),
-                           .can_write = can_write(options.run_dir, communicator.rank()),
+                           .disk_available_b = disk_available(run_dir),
+                           .can_write = can_write(run_dir, communicator.rank()),
                            .gpu = gpu.name,
                            .gpu_memory_b = gpu.memory_b,
                            .gpu_versions = gpu.versions};
@@ -137,15 +152,30 @@ contract::PreflightReport preflight(const PreflightOptions& options, Communicato
 
   contract::PreflightReport report{.sum_bytes = kSumElements * sizeof(float),
                                    .sum_s = slowest(communicator, seconds),
-                                   .device_sum_s = slowest(communicator, device_seconds)};
+                                   .device_sum_s = slowest(communicator, device_seconds),
+                                   .segment = options.place.segment,
+                                   .attempt = options.place.attempt};
   for (const std::string& text : gather(communicator, contract::to_json_text(own))) {
     report.ranks.push_back(contract::parse_rank_report(text));
   }
   contract::judge(report, options.limits);
-  if (communicator.rank() == 0) {
-    write_durably(options.run_dir + "/preflight.json", contract::to_json_text(report));
-  }
+  if (communicator.rank() == 0) write_report(options.place, report);
   return report;
+}
+
+void leave_unfinished_preflight(const PreflightPlace& place, const LastWords& words) {
+  contract::PreflightReport report{.segment = place.segment,
+                                   .attempt = place.attempt,
+                                   .unfinished = words.message};
+  for (const LastWords::Missing& each : words.missing) {
+    report.faults.push_back({each.rank, each.host, each.problem});
+  }
+  if (report.faults.empty()) report.faults.push_back({-1, {}, words.message});
+  try {
+    write_report(place, report);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "{}: {}\n", contract::kPreflightFile, error.what());
+  }
 }
 
 }  // namespace trainer

@@ -33,7 +33,7 @@ struct RankChoice {
 struct Ranks {
   std::unique_ptr<Communicator> communicator;
   std::string report;   // "communicator: MPI; built without NCCL". One line, the same on all ranks.
-  std::string warning;  // Empty, or that nobody watches.
+  std::string warning;  // Empty, or that each rank watches itself alone.
 };
 
 // A collective; with a watch from before the ranks know each other. `launch` without ranks: one

@@ -2,7 +2,6 @@
 #include "trainer/train.h"
 
 #include <fmt/format.h>
-#include <torch/cuda.h>
 #include <torch/utils.h>
 #include <torch/version.h>
 
@@ -14,6 +13,7 @@
 #include "trainer/amp.h"
 #include "trainer/auto_batch.h"
 #include "trainer/class_weights.h"
+#include "trainer/device.h"
 #include "trainer/durable_file.h"
 #include "trainer/launch.h"
 #include "trainer/preflight.h"
@@ -29,12 +29,6 @@ using contract::ExitCode;
 namespace {
 
 constexpr std::uint64_t kReloadSeedStep = 1'000'003;
-
-torch::Device pick_device(int local_rank) {
-  if (!torch::cuda::is_available()) return torch::kCPU;
-  const auto count = static_cast<int>(torch::cuda::device_count());
-  return {torch::kCUDA, static_cast<c10::DeviceIndex>(local_rank % count)};
-}
 
 // Of the files alone: a data set that was moved is the same.
 std::string checksum_of_names(const std::vector<contract::ImageEntry>& images) {
@@ -55,7 +49,7 @@ TrainingRun::TrainingRun(const contract::TrainSpec& spec, const Surroundings& ar
       run_id_(spec.run_id),
       input_(prepare_input(spec.args, communicator_)),
       args_(input_.args),
-      device_(pick_device(communicator_.local_rank())),
+      device_(take_device(communicator_.local_rank())),
       pictures_(folder_.path(), input_.class_names, args_.plots && is_first_rank(),
                 [this](const std::string& problem) { console_.print(problem); }) {}
 
@@ -267,6 +261,7 @@ void TrainingRun::share_state() {
   const auto all = communicator_.all_gather(std::as_bytes(std::span(text)));
   const std::string first(reinterpret_cast<const char*>(all.front().data()), all.front().size());
   if (!is_first_rank()) progress_ = parse_progress(first);
+  note_position();
   replica_->share(progress_.optimizer_steps);
   replica_->load_wire_state(wire_state_);
   wire_state_.clear();
@@ -355,13 +350,18 @@ void TrainingRun::announce() {
 // names who is missing, and where there is none this process watches itself, more patiently.
 std::optional<contract::PreflightReport> TrainingRun::look_at_nodes() {
   if (!agreed(around_.preflight.has_value())) return std::nullopt;
+  const PreflightPlace place{folder_.path(), around_.segment, around_.attempt};
   const StartWatch own({.limit_s = 2 * around_.preflight_s,
                         .exit_code = static_cast<int>(ExitCode::kStalled),
-                        .last_words = around_.last_words,
+                        .last_words =
+                            [this, place](const LastWords& words) {
+                              leave_unfinished_preflight(place, words);
+                              if (around_.last_words) around_.last_words(words);
+                            },
                         .what = "for the preflight to end"});
   communicator_.limit_waits(around_.preflight_s, static_cast<int>(ExitCode::kBadNode));
   contract::PreflightReport report =
-      preflight({.run_dir = folder_.path(),
+      preflight({.place = place,
                  .device = device_.str(),
                  .versions = fmt::format("{}, libtorch {}", around_.version, TORCH_VERSION),
                  .limits = around_.preflight.value_or(contract::PreflightLimits()),
@@ -376,6 +376,9 @@ std::optional<contract::PreflightReport> TrainingRun::look_at_nodes() {
 TrainOutcome TrainingRun::run() {
   if (is_first_rank()) folder_.remove_exit_record();
   if (const auto report = look_at_nodes()) {
+    const Reached before = saved_position(folder_.path());
+    progress_.epoch = before.epoch;
+    progress_.step = before.step;
     return leave(ExitCode::kBadNode, contract::describe_faults(*report),
                  contract::bad_nodes(*report));
   }
@@ -413,6 +416,15 @@ TrainOutcome TrainingRun::run() {
   evaluate_best();
   return leave(ExitCode::kFinished, fmt::format("finished after {} epochs; best: epoch {}",
                                                 progress_.epoch, progress_.best_epoch));
+}
+
+Reached saved_position(const std::string& run_dir) {
+  try {
+    const auto saved = read_progress(fmt::format("{}/{}", run_dir, contract::kWeightsFolder));
+    return saved ? Reached{saved->epoch, saved->step} : Reached();
+  } catch (const std::exception&) {
+    return {};  // Something else has failed already, and is to be told.
+  }
 }
 
 TrainOutcome train(const contract::TrainSpec& spec, const Surroundings& around) {

@@ -24,6 +24,12 @@ class Tensor;
 
 namespace trainer {
 
+// Of this rank; read by any thread. `epoch` is -1 until the checkpoint has been read.
+struct Position {
+  std::atomic<int> epoch = -1;  // Finished epochs.
+  std::atomic<std::int64_t> step = 0;
+};
+
 // What the program finds around itself. Times are UTC seconds.
 struct Surroundings {
   Communicator& communicator;
@@ -36,7 +42,9 @@ struct Surroundings {
   std::optional<bool> is_last = std::nullopt;
   double seconds_used_before = 0;           // By earlier attempts, as the scheduler knows it.
   int threads = 1;                          // CPUs of this rank.
-  int attempt = 0;
+  int segment = 0, attempt = 0;
+  // Where the training is, for who has to say how it ended: written after each batch.
+  Position* position = nullptr;
   std::int64_t stop_at_step = 0;  // As if asked to stop once so many batches are done; 0: never.
   bool is_traced = false;         // RUN/trace.jsonl (step_trace.h). Rank 0's word counts.
   // A look at the nodes before the training (preflight.h); none: not wanted.
@@ -50,6 +58,14 @@ struct Surroundings {
   // For tests of what happens without memory (BatchStep::Options::before_forward).
   std::function<void(at::Tensor&)> before_forward = nullptr;
 };
+
+// How far a run has come.
+struct Reached {
+  int epoch = 0;  // Finished epochs.
+  std::int64_t step = 0;
+};
+// As the newest checkpoint of the run's folder says; zeros where there is none that can be read.
+[[nodiscard]] Reached saved_position(const std::string& run_dir);
 
 struct TrainOutcome {
   contract::ExitCode code = contract::ExitCode::kFinished;

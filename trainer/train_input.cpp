@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <span>
 
 #include "trainer/contract/archive.h"
@@ -92,6 +93,32 @@ void merge_classes(contract::Dataset& dataset) {
   }
 }
 
+// Ranks of another model or size would end in each other's memory, or train on something else
+// without a word.
+void agree_on_arguments(const contract::TrainArgs& args, Communicator& communicator) {
+  using nlohmann::json;
+  const std::string own =
+      json(args).dump(-1, ' ', false, json::error_handler_t::replace);
+  const std::string sent = communicator.rank() == 0 ? own : std::string();
+  const std::vector<std::byte> first =
+      communicator.all_gather(std::as_bytes(std::span(sent))).front();
+  agree_on_input(communicator, [&] {
+    const std::string_view theirs(reinterpret_cast<const char*>(first.data()), first.size());
+    if (own == theirs) return;
+    std::string differing;
+    const json here = json::parse(own), there = json::parse(theirs);
+    for (const auto& [name, value] : here.items()) {
+      const json other = there.value(name, json());
+      if (value == other) continue;
+      differing += fmt::format("{}{} = {} here and {} on rank 0", differing.empty() ? "" : "; ", name,
+                               value.dump(), other.dump());
+    }
+    throw BadInput(fmt::format("The ranks were started with different arguments: {}. Start all of "
+                               "them with the same.",
+                               differing.empty() ? "those of rank 0 are of another version" : differing));
+  });
+}
+
 }  // namespace
 
 void agree_on_input(Communicator& communicator, const std::function<void()>& work) {
@@ -114,11 +141,12 @@ void agree_on_input(Communicator& communicator, const std::function<void()>& wor
 TrainInput prepare_input(const contract::TrainArgs& args, Communicator& communicator) {
   TrainInput input;
   input.args = args;
+  agree_on_arguments(args, communicator);
   agree_on_input(communicator, [&] {
     check(args, communicator.size());
-    // One rank of a host; the others find it done.
+    // One rank of a host; the others find it done, and wait longer than for anything else.
     if (communicator.local_rank() == 0 && contract::has_archive_extension(args.data)) {
-      const contract::Unpacked unpacked = contract::unpack_archive(args.data);
+      const contract::Unpacked unpacked = contract::unpack_archive(args.data, [&] { communicator.tick(); });
       if (unpacked.folder.empty()) {
         throw BadInput(fmt::format("{}: {}", args.data, unpacked.problem));
       }

@@ -120,6 +120,7 @@ std::optional<ExitCode> TrainingRun::after_batch(const Signals& signals, const B
   ++progress_.step;
   ++progress_.epoch_batch;
   ++progress_.pending_batches;
+  note_position();
   progress_.epochs_planned = signals.epochs_planned;
   for (std::size_t i = 0; i < 3; ++i) progress_.loss_sums[i] += signals.losses[i];
   ++progress_.loss_batches;
@@ -236,6 +237,7 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
       static_cast<double>(progress_.epoch_batch - epoch_first_batch_) * args_.batch;
   const double images_per_s = images / std::max(1e-9, trained - epoch_started_);
   ++progress_.epoch;
+  note_position();
   bool is_last = progress_.epoch >= args_.epochs;
   bool has_time = true;
   if (is_timed()) {

@@ -110,6 +110,13 @@ class TrainingRun {
   bool note_fitness(double fitness);
   ResultsRow results_row(const std::optional<Validation>& validation) const;
 
+  // For those who say how it ended without the training itself.
+  void note_position() const {
+    if (around_.position == nullptr) return;
+    around_.position->step = progress_.step;
+    around_.position->epoch = progress_.epoch;
+  }
+
   // Files.
   void save();
   void save_weights_of_epoch(bool is_best, double fitness);

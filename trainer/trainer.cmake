@@ -24,13 +24,13 @@ set(trainer_plain_sources
 module_library(trainer
   HEADERS
     amp.h assigner.h auto_batch.h batch_moments.h batch_step.h bench.h bench_collectives.h bfloat16.h blocks.h boxes.h
-    checkpoint.h communicator.h console.h durable_file.h ema.h
+    checkpoint.h communicator.h console.h device.h durable_file.h ema.h
     gradient_reducer.h id_exchange.h launch.h layout.h loss.h model.h nccl_communicator.h norm_act.h norm_act_kernels.h optimizer.h
     preflight.h rank_setup.h replica.h run_folder.h run_pictures.h schedule.h start_watch.h step_trace.h sync_norm.h tensor_file.h tensor_header.h time_budget.h train.h train_input.h
     validate.h watch_link.h watchdog.h weights_file.h
     ${TRAINER_DATA_HEADERS} ${TRAINER_EXPORT_HEADERS}
   SOURCES
-    amp.cpp assigner.cpp auto_batch.cpp batch_step.cpp bench.cpp blocks.cpp boxes.cpp checkpoint.cpp
+    amp.cpp assigner.cpp auto_batch.cpp batch_step.cpp bench.cpp blocks.cpp boxes.cpp checkpoint.cpp device.cpp
     ema.cpp gradient_reducer.cpp layout.cpp
     loss.cpp model.cpp norm_act.cpp optimizer.cpp replica.cpp run_pictures.cpp schedule.cpp step_trace.cpp sync_norm.cpp
     tensor_file.cpp

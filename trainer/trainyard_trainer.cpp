@@ -15,10 +15,12 @@
 #include <cstdio>
 #include <filesystem>
 #include <new>
+#include <set>
 
 #include "trainer/contract/architecture.h"
 #include "trainer/durable_file.h"
 #include "trainer/launch.h"
+#include "trainer/preflight.h"
 #include "trainer/rank_setup.h"
 #include "trainer/run_folder.h"
 #include "trainer/train.h"
@@ -32,6 +34,7 @@ namespace {
 using contract::ExitCode;
 
 std::atomic<bool> stop_requested = false;
+Position position;
 
 void request_stop(int) {
   stop_requested = true;
@@ -90,9 +93,14 @@ Failure failure_of(const std::exception& error) {
 
 void write_exit_record(const std::string& run_dir, const Failure& failure, int attempt) {
   try {
-    RunFolder(run_dir).write_exit_record(
-        {.code = failure.code, .message = failure.message, .attempt = attempt,
-         .bad_nodes = failure.bad_nodes});
+    const int epoch = position.epoch;
+    const Reached reached = epoch < 0 ? saved_position(run_dir) : Reached{epoch, position.step};
+    RunFolder(run_dir).write_exit_record({.code = failure.code,
+                                          .message = failure.message,
+                                          .epoch = reached.epoch,
+                                          .step = reached.step,
+                                          .attempt = attempt,
+                                          .bad_nodes = failure.bad_nodes});
   } catch (const std::exception& error) {
     fmt::print(stderr, "exit.json: {}\n", error.what());  // The code says it all the same.
   }
@@ -102,13 +110,19 @@ void write_exit_record(const std::string& run_dir, const Failure& failure, int a
 // ending is bad: what stops a rank later may be anybody's fault.
 std::function<void(const LastWords&)> last_words_of(const contract::TrainSpec& spec,
                                                     const Launch& launch) {
-  return [run_dir = spec.run_dir, attempt = launch.attempt](const LastWords& words) {
+  const PreflightPlace place{spec.run_dir, launch.segment, launch.attempt};
+  return [place](const LastWords& words) {
     fmt::print(stderr, "{}\n", words.message);
     std::fflush(nullptr);
     if (words.is_over) return;  // What the training came to stands there already.
     Failure failure{static_cast<ExitCode>(words.exit_code), words.message};
-    if (failure.code == ExitCode::kBadNode) failure.bad_nodes = words.hosts;
-    write_exit_record(run_dir, failure, attempt);
+    if (failure.code == ExitCode::kBadNode) {
+      leave_unfinished_preflight(place, words);
+      std::set<std::string> hosts;
+      for (const LastWords::Missing& each : words.missing) hosts.insert(each.host);
+      failure.bad_nodes.assign(hosts.begin(), hosts.end());
+    }
+    write_exit_record(place.run_dir, failure, place.attempt);
   };
 }
 
@@ -148,7 +162,9 @@ int run_training(const contract::TrainSpec& spec, const Launch& launch, double s
         .is_last = launch.is_last,
         .seconds_used_before = launch.seconds_used_before,
         .threads = launch.cpus,
+        .segment = launch.segment,
         .attempt = launch.attempt,
+        .position = &position,
         .stop_at_step = launch.stop_at_step,
         .is_traced = launch.is_traced,
         .preflight = launch.has_preflight ? std::optional(contract::PreflightLimits())

@@ -25,9 +25,10 @@ struct Beat {
   std::uint64_t call = 0;       // How many there were, the current one included.
   std::uint64_t bytes = 0;      // Of that call.
   double inside_s = 0;
+  double ticked_s = -1;  // Since it last said that it gets on; -1: it never did.
   std::array<char, 40> name{};
 };
-static_assert(sizeof(Beat) == 88, "All ranks read the same bytes.");
+static_assert(sizeof(Beat) == 96, "All ranks read the same bytes.");
 
 class Socket {
  public:

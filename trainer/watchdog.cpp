@@ -2,7 +2,6 @@
 #include "trainer/watchdog.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <poll.h>
 
 #include <algorithm>
@@ -12,7 +11,6 @@
 #include <cstring>
 #include <mutex>
 #include <random>
-#include <set>
 #include <thread>
 
 #include "trainer/start_watch.h"
@@ -85,6 +83,13 @@ class Watch {
     if (rank_ > 0) thread_ = std::thread([this] { report(); });
   }
 
+  // Without connections: `why` nobody knows who is missing, as the end of a sentence.
+  void begin_alone(std::string why) {
+    why_alone_ = std::move(why);
+    is_watching_ = true;
+    thread_ = std::thread([this] { watch_own(); });
+  }
+
   void enter(const char* name, std::size_t bytes) {
     const std::lock_guard lock(mutex_);
     ++own_.call;
@@ -100,6 +105,12 @@ class Watch {
     own_.is_inside = 0;
   }
 
+  // From a rank that gets on while it is in no call.
+  void tick() {
+    const std::lock_guard lock(mutex_);
+    ticked_ = seconds_now();
+  }
+
   void limit_waits(double seconds, int exit_code) {
     exit_code_ = seconds > 0 ? exit_code : options_.exit_code;
     limit_s_ = seconds > 0 ? std::min(seconds, options_.limit_s) : options_.limit_s;
@@ -111,6 +122,8 @@ class Watch {
     const bool is_first_here = claimed_by_.compare_exchange_strong(nobody, rank_);
     if (rank_ == 0) {
       if (is_first_here) return;
+    } else if (!why_alone_.empty()) {
+      return;  // There is nobody to ask.
     } else {
       Beat claim = own_beat();
       claim.kind = Beat::Kind::kClaim;
@@ -143,14 +156,15 @@ class Watch {
     const std::lock_guard lock(mutex_);
     Beat beat = own_;
     beat.inside_s = own_.is_inside != 0 ? std::max(0.0, seconds_now() - entered_) : 0;
+    beat.ticked_s = ticked_ > 0 ? std::max(0.0, seconds_now() - ticked_) : -1;
     return beat;
   }
 
-  [[noreturn]] void end(const std::string& message, const std::set<std::string>& hosts) {
+  using Missing = std::vector<LastWords::Missing>;
+
+  [[noreturn]] void end(const std::string& message, const Missing& missing) {
     const int exit_code = exit_code_;
-    if (options_.last_words) {
-      options_.last_words({message, exit_code, {hosts.begin(), hosts.end()}});
-    }
+    if (options_.last_words) options_.last_words({message, exit_code, missing});
     tell_end(exit_code);
     std::this_thread::sleep_for(std::chrono::milliseconds(100));  // The beat is to leave first.
     std::_Exit(exit_code);
@@ -170,6 +184,7 @@ class Watch {
     if (gap > limit_s_ / 2) mute_until_ = now + kFarewellSeconds;
     const std::lock_guard lock(mutex_);
     entered_ = std::min(now, entered_ + gap);
+    if (ticked_ > 0) ticked_ = std::min(now, ticked_ + gap);
   }
 
   // A look that is older than that says nothing any more.
@@ -280,36 +295,45 @@ class Watch {
     for (const Peer& peer : peers_) {
       if (peer.last.is_inside != 0 && peer.last.inside_s > waiting.inside_s) waiting = peer.last;
     }
-    const bool is_stuck = waiting.is_inside != 0 && waiting.inside_s > limit_s_;
+    const bool is_stuck =
+        waiting.is_inside != 0 && waiting.inside_s > limit_s_ && now - last_tick(now) > limit_s_;
     const std::uint64_t call = is_stuck ? latest_call() : 0;
-    std::vector<std::string> silent, absent;
-    std::set<std::string> hosts_silent, hosts_absent;
+    const Beat own = own_beat();
+    Missing silent, absent;
+    if (is_stuck && own.call < call) absent.push_back({0, hosts_.front(), absence_of(own)});
     for (int rank = 1; rank < size_; ++rank) {
       const double allowed_s = is_stuck ? kQuietPeriods * period_s_ : limit_s_.load();
       const Beat& last = peers_.at(at(rank)).last;
       if (std::string why = silence_of(rank, now, allowed_s); !why.empty()) {
-        silent.push_back(std::move(why));
-        hosts_silent.insert(hosts_.at(at(rank)));
+        silent.push_back({rank, hosts_.at(at(rank)), std::move(why)});
       } else if (is_stuck && last.call < call) {
-        absent.push_back(absence_of(last));
-        hosts_absent.insert(hosts_.at(at(rank)));
+        absent.push_back({rank, hosts_.at(at(rank)), absence_of(last)});
       }
     }
-    if (const Beat own = own_beat(); is_stuck && own.call < call) {
-      absent.push_back(absence_of(own));
-      hosts_absent.insert(hosts_.front());
-    }
     // Whom a silent rank keeps waiting in one call is late for the next, and not to blame.
-    const std::vector<std::string>& missing = silent.empty() ? absent : silent;
+    const Missing& missing = silent.empty() ? absent : silent;
     if (!is_stuck && missing.empty()) return;
-    std::string message = missing.empty()
-                              ? "all ranks are in the same call, and it does not end"
-                              : fmt::format("{}", fmt::join(missing, "; "));
+    std::string message;
+    for (const LastWords::Missing& each : missing) {
+      message += (message.empty() ? "" : "; ") + each.problem;
+    }
+    if (missing.empty()) message = "all ranks are in the same call, and it does not end";
     if (is_stuck) {
       message += fmt::format(". {} has waited {:.1f} s in {} (limit {} s)", name_of(waiting.rank),
                              waiting.inside_s, describe_call(waiting), limit_s_.load());
     }
-    end("watchdog: " + message + ".", silent.empty() ? hosts_absent : hosts_silent);
+    end("watchdog: " + message + ".", missing);
+  }
+
+  // When a rank said last that it gets on: those that wait for it wait from then on. One that sends
+  // no beats any more is silent all the same.
+  double last_tick(double now) {
+    const Beat own = own_beat();
+    double last = own.ticked_s < 0 ? 0 : now - own.ticked_s;
+    for (const Peer& peer : peers_) {
+      if (peer.last.ticked_s >= 0) last = std::max(last, peer.heard - peer.last.ticked_s);
+    }
+    return last;
   }
 
   std::uint64_t latest_call() {
@@ -354,7 +378,7 @@ class Watch {
       if (why.empty()) continue;
       if (silent_since == 0) silent_since = now;
       if (now - silent_since < turn_s()) continue;
-      end("watchdog: " + why + ".", {hosts_.front()});
+      end("watchdog: " + why + ".", {{0, hosts_.front(), why}});
     }
     say_bye();
     const double since = seconds_now();
@@ -365,15 +389,37 @@ class Watch {
     }
   }
 
+  // The thread of a rank alone. They take turns, so that one speaks and the launcher ends the others.
+  void watch_own() {
+    constexpr int kTurnsMax = 3;
+    looked_ = seconds_now();
+    while (!is_ending_) {
+      sleep_on({});
+      look();
+      const double now = seconds_now();
+      const Beat own = own_beat();
+      const double limit_s = limit_s_;
+      if (!may_judge(now) || own.is_inside == 0 ||
+          own.inside_s <= limit_s + kFarewellSeconds * std::min(rank_, kTurnsMax)) {
+        continue;
+      }
+      end(fmt::format("watchdog: {} has waited {:.1f} s in {} (limit {} s). Which rank is missing is "
+                      "not known: {}.",
+                      name_of(rank_), own.inside_s, describe_call(own), limit_s, why_alone_),
+          {});
+    }
+  }
+
   int rank_, size_;
   std::vector<std::string> hosts_;
   const WatchdogOptions options_;
   std::atomic<double> limit_s_;
   std::atomic<int> exit_code_;
   double period_s_;
-  std::mutex mutex_;  // Guards own_ and entered_.
+  std::string why_alone_;  // Not empty: without connections.
+  std::mutex mutex_;       // Guards own_, entered_ and ticked_.
   Beat own_;
-  double entered_ = 0;
+  double entered_ = 0, ticked_ = 0;
   std::atomic<bool> is_ending_ = false, is_watching_ = false, is_granted_ = false;
   std::atomic<int> claimed_by_ = kNobody;  // The rank that says why it failed; rank 0 decides.
   double looked_ = 0, mute_until_ = 0;     // Of the thread alone.
@@ -458,6 +504,7 @@ class WatchedCommunicator : public Communicator {
     watch_->limit_waits(seconds, exit_code);
   }
   void take_last_word() override { watch_->take_last_word(); }
+  void tick() override { watch_->tick(); }
 
   [[noreturn]] void abort(int exit_code) override {
     watch_->tell_end(exit_code);
@@ -495,20 +542,26 @@ std::vector<std::string> gather_text(Communicator& ranks, const std::string& own
 std::unique_ptr<Communicator> watched(std::unique_ptr<Communicator> inner,
                                       const WatchdogOptions& options, std::string* note) {
   if (inner->size() == 1 || options.limit_s <= 0) return inner;
-  auto watch = std::make_unique<Watch>(*inner, gather_text(*inner, inner->host()), options);
+  const std::vector<std::string> hosts = gather_text(*inner, inner->host());
+  auto watch = std::make_unique<Watch>(*inner, hosts, options);
   const std::string description =
       gather_text(*inner, inner->rank() == 0 ? watch->listen() : std::string()).front();
   const bool is_reached = inner->rank() == 0 || watch->connect(description);
   std::int64_t unreached = is_reached ? -1 : inner->rank();
   inner->all_reduce_max(std::span<std::int64_t>(&unreached, 1));
   if (unreached >= 0) {
+    const std::string why =
+        fmt::format("rank {} ({}) cannot reach rank 0 ({}) over TCP", unreached,
+                    hosts.at(static_cast<std::size_t>(unreached)), hosts.front());
     *note = fmt::format(
-        "no watchdog: rank {} cannot reach rank 0 over TCP. A rank that hangs will not be noticed.",
-        unreached);
-    watch.reset();
-    return inner;
+        "{}: each rank watches itself alone. A hang of more than {} s ends the run, but the rank "
+        "that hangs cannot be named.",
+        why, options.limit_s);
+    watch = std::make_unique<Watch>(*inner, hosts, options);
+    watch->begin_alone(why);
+  } else {
+    watch->begin();
   }
-  watch->begin();
   return std::make_unique<WatchedCommunicator>(std::move(inner), std::move(watch), options);
 }
 

@@ -134,6 +134,13 @@ TEST(AttemptEnds, AreReadFromTheRunsFolderAsFarAsTheyMakeSense) {
   EXPECT_EQ(ends[0].code, 32);
   EXPECT_EQ(ends[0].bad_nodes, "n2");
   EXPECT_TRUE(read_attempt_ends("/nowhere").empty());
+
+  // Only the attempt's own report names its nodes: the newest one is of another attempt.
+  test::write_file(folder.path() / "preflight.json", "{}");
+  EXPECT_EQ(preflight_report(folder.path().string(), ends[0]), "");
+  test::write_file(folder.path() / "preflight-0-0.json", "{}");
+  EXPECT_EQ(preflight_report(folder.path().string(), ends[0]),
+            "preflight-0-0.json");
 }
 
 }  // namespace

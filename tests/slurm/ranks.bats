@@ -1,8 +1,8 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# What becomes of a run whose ranks cannot train: a node that the preflight finds bad, a rank that
-# hangs, one that is killed. On a real Slurm, with the real trainer.
+# What becomes of a run whose ranks cannot train: a node that the preflight finds bad, one that Slurm
+# loses, a rank that hangs, one that is killed. On a real Slurm, with the real trainer.
 
 load cluster
 load training
@@ -15,6 +15,9 @@ setup_file() {
 
 teardown() {
   mend_node "$tytest-n1"
+  if [[ -e $BATS_TEST_TMPDIR/down ]]; then
+    as root scontrol update nodename="$(<"$BATS_TEST_TMPDIR/down")" state=resume || true
+  fi
   if [[ -e $BATS_TEST_TMPDIR/site.toml ]]; then
     cat "$BATS_TEST_TMPDIR/site.toml" >"$tytest_state/etc/site.toml"
   fi
@@ -83,13 +86,16 @@ expect_exact_bill() { # [ATTEMPTS]
   eventually 250 is_over "$run_id"
   as "$tytest_user" trainyard show "$run_id" | tee "$BATS_TEST_TMPDIR/shown"
   state_is finished
-  grep -q "^left out $tytest-n1: bad in attempt 0 of segment 0" "$BATS_TEST_TMPDIR/shown"
+  grep -qx "left out $tytest-n1: bad in attempt 0 of segment 0 (preflight-0-0.json)" \
+    "$BATS_TEST_TMPDIR/shown"
   [[ $(jq --slurp -r '[.[] | select(.start) | .nodes] | join(" ")' "$run_dir/attempts.jsonl") == \
     "$tytest-n1 $tytest-n2" ]]
   attempt_ended 0 ".code == 32"
   attempt_ended 1 ".code == 0"
   grep -q "bad node $tytest-n1 (rank 0): memory: 1 MiB free, 256 MiB needed" "$run_dir"/slurm-*.out
-  # The report of the attempt that trained stays in the run's folder.
+  # The report of each attempt stays in the run's folder, and the newest is that of the last.
+  [[ $(jq -r '.faults[0].host' "$run_dir/preflight-0-0.json") == "$tytest-n1" ]]
+  cmp "$run_dir/preflight-0-1.json" "$run_dir/preflight.json"
   [[ $(jq -r '[.ranks[].host] | unique | join(" ")' "$run_dir/preflight.json") == "$tytest-n2" ]]
   [[ $(jq '.faults | length' "$run_dir/preflight.json") -eq 0 ]]
   expect_exact_bill 2
@@ -125,6 +131,8 @@ expect_exact_bill() { # [ATTEMPTS]
   # The watchdog names it, or srun is faster and says by which signal a rank was ended.
   kill -KILL "$(process_of_rank 2)"
   eventually 250 attempt_ended 1 ".is_crash == 1"
+  sed -n '/^---- run .*, attempt 1: /,$p' "$run_dir"/slurm-*.out |
+    grep -qE "watchdog: rank 2 \($tytest-n2\)|$tytest-n2: tasks? 2[-,]?3?: Killed"
   before=$(epochs_of "$tytest_user" "$run_id")
   eventually 250 has_epochs $((before + 1))
   # Each rank computes with what Slurm gave it.
@@ -134,6 +142,46 @@ expect_exact_bill() { # [ATTEMPTS]
   eventually 250 is_over "$run_id"
   state_is stopped
   expect_exact_bill 3
+}
+
+attempt_has_started() {
+  jq --slurp --exit-status --argjson attempt "$1" \
+    'map(select(.start and .attempt == $attempt)) | length > 0' "$run_dir/attempts.jsonl" >/dev/null 2>&1
+}
+# What the attempt that lost its node cost, and what was given back of it: "milli-GPU-s milli-GPU-s".
+lost_and_given_back() {
+  as "$tytest_user" trainyard show "$run_id" --json | jq -r \
+    '.segments[].charges[] | select(.state == "NODE_FAIL") | "\(.charged) \(.refunded)"'
+}
+has_lost_attempt() { [[ $(lost_and_given_back) =~ ^[1-9] ]]; }
+
+@test "ranks: a run whose node is lost goes on by itself in another attempt, and the lost one is given back" {
+  eventually 60 nodes_are_idle
+  local job node before cost back
+  tytrain epochs=10000 batch=8 val=false --gpus 1 --auto-resume
+  eventually 250 has_epochs 1
+  job=$(as "$tytest_user" trainyard show "$run_id" --json | jq -r '.segments[-1].job')
+  node=$(as "$tytest_user" squeue --noheader --jobs "$job" --format %N)
+  [[ $node == "$tytest"-n[12] ]]
+  echo "$node" >"$BATS_TEST_TMPDIR/down"
+  as root scontrol update nodename="$node" state=down reason=test
+  # Nobody does anything about it. Slurm lets a requeued job wait for two minutes.
+  eventually 250 attempt_has_started 1
+  eventually 250 grep -q "^resuming .* at epoch" "$run_dir"/slurm-*.out
+  before=$(epochs_of "$tytest_user" "$run_id")
+  eventually 250 has_epochs $((before + 1))
+  eventually 250 has_lost_attempt
+  as root scontrol update nodename="$node" state=resume || true
+
+  as "$tytest_user" trainyard stop "$run_id"
+  eventually 250 is_over "$run_id"
+  state_is stopped
+  read -r cost back <<<"$(lost_and_given_back)"
+  echo "the lost attempt: $cost charged, $back given back"
+  [[ $cost -gt 0 && $cost -eq $back ]]
+  [[ $(as "$tytest_user" trainyard show "$run_id" --json |
+    jq '[.segments[].charges[].refunded] | add') -eq $back ]]
+  expect_exact_bill 2
 }
 
 # The service may not have seen yet what else runs; then it is asked again.

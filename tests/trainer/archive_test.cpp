@@ -114,6 +114,20 @@ TEST(Archive, NamesBeyondAsciiNeedNoLocale) {
                                          "cher/\xc3\xa4.txt"));
 }
 
+TEST(Archive, SaysThatItGetsOn) {
+  const TempFolder folder;
+  constexpr std::size_t kBlock = std::size_t{1} << 16;
+  pack(folder.at("set.zip"), {{"a.txt", "a"}, {"b.txt", std::string(3 * kBlock, 'b')}});
+  int signs = 0;
+
+  ASSERT_EQ(unpack_archive(folder.at("set.zip"), [&signs] { ++signs; }).problem, "");
+  EXPECT_GE(signs, 2 + 1 + 3);
+
+  signs = 0;
+  ASSERT_EQ(unpack_archive(folder.at("set.zip"), [&signs] { ++signs; }).problem, "");
+  EXPECT_EQ(signs, 0);  // It is there already.
+}
+
 TEST(Archive, IsUnpackedOnceUntilItChanges) {
   const TempFolder folder;
   const std::string path = folder.at("set.zip");

@@ -108,6 +108,26 @@ TEST(Preflight, LeavesOutTheNodesThatAreWorseThanOthers) {
   EXPECT_EQ(bad_nodes(report), std::vector<std::string>{"n1"});
 }
 
+TEST(Preflight, HasAFileAnAttemptAndSaysWhetherItEnded) {
+  EXPECT_EQ(preflight_file(2, 13), "preflight-2-13.json");
+  PreflightReport report = four_ranks();
+  report.segment = 2;
+  report.attempt = 13;
+  EXPECT_EQ(to_json_text(report).find("unfinished"), std::string::npos);
+
+  report.unfinished = "watchdog: rank 1 is missing.";
+  const PreflightReport read = parse_preflight(to_json_text(report));
+  EXPECT_EQ(read.segment, 2);
+  EXPECT_EQ(read.attempt, 13);
+  EXPECT_EQ(read.unfinished, report.unfinished);
+
+  // As it was before a report said whose it is.
+  const PreflightReport before = parse_preflight(
+      R"({"ranks": [], "sum_bytes": 8, "sum_s": 0.5, "device_sum_s": 0, "faults": []})");
+  EXPECT_EQ(before.attempt, 0);
+  EXPECT_EQ(before.unfinished, "");
+}
+
 TEST(Preflight, SurvivesJsonAndSaysItsSpeed) {
   PreflightReport report = four_ranks();
   report.ranks[2].can_write = false;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 #include "trainer/rank_setup.h"
 
+#include <c10/core/impl/FakeGuardImpl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -9,6 +10,7 @@
 #include <thread>
 
 #include "tests/trainer/temp_folder.h"
+#include "trainer/device.h"
 #include "trainer/durable_file.h"
 #include "trainer/id_exchange.h"
 
@@ -66,6 +68,22 @@ TEST(RankObstacle, IsADeviceThatTwoRanksTakeOrThatOneLacks) {
             "ranks 0 and 2 share a device, which needs different NCCL_HOSTID");
   EXPECT_EQ(obstacle_of({"n1 a 0000:01:00.0", "n1 b 0000:01:00.0"}), "");
   EXPECT_EQ(obstacle_of({"n1  0000:01:00.0", "", "n1  0000:01:00.0"}), "rank 1 has no device");
+}
+
+// Of CUDA torch knows here what a test puts in its place.
+TEST(RankDevice, BecomesTheCurrentOne) {
+  using Fake = c10::impl::FakeGuardImpl<c10::DeviceType::CUDA>;
+  auto& cuda = c10::impl::device_guard_impl_registry[static_cast<std::size_t>(c10::DeviceType::CUDA)];
+  static const Fake kFake;
+  const auto* before = cuda.exchange(&kFake);
+  Fake::setDeviceIndex(0);
+  make_current({c10::DeviceType::CUDA, 3});
+  const auto taken = Fake::getDeviceIndex();
+  make_current(c10::DeviceType::CPU);
+  cuda.store(before);
+
+  EXPECT_EQ(taken, 3);
+  EXPECT_EQ(Fake::getDeviceIndex(), 3);
 }
 
 TEST(IdExchange, EveryRankGetsRankZerosBytesOverTcp) {

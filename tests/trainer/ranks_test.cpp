@@ -76,6 +76,21 @@ TEST(Replicas, ADifferenceIsAnErrorThatNamesTheRank) {
   }
 }
 
+TEST(Replicas, OfAnotherSizeAreRefusedBeforeAnythingIsWritten) {
+  torch::Tensor weights = torch::full({world->rank() == 1 ? 7 : 5}, world->rank());
+  const torch::Tensor before = weights.clone();
+  if (world->size() == 1) return;
+
+  try {
+    broadcast_tensors(*world, {weights});
+    ADD_FAILURE() << "not seen";
+  } catch (const std::runtime_error& error) {
+    EXPECT_NE(std::string(error.what()).find("from 20 to 28 bytes"), std::string::npos)
+        << error.what();
+  }
+  EXPECT_TRUE(torch::equal(weights, before));
+}
+
 // Batch norm in evaluation mode: its statistics are those of a rank, not of the global batch.
 TEST(Gradients, OfAllRanksTogetherAreThoseOfOneProcess) {
   SharedBatch batch;

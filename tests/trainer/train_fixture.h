@@ -85,6 +85,7 @@ head:
     std::int64_t stop_at_step = 0;
     int threads = 1;  // That load images. Torch has one all the same, for the time it takes.
     std::optional<contract::PreflightLimits> preflight = std::nullopt;
+    int segment = 0, attempt = 0;
   };
   TrainOutcome run(const std::string& name, Ways ways, Communicator& ranks) {
     std::atomic<bool> stop = ways.is_stopped_at_once;
@@ -103,6 +104,8 @@ head:
                               .deadline = ways.deadline,
                               .is_last = ways.is_last,
                               .threads = ways.threads,
+                              .segment = ways.segment,
+                              .attempt = ways.attempt,
                               .stop_at_step = ways.stop_at_step,
                               .preflight = ways.preflight,
                               .output = Surroundings::Output::kNone,

@@ -118,6 +118,40 @@ TEST_F(TrainTest, ThePreflightNamesNodesThatCannotTrain) {
   EXPECT_FALSE(contract::parse_preflight(read("bad/preflight.json")).faults.empty());
 }
 
+TEST_F(TrainTest, EachAttemptKeepsItsPreflight) {
+  use_small_model();
+  args_.epochs = 1;
+  contract::PreflightLimits limits;
+  limits.memory_min_b = 1;
+  limits.disk_min_b = std::int64_t{1} << 62;
+  ASSERT_EQ(run("run", {.preflight = limits, .segment = 3}).code, contract::ExitCode::kBadNode);
+  limits.disk_min_b = 1;
+  ASSERT_EQ(run("run", {.preflight = limits, .segment = 3, .attempt = 1}).code,
+            contract::ExitCode::kFinished);
+
+  if (world->rank() != 0) return;
+  EXPECT_FALSE(contract::parse_preflight(read("run/preflight-3-0.json")).faults.empty());
+  EXPECT_TRUE(contract::parse_preflight(read("run/preflight-3-1.json")).faults.empty());
+  EXPECT_EQ(read("run/preflight.json"), read("run/preflight-3-1.json"));
+}
+
+TEST_F(TrainTest, RanksOfDifferentArgumentsAreRefusedByName) {
+  if (world->size() == 1) return;
+  if (world->rank() == 1) {
+    args_.imgsz = 96;
+    args_.model = "yolov8s";
+  }
+  try {
+    run("different");
+    ADD_FAILURE() << "accepted";
+  } catch (const BadInput& error) {
+    EXPECT_STREQ(error.what(),
+                 "rank 1: The ranks were started with different arguments: imgsz = 96 here and 64 "
+                 "on rank 0; model = \"yolov8s\" here and \"yolov8n\" on rank 0. Start all of "
+                 "them with the same.");
+  }
+}
+
 TEST_F(TrainTest, ACacheOfDecodedImagesChangesNothing) {
   use_small_model();
   run("plain");

@@ -115,8 +115,9 @@ class Utf8Names {
 
 class Unpacker {
  public:
-  Unpacker(const std::string& archive_path, std::string folder)
-      : folder_(std::move(folder)), reader_(archive_read_new(), &archive_read_free) {
+  Unpacker(const std::string& archive_path, std::string folder,
+           const std::function<void()>& on_progress)
+      : folder_(std::move(folder)), on_progress_(on_progress), reader_(archive_read_new(), &archive_read_free) {
     constexpr std::size_t kBlockBytes = std::size_t{1} << 16;
     archive_read_support_format_zip(reader_.get());
     archive_read_support_format_tar(reader_.get());
@@ -126,6 +127,7 @@ class Unpacker {
 
   void run() {
     for (archive_entry* entry = nullptr; next(entry);) {
+      if (on_progress_) on_progress_();
       const std::string name = safe_name(archive_entry_pathname(entry));
       if (name.empty()) continue;
       if (archive_entry_is_encrypted(entry) != 0) {
@@ -182,6 +184,7 @@ class Unpacker {
         throw Problem(fmt::format("{}: {}.", printable(name, 200),
                                   words == nullptr ? "cannot be read" : printable(words, 200)));
       }
+      if (on_progress_) on_progress_();
       bytes += count, bytes_ += count;
       if (bytes > kArchiveFileBytesMax || bytes_ > kArchiveBytesMax) {
         throw Problem(
@@ -218,13 +221,14 @@ class Unpacker {
 
   Utf8Names utf8_names_;
   std::string folder_;
+  const std::function<void()>& on_progress_;
   std::unique_ptr<archive, int (*)(archive*)> reader_;
   std::int64_t files_ = 0, bytes_ = 0, since_look_ = 0;
 };
 
 // Unpacks aside and moves it into place. False: `folder` cannot be made.
 bool unpack_into(const std::string& archive_path, const std::string& folder,
-                 const std::string& stamp) {
+                 const std::string& stamp, const std::function<void()>& on_progress) {
   std::error_code error;
   fs::create_directories(fs::path(folder).parent_path(), error);
   std::string aside = folder + ".XXXXXX";
@@ -236,7 +240,7 @@ bool unpack_into(const std::string& archive_path, const std::string& folder,
       fs::remove_all(path, ignored);
     }
   } const remover{aside};
-  Unpacker(archive_path, aside).run();
+  Unpacker(archive_path, aside, on_progress).run();
   constexpr auto kReadable = fs::perms::owner_all | fs::perms::group_read | fs::perms::group_exec |
                              fs::perms::others_read | fs::perms::others_exec;
   fs::permissions(aside, kReadable);
@@ -269,7 +273,7 @@ bool has_archive_extension(std::string_view path) {
                      [&](std::string_view extension) { return lower.ends_with(extension); });
 }
 
-Unpacked unpack_archive(const std::string& archive) {
+Unpacked unpack_archive(const std::string& archive, const std::function<void()>& on_progress) {
   try {
     const std::string stamp = stamp_of(archive);
     const std::vector<std::string> folders = candidate_folders(archive);
@@ -277,7 +281,7 @@ Unpacked unpack_archive(const std::string& archive) {
       if (is_unpacked(folder, stamp)) return {folder, {}};
     }
     for (const std::string& folder : folders) {
-      if (unpack_into(archive, folder, stamp)) return {folder, {}};
+      if (unpack_into(archive, folder, stamp, on_progress)) return {folder, {}};
     }
     return {{},
             fmt::format("{} cannot be made. Unpack the archive yourself and give data = FOLDER.",

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -27,7 +28,9 @@ struct Unpacked {
 };
 
 // Unpacks `archive`, or finds what was unpacked from it before: it counts as the same while size
-// and time of the archive are. Never throws for what is on disk.
-[[nodiscard]] Unpacked unpack_archive(const std::string& archive);
+// and time of the archive are. Never throws for what is on disk. Calls `on_progress` for each file and
+// each block of 64 KiB that it has read.
+[[nodiscard]] Unpacked unpack_archive(const std::string& archive,
+                                      const std::function<void()>& on_progress = nullptr);
 
 }  // namespace contract

@@ -49,7 +49,10 @@ void to_json(nlohmann::json& json, const PreflightReport& report) {
           {"sum_bytes", report.sum_bytes},
           {"sum_s", report.sum_s},
           {"device_sum_s", report.device_sum_s},
-          {"faults", report.faults}};
+          {"faults", report.faults},
+          {"segment", report.segment},
+          {"attempt", report.attempt}};
+  if (!report.unfinished.empty()) json["unfinished"] = report.unfinished;
 }
 
 void from_json(const nlohmann::json& json, PreflightReport& report) {
@@ -58,6 +61,9 @@ void from_json(const nlohmann::json& json, PreflightReport& report) {
   json.at("sum_s").get_to(report.sum_s);
   report.device_sum_s = json.value("device_sum_s", report.device_sum_s);
   json.at("faults").get_to(report.faults);
+  report.segment = json.value("segment", report.segment);
+  report.attempt = json.value("attempt", report.attempt);
+  report.unfinished = json.value("unfinished", report.unfinished);
 }
 
 namespace {
@@ -93,6 +99,10 @@ Type parse(const std::string& text) {
 }
 
 }  // namespace
+
+std::string preflight_file(int segment, int attempt) {
+  return fmt::format("preflight-{}-{}.json", segment, attempt);
+}
 
 void judge(PreflightReport& report, const PreflightLimits& limits) {
   report.faults.clear();

@@ -2,14 +2,20 @@
 // trainer/contract/preflight.h
 //
 // What the ranks report of themselves before a training, and the verdict: a pure function of the
-// reports. RUN/preflight.json (docs/formats/run_folder.md); the scheduler may read it.
+// reports. RUN/preflight.json and one file an attempt (docs/formats/run_folder.md); the scheduler may
+// read them.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace contract {
+
+// Names inside the run folder: the newest report, and the one of an attempt, "preflight-0-1.json".
+inline constexpr std::string_view kPreflightFile = "preflight.json";
+[[nodiscard]] std::string preflight_file(int segment, int attempt);
 
 struct RankReport {
   int rank = 0, local_rank = 0;
@@ -36,6 +42,10 @@ struct PreflightReport {
     std::string problem;  // "disk of the run's folder: 12 MiB free, 1024 MiB needed"
   };
   std::vector<Fault> faults = {};  // Empty: go ahead.
+  int segment = 0, attempt = 0;    // Of the run: whose report this is.
+  // Why it did not end, in the watchdog's words; then `ranks` is empty and `faults` are the ranks that
+  // are missing, or one of rank -1 where nobody knows whose it is. Empty: it did end.
+  std::string unfinished = {};
 };
 
 struct PreflightLimits {
