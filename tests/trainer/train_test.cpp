@@ -240,7 +240,7 @@ TEST_F(TrainTest, ATimedRunGoesOnAfterTheDeadlineOfAnAttemptThatIsNotItsLast) {
       run("run", {.deadline = 1000 + 120, .is_last = false, .seconds_per_look = 1});
   EXPECT_EQ(first.code, contract::ExitCode::kDeadline);
   const TrainOutcome second =
-      run("run", {.deadline = 1000 + 150, .is_last = true, .seconds_per_look = 1});
+      run("run", {.deadline = 1000 + 150, .is_last = true, .seconds_per_look = 0.25});
 
   EXPECT_EQ(second.code, contract::ExitCode::kFinished);
   EXPECT_GT(second.step, first.step);
@@ -256,7 +256,7 @@ TEST_F(TrainTest, ATimedRunEndsAtTheDeadlineOfItsLastAttempt) {
   args_.time_h = 1;
 
   const TrainOutcome outcome =
-      run("run", {.deadline = 1000 + 100, .is_last = true, .seconds_per_look = 0.5});
+      run("run", {.deadline = 1000 + 100, .is_last = true, .seconds_per_look = 0.1});
 
   EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
   if (world->rank() == 0) {
