@@ -49,12 +49,12 @@ CREATE TABLE IF NOT EXISTS run_allocation (  -- What is charged, once.
 ) STRICT, WITHOUT ROWID;
 )sql";
 
-// Books of an older version: what their events have charged.
+// Books of an older version: what their events have charged. It reads all events there are, so it is
+// run only where nothing is charged yet.
 constexpr const char* kFillAllocations = R"sql(
 INSERT OR IGNORE INTO run_allocation(job, start, run)
 SELECT json_extract(body, '$.job'), json_extract(body, '$.start'), run FROM run_event
 WHERE kind = 'AttemptCharged' AND json_extract(body, '$.end') > json_extract(body, '$.start')
-  AND NOT EXISTS (SELECT 1 FROM run_allocation)
 )sql";
 
 Error of(const accounting::Error& error) { return {"the books: " + error.message}; }
@@ -63,6 +63,11 @@ Error of(const accounting::Error& error) { return {"the books: " + error.message
 
 Expected<RunStore> RunStore::open(accounting::Database& db) {
   if (const auto made = db.execute_script(kSchema); !made) return tl::unexpected(of(made.error()));
+  bool is_filled = false;
+  const auto looked = db.query("SELECT 1 FROM run_allocation LIMIT 1", {},
+                               [&is_filled](const Row&) { is_filled = true; });
+  if (!looked) return tl::unexpected(of(looked.error()));
+  if (is_filled) return RunStore(db);
   if (const auto filled = db.run(kFillAllocations, {}); !filled) {
     return tl::unexpected(of(filled.error()));
   }

@@ -144,6 +144,28 @@ void statement_of_a_fund(benchmark::State& state) {
     benchmark::DoNotOptimize(statement_text(must(books.ledger.lines("user:u7", ""))));
   });
 }
+// The same rows by SQL alone: their sum, and all that a statement says of them, as text.
+constexpr const char* kFundsRows =
+    "FROM transfer WHERE debit IN ('fund:user:u7', 'held:user:u7', 'debt:user:u7') "
+    "OR credit IN ('fund:user:u7', 'held:user:u7', 'debt:user:u7')";
+void plain_sum_of_a_fund(benchmark::State& state) {
+  with_a_million(state, [](Books& books) {
+    benchmark::DoNotOptimize(books.count(std::string("SELECT sum(amount) ") + kFundsRows));
+  });
+}
+void plain_rows_of_a_fund(benchmark::State& state) {
+  with_a_million(state, [](Books& books) {
+    std::string text;
+    must(books.db.query(
+        std::string("SELECT ts_us, kind, id, amount, run, actor, note ") + kFundsRows +
+            " ORDER BY seq",
+        {}, [&text](const Row& row) {
+          for (int column = 0; column < 7; ++column) text += row.text(column) + "  ";
+          text += '\n';
+        }));
+    benchmark::DoNotOptimize(text);
+  });
+}
 void statement_of_a_funds_month(benchmark::State& state) {
   const Period month{kNow + 6 * 30 * 86'400, kNow + 7 * 30 * 86'400};
   with_a_million(state, [&month](Books& books) {
@@ -153,7 +175,7 @@ void statement_of_a_funds_month(benchmark::State& state) {
 void balances_of_all_funds(benchmark::State& state) {
   with_a_million(state, [](Books& books) { benchmark::DoNotOptimize(must(books.ledger.balances())); });
 }
-// What trainyardd does before it looks at Slurm for the first time.
+// SQLite's integrity check is in it.
 void open_the_books(benchmark::State& state) {
   const std::string path = million_segments();
   if (path.empty()) {
@@ -164,6 +186,12 @@ void open_the_books(benchmark::State& state) {
     Books books(path);
     benchmark::DoNotOptimize(books.ledger);
   }
+}
+// What trainyardd does with all that was ever written before it answers.
+void verify_the_books(benchmark::State& state) {
+  with_a_million(state, [](Books& books) {
+    if (!must(books.ledger.verify()).empty()) std::abort();
+  });
 }
 
 BENCHMARK(holds_on_disk)->ArgName("batch")->Arg(1)->Arg(100)->Arg(1'000)->UseRealTime();
@@ -178,9 +206,12 @@ BENCHMARK(verify_after_many_runs)
     ->Unit(benchmark::kMillisecond);
 BENCHMARK(statement_of_a_run)->Unit(benchmark::kMillisecond);
 BENCHMARK(statement_of_a_fund)->Unit(benchmark::kMillisecond);
+BENCHMARK(plain_rows_of_a_fund)->Unit(benchmark::kMillisecond);
+BENCHMARK(plain_sum_of_a_fund)->Unit(benchmark::kMillisecond);
 BENCHMARK(statement_of_a_funds_month)->Unit(benchmark::kMillisecond);
 BENCHMARK(balances_of_all_funds)->Unit(benchmark::kMillisecond);
 BENCHMARK(open_the_books)->Unit(benchmark::kMillisecond);
+BENCHMARK(verify_the_books)->Unit(benchmark::kMillisecond)->Iterations(1);
 
 }  // namespace
 }  // namespace accounting
