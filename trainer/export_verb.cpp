@@ -42,7 +42,7 @@ void read_size(const std::string& text, ExportOptions& options) {
 
 int export_weights(const ExportRequest& request, const Launch& launch) {
   torch::set_num_threads(launch.cpus);
-  const LoadedModel loaded = load_model(request.weights);
+  const LoadedModel loaded = load_given_model(request.weights);
   ExportOptions options;
   options.format = request.format == "onnx" ? ExportFormat::kOnnx : ExportFormat::kTorchScript;
   options.height = options.width = loaded.info.imgsz;

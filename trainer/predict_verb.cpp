@@ -77,7 +77,7 @@ struct Frame {
 class PredictionRun {
  public:
   PredictionRun(const PredictRequest& request, const Launch& launch)
-      : request_(request), loaded_(load_model(request.weights)) {
+      : request_(request), loaded_(load_given_model(request.weights)) {
     torch::set_num_threads(launch.cpus);
     cv::setNumThreads(launch.cpus);
     Predictor::Options options;
@@ -136,6 +136,9 @@ class PredictionRun {
       if (image.pixels.empty()) {
         skip(sources_[i].path, image.problem);
         continue;
+      }
+      if (!image.note.empty()) {
+        fmt::print(stderr, "{}: {} It is used all the same.\n", sources_[i].path, image.note);
       }
       pictures.push_back(image.pixels);
       read.push_back(&sources_[i]);

@@ -48,7 +48,7 @@ std::vector<contract::ImageEntry> images_of(const ValRequest& request, contract:
 }
 
 Subject load_subject(ValRequest& request) {
-  Subject subject{.loaded = load_model(request.weights), .images = {}, .class_names = {}};
+  Subject subject{.loaded = load_given_model(request.weights), .images = {}, .class_names = {}};
   contract::DatasetReport report = contract::load_dataset(request.data);
   for (const contract::DataFault& fault : report.faults) {
     if (fault.is_fatal) throw BadInput(fmt::format("{}: {}", fault.where, fault.message));
@@ -190,6 +190,9 @@ int validate_weights(ValRequest request, const Launch& launch) {
   const Validation result = validate(*subject.loaded.model, loader, options, device, *local);
   for (const std::string& problem : loader.take_unreadable()) {
     fmt::print(stderr, "{} It is left out.\n", problem);
+  }
+  for (const std::string& note : loader.take_odd()) {
+    fmt::print(stderr, "{} It is used all the same.\n", note);
   }
   const std::string table = to_table(result.metrics, subject.class_names.size());
   const std::string json = to_json(request, subject, result).dump(2) + "\n";

@@ -8,8 +8,11 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+#include <system_error>
 
+#include "trainer/durable_file.h"
 #include "trainer/tensor_file.h"
+#include "trainer/train.h"
 
 namespace trainer {
 
@@ -26,8 +29,20 @@ std::string public_name(std::string_view name) {
   return is_bare ? std::string(kPrefix) + std::string(name) : std::string(name);
 }
 
+// Throws std::runtime_error; where the file cannot be read, std::system_error.
 TensorFile read_weights(const std::string& path) {
-  TensorFile file = read_tensor_file(path);
+  const std::string bytes = read_file(path);
+  TensorFile file;
+  try {
+    // .npz and .pt files are ZIP archives, whose mark makes a large number as a header's length.
+    if (bytes.starts_with("PK\x03\x04")) throw std::runtime_error("this is a ZIP archive");
+    file = parse_tensor_file(bytes);
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(fmt::format(
+        "{}: {}. Weights are safetensors files; scripts/convert_weights.py makes them of .pt and "
+        ".npz files.",
+        path, error.what()));
+  }
   for (auto& [name, tensor] : file.tensors) name = public_name(name);
   return file;
 }
@@ -184,6 +199,20 @@ LoadedModel load_model(const std::string& path) {
     return loaded;
   } catch (const std::exception& error) {
     throw std::runtime_error(fmt::format("{}: {}.", path, error.what()));
+  }
+}
+
+LoadedModel load_given_model(const std::string& path) {
+  try {
+    return load_model(path);
+  } catch (const std::system_error& error) {
+    if (error.code() == std::errc::no_such_file_or_directory ||
+        error.code() == std::errc::not_a_directory || error.code() == std::errc::is_a_directory) {
+      throw BadInput(error.what());
+    }
+    throw;
+  } catch (const std::runtime_error& error) {
+    throw BadInput(error.what());
   }
 }
 

@@ -32,6 +32,10 @@ struct LoadedModel {
 // nor the one of its metadata.
 [[nodiscard]] LoadedModel load_model(const std::string& path);
 
+// load_model for a file that a user named: throws BadInput (train.h) where it is missing, damaged
+// or none that is known. What the disk fails at stays a std::system_error.
+[[nodiscard]] LoadedModel load_given_model(const std::string& path);
+
 // Copies the tensors that fit; the others (a head for other classes) keep their values. Throws
 // std::invalid_argument where none fits or the file cannot be read. Returns what was done: "kept
 // 319 of 355 tensors; new: model.22.cv3.* (80 -> 3 classes)".

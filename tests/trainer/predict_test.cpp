@@ -108,6 +108,22 @@ TEST(Predict, SkipsABrokenPictureAndSaysSoWithItsCode) {
   EXPECT_FALSE(fs::exists(folder.at("out/b.jpg")));
 }
 
+TEST(Predict, NamesAJpegThatIsCutShortAndUsesIt) {
+  const TempFolder folder;
+  const std::string weights = eager_weights(folder);
+  std::vector<unsigned char> jpeg;
+  cv::imencode(".jpg", noise(80, 60), jpeg);
+  folder.write("cut.jpg", std::string(jpeg.begin(), jpeg.end() - 30));
+
+  const ProgramRun run =
+      run_trainer(fmt::format("predict --weights {} --source {} --out {}", weights,
+                              folder.at("cut.jpg"), folder.at("out")));
+
+  EXPECT_EQ(run.code, 0) << run.errors;
+  EXPECT_NE(run.errors.find("cut.jpg: is cut short: "), std::string::npos) << run.errors;
+  EXPECT_NE(run.errors.find("It is used all the same.\n"), std::string::npos) << run.errors;
+}
+
 TEST(Predict, WritesAJpegWhereTheFormatOfTheSourceCannotBeWritten) {
   const TempFolder folder;
   const std::string weights = eager_weights(folder);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // What a run validates, writes and says. Runs under mpirun with 1 and 2 ranks.
+#include <cmath>
 #include <filesystem>
 #include <set>
 
@@ -51,7 +52,7 @@ class Files : public TrainTest {
       std::istringstream cells(line);
       std::string cell;
       for (int i = 0; i <= number; ++i) std::getline(cells, cell, ',');
-      values.push_back(std::stod(cell));
+      values.push_back(cell.empty() ? std::nan("") : std::stod(cell));
     }
     return values;
   }
@@ -95,10 +96,19 @@ TEST_F(Files, WithoutValidationOnlyTheLastEpochIsMeasured) {
   for (const int number : {kMap50To95, kValClsLoss}) {
     const std::vector<double> values = column("run", number);
     ASSERT_EQ(values.size(), 3U);
-    EXPECT_EQ(values[0], 0);
-    EXPECT_EQ(values[1], 0);
+    EXPECT_TRUE(std::isnan(values[0]));
+    EXPECT_TRUE(std::isnan(values[1]));
     EXPECT_GT(values[2], 0);
   }
+  std::vector<bool> measured;
+  std::istringstream lines(read("run/metrics.jsonl"));
+  for (std::string line; std::getline(lines, line);) {
+    const auto record = nlohmann::json::parse(line);
+    if (record.at("kind") != "epoch") continue;
+    measured.push_back(!record.at("values").at("metrics/mAP50-95(B)").is_null());
+    EXPECT_EQ(record.at("values").at("fitness").is_null(), !measured.back());
+  }
+  EXPECT_EQ(measured, (std::vector<bool>{false, false, true}));
   EXPECT_EQ(progress("run").best_epoch, 3);
   EXPECT_EQ(load_model(root_ + "run/weights/best.safetensors").info.epoch, 3);
   EXPECT_GT(load_model(root_ + "run/weights/best.safetensors").info.fitness, 0);
@@ -126,11 +136,16 @@ TEST_F(Files, ImagesThatCannotBeDecodedAreNamedOnceForEachUse) {
   use_small_model();
   args_.close_mosaic = 2;  // No mosaic: each image is read where it is due.
   std::string broken;
+  std::vector<std::string> cut;
   if (world->rank() == 0) {
     for (const std::string split : {"train", "val"}) {
-      const std::string path = files_in("scenes/images/" + split).front();
-      write_durably(path, png_header(64, 64));
-      broken = path;
+      const std::vector<std::string> paths = files_in("scenes/images/" + split);
+      write_durably(paths.front(), png_header(64, 64));
+      broken = paths.front();
+      std::string bytes = read_file(paths.back());
+      bytes.resize(bytes.size() - 30);
+      write_durably(paths.back(), bytes);
+      cut.push_back(paths.back());
     }
   }
   testing::internal::CaptureStderr();
@@ -152,6 +167,30 @@ TEST_F(Files, ImagesThatCannotBeDecodedAreNamedOnceForEachUse) {
   const std::size_t first = said.find(line);
   ASSERT_NE(first, std::string::npos) << said;
   EXPECT_EQ(said.find(line, first + 1), std::string::npos) << "twice:\n" << said;
+  for (const std::string& path : cut) {
+    const std::size_t named = said.find(path + ": is cut short: ");
+    ASSERT_NE(named, std::string::npos) << said;
+    EXPECT_NE(said.find("It is used all the same.\n", named), std::string::npos);
+  }
+}
+
+TEST_F(Files, WhereNoTrainingImageCanBeDecodedAllRanksSayWhich) {
+  use_small_model();
+  if (world->rank() == 0) {
+    for (const std::string& path : files_in("scenes/images/train")) {
+      write_durably(path, png_header(64, 64));
+    }
+  }
+  world->barrier();
+  try {
+    static_cast<void>(run("run"));
+    FAIL();
+  } catch (const BadInput& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("train: none of 18 images can be read:\n"), std::string::npos) << text;
+    EXPECT_NE(text.find("/train/"), std::string::npos) << text;
+    EXPECT_NE(text.find(": is no PNG that can be decoded.\n"), std::string::npos) << text;
+  }
 }
 
 }  // namespace

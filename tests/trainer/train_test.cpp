@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // How runs stop, go on and end. Runs under mpirun with 1, 2 and 4 ranks.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <random>
+#include <span>
 
 #include "tests/trainer/train_fixture.h"
 #include "trainer/durable_file.h"
@@ -301,6 +303,71 @@ TEST_F(TrainTest, ATimedRunShorterThanAnEpochLeavesAModel) {
     EXPECT_LE(clock_, 1000 + 360);
     EXPECT_NO_THROW(static_cast<void>(load_model(root_ + "run/weights/best.safetensors")));
   }
+}
+
+// 200 s from one look at the clock to the next: ten minutes are over before the epoch is.
+TEST_F(TrainTest, AnEpochThatTakesLongIsSavedInsideIt) {
+  use_small_model();
+  args_.epochs = 1;
+  for (const double seconds_per_look : {0.001, 200.0}) {
+    SCOPED_TRACE(seconds_per_look);
+    const std::string name = fmt::format("run{}", seconds_per_look);
+    ASSERT_EQ(run(name, {.seconds_per_look = seconds_per_look}).code,
+              contract::ExitCode::kFinished);
+    if (world->rank() != 0) continue;
+    std::vector<int> steps;  // After which it was saved.
+    std::istringstream lines(read(name + "/metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);) {
+      const auto record = nlohmann::json::parse(line);
+      if (record.at("kind") == "checkpoint") steps.push_back(record.at("step").get<int>());
+    }
+    if (seconds_per_look < 1) {
+      EXPECT_EQ(steps, std::vector<int>{5}) << "the end of the epoch";
+    } else {
+      EXPECT_GT(steps.size(), 1U);
+      EXPECT_LT(steps.empty() ? 5 : steps.front(), 5);
+    }
+  }
+}
+
+// The hours are those that two epochs take, as a longer run shows.
+TEST_F(TrainTest, ATimedRunOfTwoEpochsMakesTwoWholeOnes) {
+  use_small_model();
+  args_.time_h = 1;
+  ASSERT_EQ(run("long", {.seconds_per_look = 10, .stop_at_step = 12}).code,
+            contract::ExitCode::kStopped);
+  double hours = 0;
+  if (world->rank() == 0) {
+    std::vector<double> batches;  // When each was done.
+    std::istringstream lines(read("long/metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);) {
+      const auto record = nlohmann::json::parse(line);
+      if (record.at("kind") == "step") {
+        batches.push_back(record.at("train_seconds").get<double>());
+      }
+      if (record.at("kind") != "epoch" || record.at("epoch") != 2) continue;
+      const auto& values = record.at("values");
+      const double batch_s = batches.at(8) - batches.at(7);
+      hours = (batches.at(9) + 1.2 * values.at("validation_s").get<double>() +
+               1.2 * values.at("save_s").get<double>() + 2.5 * batch_s + 3) /
+              3600;
+    }
+  }
+  world->all_reduce_sum(std::span<double>(&hours, 1));
+  ASSERT_GT(hours, 0);
+  args_.time_h = hours;
+
+  const TrainOutcome outcome = run("two", {.seconds_per_look = 10});
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
+  EXPECT_EQ(outcome.epoch, 2);
+  EXPECT_EQ(outcome.step, 10);
+  if (world->rank() != 0) return;
+  EXPECT_LE(clock_, 1000 + 3600 * hours);
+  EXPECT_EQ(progress("two").epochs_planned, 2);
+  const std::string rows = results("two");
+  EXPECT_EQ(std::count(rows.begin(), rows.end(), '\n'), 3) << rows;
+  EXPECT_EQ(load_model(root_ + "two/weights/last.safetensors").info.epoch, 2);
 }
 
 TEST_F(TrainTest, ALossThatIsNotANumberEndsARunWithoutACheckpoint) {

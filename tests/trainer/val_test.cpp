@@ -160,6 +160,68 @@ TEST(Val, TakesAllClassesForOne) {
   EXPECT_EQ(json["classes"][0]["instances"], json["instances"]);
 }
 
+TEST(Val, RefusesAFileThatHoldsNoWeightsAndSaysWhatToDo) {
+  const TempFolder folder;
+  const std::string data = small_dataset(folder);
+  const std::string zip = folder.write("w.npz", "PK\x03\x04" + std::string(60, 'x'));
+  const std::string whole = some_weights(folder, {"a"});
+  const std::string bytes = reference::read_text(whole);
+  const std::string cut = folder.write("cut.safetensors", bytes.substr(0, bytes.size() / 2));
+  struct Case {
+    std::string weights, message;
+  };
+  for (const Case& each : {Case{zip, "w.npz: this is a ZIP archive. Weights are safetensors files; "
+                                     "scripts/convert_weights.py makes them of"},
+                           Case{cut, "cut.safetensors: "},
+                           Case{folder.at("gone.safetensors"), "gone.safetensors"}}) {
+    for (const std::string& verb :
+         {fmt::format("val --data {}", data),
+          fmt::format("predict --source {} --out {}", data, folder.at("out"))}) {
+      SCOPED_TRACE(verb + " " + each.weights);
+      const ProgramRun run = run_trainer(fmt::format("{} --weights {}", verb, each.weights));
+      EXPECT_EQ(run.code, 20);
+      EXPECT_NE(run.errors.find(each.message), std::string::npos) << run.errors;
+    }
+  }
+}
+
+// A JPEG may be known as one and not say how large it is.
+TEST(CheckVerb, DoesNotCallSizesZeroThatItDoesNotKnow) {
+  const TempFolder folder;
+  folder.write("data.yaml", "train: train/images\nval: val/images\nnames: [a]\n");
+  for (const std::string split : {"train", "val"}) {
+    folder.write(split + "/images/a.jpg", "\xff\xd8\xff\xe0");
+    folder.write(split + "/labels/a.txt", "0 .5 .5 .5 .5\n");
+  }
+
+  const ProgramRun run = run_trainer("check " + folder.at("data.yaml"));
+
+  EXPECT_EQ(run.code, 0) << run.output << run.errors;
+  EXPECT_EQ(run.output.find("0..0"), std::string::npos) << run.output;
+  EXPECT_EQ(run.output.find("width by height of a box 0.00"), std::string::npos) << run.output;
+  EXPECT_NE(run.output.find("  unknown\n"), std::string::npos) << run.output;
+}
+
+TEST(TrainVerb, SaysWhatANewAttemptWasGivenOtherwise) {
+  const TempFolder folder;
+  ASSERT_EQ(run_trainer(fmt::format("scenes --out {} --train 4 --val 2 --size 64 --seed 1",
+                                    folder.at("scenes")))
+                .code,
+            0);
+  const std::string start =
+      fmt::format("train --run {} data={} model=yolov8n batch=2 imgsz=32 workers=1 plots=false ",
+                  folder.at("run"), folder.at("scenes/data.yaml"));
+  ASSERT_EQ(run_trainer(start + "epochs=1").code, 0);
+
+  const ProgramRun more = run_trainer(start + "epochs=2 seed=3");
+
+  EXPECT_EQ(more.code, 0) << more.errors;
+  EXPECT_NE(more.output.find("not as before: seed = 3 (was 0)\n"), std::string::npos)
+      << more.output;
+  EXPECT_EQ(more.output.find("not as before: imgsz"), std::string::npos) << more.output;
+  EXPECT_EQ(more.output.find("images are others"), std::string::npos) << more.output;
+}
+
 TEST(Val, SaysWhatDoesNotFit) {
   const TempFolder folder;
   const std::string data = small_dataset(folder);
