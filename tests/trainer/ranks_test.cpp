@@ -77,7 +77,7 @@ TEST(Replicas, ADifferenceIsAnErrorThatNamesTheRank) {
 }
 
 TEST(Replicas, OfAnotherSizeAreRefusedBeforeAnythingIsWritten) {
-  torch::Tensor weights = torch::full({world->rank() == 1 ? 7 : 5}, world->rank());
+  torch::Tensor weights = torch::full({world->rank() == 1 ? 7 : 5}, world->rank(), torch::kFloat);
   const torch::Tensor before = weights.clone();
   if (world->size() == 1) return;
 
