@@ -17,6 +17,7 @@
 #include "scheduler/allowance.h"
 #include "scheduler/answers.h"
 #include "scheduler/group_members.h"
+#include "scheduler/request_id.h"
 #include "scheduler/tiers.h"
 
 namespace scheduler {
@@ -38,7 +39,7 @@ bool is_of_members(const std::string& setting) {
 
 json answer_set(Dispatcher& dispatcher, const Caller& caller, const json& request, UtcSeconds now) {
   accounting::Setting setting;
-  setting.id = request.at("id");
+  const std::string asked_id = request.at("id");
   setting.fund = request.at("fund");
   setting.name = request.at("name");
   if (request.contains("value") && !request.at("value").is_null()) {
@@ -63,6 +64,11 @@ json answer_set(Dispatcher& dispatcher, const Caller& caller, const json& reques
                                   "member of the Unix group", chosen, caller.user)});
     }
   }
+  const auto id = is_own || !caller.is_admin
+                      ? id_of_user(dispatcher.database(), caller.uid, caller.user, asked_id)
+                      : id_of_admin(dispatcher.database(), "set", caller.user, asked_id);
+  if (!id) return failed(id.error().message);
+  setting.id = *id;
   const auto status = dispatcher.ledger().set(setting, now);
   if (!status) return failed(status.error().message);
   switch (*status) {
@@ -70,7 +76,7 @@ json answer_set(Dispatcher& dispatcher, const Caller& caller, const json& reques
     case accounting::SetStatus::kAlreadySet:
       return good({{"was_known", *status == accounting::SetStatus::kAlreadySet}});
     case accounting::SetStatus::kExistsWithDifferentContent:
-      return refused({"setting " + setting.id + " exists with other content"});
+      return refused({"setting " + asked_id + " exists with other content"});
     case accounting::SetStatus::kBelowUse: {
       const auto balance = dispatcher.ledger().balance(setting.fund);
       if (!balance) return failed(balance.error().message);

@@ -179,7 +179,8 @@ Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
   // Without its comment it is known by what its user cannot change everywhere: another job may have
   // got its number from a controller that crashed.
   const auto mark = parse_stamp(job.admin_comment);
-  const bool is_plain = mark && open_run(plain_run_id(*mark, job.array_task)) != nullptr;
+  const Run* marked = mark ? open_run(plain_run_id(*mark, job.array_task)) : nullptr;
+  const bool is_plain = marked != nullptr && is_plain_run_of(*marked, job);
   const bool is_surely = name ? name->segment == (run == nullptr ? -1 : run->last().index)
                               : is_runs && (job.name.ends_with("." + run->id) ||
                                              (job.attempt > 0 && run->last().running && !is_plain) ||
@@ -225,22 +226,24 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
   const auto head = ledger_.head();
   if (!head) return tl::unexpected(of(head.error()));
   books_head_ = head->seq;
+  std::map<JobId, std::uint32_t> owners;
+  for (const JobSnapshot& job : *jobs) owners[job.id] = job.uid;
   snapshots_.clear();
   run_of_job_.clear();
   submits_.clear();
   for (const auto& [id, run] : open_) {
     const Segment& segment = run.last();
     if (segment.job) {
-      run_of_job_[*segment.job] = id;
+      // A client may have told any number.
+      const auto owner = owners.find(*segment.job);
+      if (owner == owners.end() || owner->second == run.about.uid) run_of_job_[*segment.job] = id;
       if (segment.job_submit > 0) submits_[{*segment.job, segment.job_submit}].insert(id);
     }
     for (const AttemptStarted& seen : segment.seen) {
       if (seen.submit > 0) submits_[{seen.job, seen.submit}].insert(id);
     }
   }
-  std::set<JobId> present;
-  for (const JobSnapshot& job : *jobs) present.insert(job.id);
-  const auto is_gone = [&present](const auto& each) { return present.count(each.first) == 0; };
+  const auto is_gone = [&owners](const auto& each) { return owners.count(each.first) == 0; };
   std::erase_if(refused_, is_gone);
   std::erase_if(settled_, is_gone);
   components_.clear();
@@ -503,9 +506,17 @@ accounting::Expected<Amount> Dispatcher::refund_by_policy(const Segment& segment
                                       due->amount, "policy",
                                       fmt::format("{}: refunds of site.toml", due->reason)}, now);
   if (!status) return tl::unexpected(status.error());
-  const bool is_given = *status == accounting::RefundStatus::kRefunded ||
-                        *status == accounting::RefundStatus::kAlreadyRefunded;
-  return is_given ? due->amount : Amount{};
+  if (*status == accounting::RefundStatus::kRefunded ||
+      *status == accounting::RefundStatus::kAlreadyRefunded) {
+    return due->amount;
+  }
+  const auto noted = ledger_.record_finding(
+      {now, charge_id, fmt::format("{} were to be given back for {}, and the ledger answered status {}. "
+                                   "Give them: trainyard admin refund",
+                                   accounting::to_gpu_hours(due->amount), due->reason,
+                                   static_cast<int>(*status))});
+  if (!noted) return tl::unexpected(noted.error());
+  return Amount{};
 }
 
 Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSeconds now) {

@@ -11,6 +11,7 @@
 #include "accounting/till.h"
 #include "scheduler/answers.h"
 #include "scheduler/books_desk.h"
+#include "scheduler/request_id.h"
 
 namespace scheduler {
 namespace {
@@ -242,7 +243,10 @@ json answer_grant(Dispatcher& dispatcher, const Caller& caller, const json& requ
                                 "site.toml)", caller.user)});
   }
   accounting::Grant grant;
-  grant.id = request.at("id");
+  const std::string asked_id = request.at("id");
+  const auto id = id_of_admin(dispatcher.database(), "grant", caller.user, asked_id);
+  if (!id) return failed(id.error().message);
+  grant.id = *id;
   grant.fund = request.at("fund");
   grant.amount.milli_gpu_s = request.at("amount");
   grant.actor = caller.user;
@@ -255,7 +259,7 @@ json answer_grant(Dispatcher& dispatcher, const Caller& caller, const json& requ
     case accounting::GrantStatus::kGranted:
     case accounting::GrantStatus::kAlreadyGranted: break;
     case accounting::GrantStatus::kExistsWithDifferentContent:
-      return refused({fmt::format("grant {} exists with other content", grant.id)});
+      return refused({fmt::format("grant {} exists with other content", asked_id)});
     case accounting::GrantStatus::kInvalid:
       return refused({fmt::format("{} to \"{}\" is no grant: a fund is user:NAME or group:NAME, an "
                                   "amount is above zero, an expiry lies ahead", accounting::to_gpu_hours(grant.amount),
