@@ -98,7 +98,9 @@ class Dispatcher {
     std::int64_t charges_compared = 0;
     std::int64_t unallocated_gpu_s = 0;  // In slurmdbd's records, but explained in `notes`.
   };
-  [[nodiscard]] Expected<AuditReport> audit();
+  // `remembered`: the end of the chain at an earlier time; the books of today must hold it.
+  [[nodiscard]] Expected<AuditReport> audit(
+      const std::optional<accounting::Head>& remembered = std::nullopt);
 
   [[nodiscard]] const std::optional<ClusterFacts>& facts() const { return facts_; }
   [[nodiscard]] accounting::Ledger& ledger() { return ledger_; }

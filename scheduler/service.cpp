@@ -271,9 +271,18 @@ json answer_grant(Dispatcher& dispatcher, const Caller& caller, const json& requ
                {"fund", *balance ? fund_to_json(**balance) : json(nullptr)}});
 }
 
-json answer_audit(Dispatcher& dispatcher, const Caller& caller) {
+json answer_audit(Dispatcher& dispatcher, const Caller& caller, const json& request) {
   if (!caller.is_admin) return refused({"only an admin audits"});
-  const auto report = dispatcher.audit();
+  std::optional<accounting::Head> remembered;
+  if (request.contains("since_seq")) {
+    remembered = accounting::Head{request.at("since_seq").get<std::int64_t>(),
+                                  request.at("since_hash").get<std::string>()};
+    if (remembered->seq < 1 || remembered->hash.size() != 64) {
+      return bad_request("since_seq and since_hash are the number and the hash of a transfer, as a "
+                         "backup and the end of `admin export journal` tell them");
+    }
+  }
+  const auto report = dispatcher.audit(remembered);
   if (!report) return failed(report.error().message);
   return good({{"faults", report->faults}, {"notes", report->notes},
                {"charges_compared", report->charges_compared},
@@ -367,7 +376,7 @@ json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& call
     if (verb == "grant") return answer_grant(dispatcher, caller, request, now);
     if (verb == "gate") return answer_gate(dispatcher, site, caller, request, now);
     if (verb == "audit") {
-      return logged(dispatcher, caller, "audit", "", now, answer_audit(dispatcher, caller));
+      return logged(dispatcher, caller, "audit", "", now, answer_audit(dispatcher, caller, request));
     }
     if (verb == "export") {
       auto answer = answer_books(dispatcher, site, caller, request, now);
