@@ -534,6 +534,7 @@ Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSe
     charge.end = charged.end;
     charge.note = fmt::format("job {} {}", charged.job, action.note);
     const auto outcome = ledger_.charge(charge, now);
+    if (site_->fund_owes_excess) charge.excess = accounting::Excess::kFundOwes;
     if (!outcome) return tl::unexpected(outcome.error());
     if (outcome->status != accounting::ChargeStatus::kCharged &&
         outcome->status != accounting::ChargeStatus::kAlreadyCharged) {
