@@ -111,6 +111,14 @@ json answer_refund(Dispatcher& dispatcher, const Caller& caller, const json& req
   }
   const std::int64_t asked = request.value("amount", std::int64_t{0});  // 0: all that is left.
   refund.amount = asked == 0 ? **left : Amount{asked};
+  if (asked == 0) {
+    // The same again: it took all that was left then.
+    const auto read = dispatcher.database().query(
+        "SELECT amount FROM transfer WHERE id = ?1 AND kind = 'refund' AND ref = ?2",
+        {refund.id, refund.charge_id},
+        [&refund](const accounting::Row& row) { refund.amount = {row.integer(0)}; });
+    if (!read) return failed(read.error().message);
+  }
   const auto status = dispatcher.ledger().refund(refund, now);
   if (!status) return failed(status.error().message);
   switch (*status) {
