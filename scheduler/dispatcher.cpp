@@ -361,6 +361,16 @@ void Dispatcher::ask_for_records(UtcSeconds now, std::map<std::string, View>& vi
   }
 }
 
+void Dispatcher::forget(std::map<std::string, Run>::iterator run) {
+  snapshots_.erase(run->first);
+  last_seen_.erase(run->first);
+  last_kept_.erase(run->first);
+  last_shown_.erase(run->first);
+  last_signal_.erase(run->first);
+  if (run->second.last().job) last_update_.erase(*run->second.last().job);
+  open_.erase(run);
+}
+
 Expected<void> Dispatcher::tick(UtcSeconds now) {
   trouble_.clear();
   troubled_.clear();
@@ -394,17 +404,8 @@ Expected<void> Dispatcher::tick(UtcSeconds now) {
     }
   }
   for (auto it = open_.begin(); it != open_.end();) {
-    if (is_terminal(it->second.state)) {
-      snapshots_.erase(it->first);
-      last_seen_.erase(it->first);
-      last_kept_.erase(it->first);
-      last_shown_.erase(it->first);
-      last_signal_.erase(it->first);
-      if (it->second.last().job) last_update_.erase(*it->second.last().job);
-      it = open_.erase(it);
-    } else {
-      ++it;
-    }
+    const auto run = it++;
+    if (is_terminal(run->second.state)) forget(run);
   }
   if (const auto looked = look_again(now); !looked) trouble_ = looked.error().message;
   if (!faults.empty()) return tl::unexpected(Error{faults});
@@ -533,8 +534,8 @@ Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSe
     charge.start = charged.start;
     charge.end = charged.end;
     charge.note = fmt::format("job {} {}", charged.job, action.note);
-    const auto outcome = ledger_.charge(charge, now);
     if (site_->fund_owes_excess) charge.excess = accounting::Excess::kFundOwes;
+    const auto outcome = ledger_.charge(charge, now);
     if (!outcome) return tl::unexpected(outcome.error());
     if (outcome->status != accounting::ChargeStatus::kCharged &&
         outcome->status != accounting::ChargeStatus::kAlreadyCharged) {

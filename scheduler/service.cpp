@@ -375,6 +375,12 @@ json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& call
     if (verb == "statement") return answer_statement(dispatcher, caller, request, now);
     if (verb == "grant") return answer_grant(dispatcher, caller, request, now);
     if (verb == "gate") return answer_gate(dispatcher, site, caller, request, now);
+    if (verb == "release") {
+      if (!caller.is_admin) return refused({"only an admin releases what is set aside"});
+      const std::string id = request.at("run"), note = request.value("note", "");
+      return logged(dispatcher, caller, verb, id + (note.empty() ? "" : ": ") + note, now,
+                    outcome_of(dispatcher.release_by_admin(caller, id, note, now)));
+    }
     if (verb == "audit") {
       return logged(dispatcher, caller, "audit", "", now, answer_audit(dispatcher, caller, request));
     }

@@ -172,7 +172,7 @@ int run(int argc, char** argv) {
   funds->add_flag("--csv", csv, "as CSV");
 
   CLI::App* admin = app.add_subcommand(
-      "admin", "for admins: grant, refund, set, funds, runs, price, voucher, receipts, acts, "
+      "admin", "for admins: grant, refund, release, set, funds, runs, price, voucher, receipts, acts, "
                "audit, export, backup");
   admin->require_subcommand(1);
   scheduler::GrantOptions grant_options;

@@ -112,7 +112,7 @@ struct World {
 };
 
 const std::set<std::string> kAdminVerbs{"grant", "refund", "price_set", "voucher_make", "export",
-                                        "backup", "acts", "audit", "gate"};
+                                        "backup", "acts", "audit", "gate", "release"};
 
 void ask(World& world, const scheduler::Caller& caller, const std::string& line) {
   const json request = json::parse(line, nullptr, false);
