@@ -210,6 +210,13 @@ Expected<std::vector<DatedGrant>> Ledger::dated_grants(const std::string& fund) 
   return grants;
 }
 
+Expected<std::optional<std::string>> Ledger::granted_fund(const std::string& grant_id) const {
+  const auto found = find_transfer(*db_, grant_id);
+  if (!found) return tl::unexpected(found.error());
+  if (!*found || (*found)->kind != "grant") return std::optional<std::string>{};
+  return std::optional{fund_of(**found)};
+}
+
 Expected<std::optional<Amount>> Ledger::refundable(const std::string& charge_id) const {
   return refundable_of(*db_, charge_id);
 }

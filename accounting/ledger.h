@@ -249,6 +249,8 @@ class Ledger {
   // Dated grants of which something is left, by expiry; those that never expire at the end.
   [[nodiscard]] Expected<std::vector<DatedGrant>> dated_grants(const std::string& fund) const;
 
+  // Whom the grant of this id gave hours; nothing where there is no such grant.
+  [[nodiscard]] Expected<std::optional<std::string>> granted_fund(const std::string& grant_id) const;
   // What the refunds of a charge have left of it; nothing where there is no such charge.
   [[nodiscard]] Expected<std::optional<Amount>> refundable(const std::string& charge_id) const;
   [[nodiscard]] Expected<std::optional<std::string>> setting(const std::string& fund,

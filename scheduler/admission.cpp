@@ -13,6 +13,7 @@
 #include "scheduler/dispatcher.h"
 #include "scheduler/estimate.h"
 #include "scheduler/hold_refusal.h"
+#include "scheduler/plain_job.h"
 #include "scheduler/tiers.h"
 
 namespace scheduler {
@@ -27,6 +28,13 @@ bool is_run_id(const std::string& id) {
   return id.size() >= 6 && id.size() <= 32 && std::all_of(id.begin(), id.end(), [](char c) {
            return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
          });
+}
+
+// The first parts of ids that the service makes (RUN/0 would be among them), and the jobs that people
+// submit themselves.
+bool is_taken_by_service(const std::string& run_id) {
+  return run_id == "allowance" || run_id == "reversal" || run_id == "voucher" ||
+         is_plain_run_id(run_id);
 }
 
 std::string hold_id(const std::string& run_id, int segment) {
@@ -299,6 +307,10 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
   }
   auto stored = store_.load(admission.run_id);
   if (!stored) return tl::unexpected(stored.error());
+  if (!*stored && is_taken_by_service(admission.run_id)) {
+    return AdmitOutcome{refuse("run id \"" + admission.run_id + "\" is one that the service makes "
+                               "itself (of jobs sent by sbatch: 16 hexadecimal digits). Take another")};
+  }
   const std::string content_hash = admission_hash(admission);
   Run run;
   run.id = admission.run_id;

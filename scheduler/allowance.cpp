@@ -34,7 +34,8 @@ Expected<void> give_allowance(accounting::Ledger& ledger, const Site& site,
   const Tier* tier = find_tier(site, name->value_or(""));
   if (tier == nullptr || tier->monthly_grant <= accounting::Amount{0}) return {};
   const auto [month, end] = month_of(now);
-  const auto granted = ledger.grant({.id = fmt::format("allowance/{}/{}", user, month),
+  const std::string id = fmt::format("allowance/{}/{}", user, month);
+  const auto granted = ledger.grant({.id = id,
                                      .fund = fund,
                                      .amount = tier->monthly_grant,
                                      .actor = "trainyardd",
@@ -43,6 +44,22 @@ Expected<void> give_allowance(accounting::Ledger& ledger, const Site& site,
                                      .expires = end},
                                     now);
   if (!granted) return tl::unexpected(Error{granted.error().message});
+  if (*granted == accounting::GrantStatus::kGranted ||
+      *granted == accounting::GrantStatus::kAlreadyGranted) {
+    return {};
+  }
+  // Who changed his tier in the middle of the month has the hours of the tier before.
+  const auto given = ledger.granted_fund(id);
+  if (!given) return tl::unexpected(Error{given.error().message});
+  if (*given == fund) return {};
+  const auto noted = ledger.record_finding(
+      {now, id,
+       fmt::format("fund {} did not get its {} of tier {}: {}. Give them: trainyard admin grant",
+                   fund, accounting::to_gpu_hours(tier->monthly_grant), tier->name,
+                   *granted == accounting::GrantStatus::kInvalid
+                       ? "the ledger takes no such grant"
+                       : "another transfer has the id of the grant")});
+  if (!noted) return tl::unexpected(Error{noted.error().message});
   return {};
 }
 

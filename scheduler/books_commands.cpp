@@ -310,6 +310,17 @@ void BooksCommands::add_fund_rules(CLI::App& admin) {
     });
   }});
 
+  CLI::App* release = admin.add_subcommand(
+      "release", "give back what is set aside for a run whose job is gone and that does not settle; the "
+                 "run ends");
+  const Text released = needed(release, "run", "its id, or RUN/SEGMENT of a hold that no open run has");
+  const Text release_note = option(release, "--note", "kept in the ledger and the log of acts");
+  verbs_.push_back({release, [=](const Client& client) {
+    const json request = {{"verb", "release"}, {"run", *released}, {"note", *release_note}};
+    return show(client, request,
+                [=](const json&) { fmt::print("what was left for {} is given back\n", *released); });
+  }});
+
   CLI::App* refund = admin.add_subcommand("refund", "give back a charge, or a part of it");
   const Text charge = needed(refund, "charge", "its id in a statement: CLUSTER/RUN/SEGMENT/NUMBER");
   const Text hours = option(refund, "hours", "10h, 0.5h; none: all that is left of it");

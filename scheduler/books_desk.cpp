@@ -17,6 +17,7 @@
 #include "scheduler/allowance.h"
 #include "scheduler/answers.h"
 #include "scheduler/group_members.h"
+#include "scheduler/request_id.h"
 #include "scheduler/tiers.h"
 
 namespace scheduler {
@@ -35,7 +36,7 @@ bool is_of_members(const std::string& setting) {
 
 json answer_set(Dispatcher& dispatcher, const Caller& caller, const json& request, UtcSeconds now) {
   accounting::Setting setting;
-  setting.id = request.at("id");
+  const std::string asked_id = request.at("id");
   setting.fund = request.at("fund");
   setting.name = request.at("name");
   if (request.contains("value") && !request.at("value").is_null()) {
@@ -60,6 +61,11 @@ json answer_set(Dispatcher& dispatcher, const Caller& caller, const json& reques
                                   "member of the Unix group", chosen, caller.user)});
     }
   }
+  const auto id = is_own || !caller.is_admin
+                      ? id_of_user(dispatcher.database(), caller.uid, caller.user, asked_id)
+                      : id_of_admin(dispatcher.database(), "set", caller.user, asked_id);
+  if (!id) return failed(id.error().message);
+  setting.id = *id;
   const auto status = dispatcher.ledger().set(setting, now);
   if (!status) return failed(status.error().message);
   switch (*status) {
@@ -67,7 +73,7 @@ json answer_set(Dispatcher& dispatcher, const Caller& caller, const json& reques
     case accounting::SetStatus::kAlreadySet:
       return good({{"was_known", *status == accounting::SetStatus::kAlreadySet}});
     case accounting::SetStatus::kExistsWithDifferentContent:
-      return refused({"setting " + setting.id + " exists with other content"});
+      return refused({"setting " + asked_id + " exists with other content"});
     case accounting::SetStatus::kBelowUse: {
       const auto balance = dispatcher.ledger().balance(setting.fund);
       if (!balance) return failed(balance.error().message);
@@ -102,6 +108,14 @@ json answer_refund(Dispatcher& dispatcher, const Caller& caller, const json& req
   }
   const std::int64_t asked = request.value("amount", std::int64_t{0});  // 0: all that is left.
   refund.amount = asked == 0 ? **left : Amount{asked};
+  if (asked == 0) {
+    // The same again: it took all that was left then.
+    const auto read = dispatcher.database().query(
+        "SELECT amount FROM transfer WHERE id = ?1 AND kind = 'refund' AND ref = ?2",
+        {refund.id, refund.charge_id},
+        [&refund](const accounting::Row& row) { refund.amount = {row.integer(0)}; });
+    if (!read) return failed(read.error().message);
+  }
   const auto status = dispatcher.ledger().refund(refund, now);
   if (!status) return failed(status.error().message);
   switch (*status) {

@@ -67,7 +67,8 @@ struct GrantOptions {
 [[nodiscard]] ExitStatus grant(const Client& client, const GrantOptions& options);
 // Prints what the service answered to "quote".
 ExitStatus print_quote(const Client& client, const nlohmann::json& quote);
-[[nodiscard]] ExitStatus audit(const Client& client);
+// `since`: "SEQ:HASH" of a transfer that was the newest once; empty: none is remembered.
+[[nodiscard]] ExitStatus audit(const Client& client, const std::string& since);
 // May this job start? For PrologSlurmctld (slurm/start_gate.in).
 [[nodiscard]] ExitStatus gate(const Client& client, std::uint32_t job);
 

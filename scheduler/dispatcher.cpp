@@ -182,7 +182,8 @@ Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
   // Without its comment it is known by what its user cannot change everywhere: another job may have
   // got its number from a controller that crashed.
   const auto mark = parse_stamp(job.admin_comment);
-  const bool is_plain = mark && open_run(plain_run_id(*mark, job.array_task)) != nullptr;
+  const Run* marked = mark ? open_run(plain_run_id(*mark, job.array_task)) : nullptr;
+  const bool is_plain = marked != nullptr && is_plain_run_of(*marked, job);
   const bool is_surely = name ? name->segment == (run == nullptr ? -1 : run->last().index)
                               : is_runs && (job.name.ends_with("." + run->id) ||
                                              (job.attempt > 0 && run->last().running && !is_plain) ||
@@ -228,22 +229,24 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
   const auto head = ledger_.head();
   if (!head) return tl::unexpected(of(head.error()));
   books_head_ = head->seq;
+  std::map<JobId, std::uint32_t> owners;
+  for (const JobSnapshot& job : *jobs) owners[job.id] = job.uid;
   snapshots_.clear();
   run_of_job_.clear();
   submits_.clear();
   for (const auto& [id, run] : open_) {
     const Segment& segment = run.last();
     if (segment.job) {
-      run_of_job_[*segment.job] = id;
+      // A client may have told any number.
+      const auto owner = owners.find(*segment.job);
+      if (owner == owners.end() || owner->second == run.about.uid) run_of_job_[*segment.job] = id;
       if (segment.job_submit > 0) submits_[{*segment.job, segment.job_submit}].insert(id);
     }
     for (const AttemptStarted& seen : segment.seen) {
       if (seen.submit > 0) submits_[{seen.job, seen.submit}].insert(id);
     }
   }
-  std::set<JobId> present;
-  for (const JobSnapshot& job : *jobs) present.insert(job.id);
-  const auto is_gone = [&present](const auto& each) { return present.count(each.first) == 0; };
+  const auto is_gone = [&owners](const auto& each) { return owners.count(each.first) == 0; };
   std::erase_if(refused_, is_gone);
   std::erase_if(settled_, is_gone);
   components_.clear();
@@ -361,6 +364,16 @@ void Dispatcher::ask_for_records(UtcSeconds now, std::map<std::string, View>& vi
   }
 }
 
+void Dispatcher::forget(std::map<std::string, Run>::iterator run) {
+  snapshots_.erase(run->first);
+  last_seen_.erase(run->first);
+  last_kept_.erase(run->first);
+  last_shown_.erase(run->first);
+  last_signal_.erase(run->first);
+  if (run->second.last().job) last_update_.erase(*run->second.last().job);
+  open_.erase(run);
+}
+
 Expected<void> Dispatcher::tick(UtcSeconds now) {
   trouble_.clear();
   troubled_.clear();
@@ -394,17 +407,8 @@ Expected<void> Dispatcher::tick(UtcSeconds now) {
     }
   }
   for (auto it = open_.begin(); it != open_.end();) {
-    if (is_terminal(it->second.state)) {
-      snapshots_.erase(it->first);
-      last_seen_.erase(it->first);
-      last_kept_.erase(it->first);
-      last_shown_.erase(it->first);
-      last_signal_.erase(it->first);
-      if (it->second.last().job) last_update_.erase(*it->second.last().job);
-      it = open_.erase(it);
-    } else {
-      ++it;
-    }
+    const auto run = it++;
+    if (is_terminal(run->second.state)) forget(run);
   }
   if (const auto looked = look_again(now); !looked) trouble_ = looked.error().message;
   if (!faults.empty()) return tl::unexpected(Error{faults});
@@ -506,9 +510,17 @@ accounting::Expected<Amount> Dispatcher::refund_by_policy(const Segment& segment
                                       due->amount, "policy",
                                       fmt::format("{}: refunds of site.toml", due->reason)}, now);
   if (!status) return tl::unexpected(status.error());
-  const bool is_given = *status == accounting::RefundStatus::kRefunded ||
-                        *status == accounting::RefundStatus::kAlreadyRefunded;
-  return is_given ? due->amount : Amount{};
+  if (*status == accounting::RefundStatus::kRefunded ||
+      *status == accounting::RefundStatus::kAlreadyRefunded) {
+    return due->amount;
+  }
+  const auto noted = ledger_.record_finding(
+      {now, charge_id, fmt::format("{} were to be given back for {}, and the ledger answered status {}. "
+                                   "Give them: trainyard admin refund",
+                                   accounting::to_gpu_hours(due->amount), due->reason,
+                                   static_cast<int>(*status))});
+  if (!noted) return tl::unexpected(noted.error());
+  return Amount{};
 }
 
 Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSeconds now) {
@@ -525,6 +537,7 @@ Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSe
     charge.start = charged.start;
     charge.end = charged.end;
     charge.note = fmt::format("job {} {}", charged.job, action.note);
+    if (site_->fund_owes_excess) charge.excess = accounting::Excess::kFundOwes;
     const auto outcome = ledger_.charge(charge, now);
     if (!outcome) return tl::unexpected(outcome.error());
     if (outcome->status != accounting::ChargeStatus::kCharged &&

@@ -77,6 +77,13 @@ class Dispatcher {
                                                                 const std::string& run_id,
                                                                 UtcSeconds now);
 
+  // release.cpp: gives back what is left of a hold: of an open run whose job is gone, which ends with
+  // it, with a finding; or, by the hold's id, of no open run.
+  [[nodiscard]] Expected<std::optional<Refusal>> release_by_admin(const Caller& admin,
+                                                                  const std::string& id,
+                                                                  const std::string& note,
+                                                                  UtcSeconds now);
+
   // One look at Slurm and everything that follows. An Error where a part could not be done; it is
   // tried again at the next tick.
   [[nodiscard]] Expected<void> tick(UtcSeconds now);
@@ -99,7 +106,9 @@ class Dispatcher {
     std::int64_t charges_compared = 0;
     std::int64_t unallocated_gpu_s = 0;  // In slurmdbd's records, but explained in `notes`.
   };
-  [[nodiscard]] Expected<AuditReport> audit();
+  // `remembered`: the end of the chain at an earlier time; the books of today must hold it.
+  [[nodiscard]] Expected<AuditReport> audit(
+      const std::optional<accounting::Head>& remembered = std::nullopt);
 
   [[nodiscard]] const std::optional<ClusterFacts>& facts() const { return facts_; }
   [[nodiscard]] accounting::Ledger& ledger() { return ledger_; }
@@ -135,6 +144,7 @@ class Dispatcher {
                                                   const Admission& admission, const Run& run,
                                                   UtcSeconds now);
   [[nodiscard]] int free_gpus(const InstanceType& type) const;
+  void forget(std::map<std::string, Run>::iterator run);  // One that is over.
   [[nodiscard]] Expected<void> tick_run(Run& run, const View& view, UtcSeconds now);
   [[nodiscard]] Expected<void> perform(Run& run, const Action& action, UtcSeconds now);
   [[nodiscard]] Expected<void> post_charge(Run& run, const PostCharge& action, UtcSeconds now);

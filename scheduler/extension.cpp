@@ -53,13 +53,18 @@ std::int64_t affordable_s(Amount payable, const Plan& plan) {
   return payable.milli_gpu_s / second->milli_gpu_s;
 }
 
-// A hold that was refused for the same reason.
-accounting::HoldStatus as_hold_status(accounting::ExtendStatus status) {
+// A hold that was refused for the same reason. An Error: it was no rule of the fund's, but a fault.
+Expected<accounting::HoldStatus> as_hold_status(accounting::ExtendStatus status,
+                                                const std::string& hold_id) {
   switch (status) {
+    case accounting::ExtendStatus::kExceedsAvailable:
+      return accounting::HoldStatus::kExceedsAvailable;
     case accounting::ExtendStatus::kFundClosed: return accounting::HoldStatus::kFundClosed;
     case accounting::ExtendStatus::kInDebt: return accounting::HoldStatus::kInDebt;
     case accounting::ExtendStatus::kExceedsMemberCap: return accounting::HoldStatus::kExceedsMemberCap;
-    default: return accounting::HoldStatus::kExceedsAvailable;
+    default:
+      return tl::unexpected(Error{fmt::format("more for hold {}: the ledger answered status {}",
+                                              hold_id, static_cast<int>(status))});
   }
 }
 
@@ -140,7 +145,10 @@ Expected<void> Dispatcher::extend_hold(Run& run, const ExtendHold& action, UtcSe
     return {};
   });
   if (!done) return tl::unexpected(of(done.error()));
-  if (status != accounting::ExtendStatus::kExtended) return refuse_it(as_hold_status(status));
+  if (status != accounting::ExtendStatus::kExtended) {
+    const auto rule = as_hold_status(status, run.last().hold_id);
+    return rule ? refuse_it(*rule) : Expected<void>(tl::unexpected(rule.error()));
+  }
   refused_.erase(action.job);
   return {};
 }
@@ -202,7 +210,10 @@ Expected<void> Dispatcher::fund_attempt(Run& run, const FundAttempt& action, Utc
     return {};
   });
   if (!done) return tl::unexpected(of(done.error()));
-  if (status != accounting::ExtendStatus::kExtended) return refuse_it(as_hold_status(status));
+  if (status != accounting::ExtendStatus::kExtended) {
+    const auto rule = as_hold_status(status, run.last().hold_id);
+    return rule ? refuse_it(*rule) : Expected<void>(tl::unexpected(rule.error()));
+  }
   refused_.erase(action.job);
   return {};
 }

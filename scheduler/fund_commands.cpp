@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // The books as people see them: statement, funds, and the admin's grant and audit.
+#include <algorithm>
+#include <charconv>
 #include <cstdio>
 
 #include <fmt/format.h>
@@ -147,8 +149,21 @@ ExitStatus print_quote(const Client& client, const json& quote) {
   return ExitStatus::kDone;
 }
 
-ExitStatus audit(const Client& client) {
-  const auto answer = ask(client, {{"verb", "audit"}});
+ExitStatus audit(const Client& client, const std::string& since) {
+  json request = {{"verb", "audit"}};
+  if (!since.empty()) {
+    const std::size_t colon = since.find(':');
+    std::int64_t seq = 0;
+    const char* end = since.data() + std::min(colon, since.size());
+    const auto [stop, fault] = std::from_chars(since.data(), end, seq);
+    if (colon == std::string::npos || fault != std::errc{} || stop != end) {
+      return complain(client, ExitStatus::kBadRequest,
+                      {fmt::format("--since {} is not SEQ:HASH, as trainyard admin backup tells it", since)});
+    }
+    request["since_seq"] = seq;
+    request["since_hash"] = since.substr(colon + 1);
+  }
+  const auto answer = ask(client, request);
   if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
   const json& result = std::get<json>(answer);
   const bool is_clean = result.at("faults").empty();

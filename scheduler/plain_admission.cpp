@@ -74,7 +74,8 @@ Expected<std::optional<Dispatcher::WantedJob>> Dispatcher::wanted_of(const JobSn
   WantedJob wanted{job, stamp, {}, {}};
   for (const int task : tasks) {
     const std::string id = plain_run_id(stamp, task);
-    if (open_run(id) != nullptr) {
+    const Run* open = open_run(id);
+    if (open != nullptr && is_plain_run_of(*open, job)) {
       snapshots_.emplace(id, job);
       continue;
     }
@@ -200,6 +201,12 @@ Expected<std::optional<Refusal>> Dispatcher::admit_plain(std::vector<WantedJob>&
     return tl::unexpected(given.error());
   }
   for (WantedJob& each : wanted) {
+    for (const WantedTask& task : each.tasks) {
+      if (task.run.segments.empty() || is_plain_run_of(task.run, each.job)) continue;
+      return std::optional{refuse(fmt::format(
+          "run {} of {} has this job's id: cancel the job and submit it again", task.run.id,
+          task.run.about.user))};
+    }
     auto refusal = plan_plain(each, *owner, now);
     if (!refusal) return refusal;
     if (!*refusal) continue;
@@ -250,6 +257,9 @@ Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner,
     const auto held = ledger_.hold({hold_id, plan.fund, plan.quote.hold, run.id, owner.user,
                                     plan.gpus}, now);
     if (!held) return tl::unexpected(held.error());
+    if (*held == accounting::HoldStatus::kExistsWithDifferentContent) {
+      return tl::unexpected(accounting::Error{"hold " + hold_id + " exists with other content"});
+    }
     if (*held != accounting::HoldStatus::kHeld) {
       short_fund = plan.fund;
       why = *held;

@@ -12,6 +12,7 @@ namespace scheduler {
 namespace {
 
 constexpr std::string_view kStampPrefix = "trainyard-job:";
+constexpr std::size_t kStampDigits = 16;
 constexpr std::string_view kReasonBegin = "[trainyard: ";
 constexpr std::int64_t kLimitMax_s = 366LL * 86'400;
 
@@ -42,12 +43,23 @@ std::optional<JobStamp> parse_stamp(const std::string& admin_comment) {
   if (!admin_comment.starts_with(kStampPrefix)) return std::nullopt;
   const std::string rest = admin_comment.substr(kStampPrefix.size());
   const std::size_t colon = rest.find(':');
-  if (colon != 16 || !is_hexadecimal(rest.substr(0, colon))) return std::nullopt;
+  if (colon != kStampDigits || !is_hexadecimal(rest.substr(0, colon))) return std::nullopt;
   return JobStamp{rest.substr(0, colon), rest.substr(colon + 1)};
 }
 
 std::string plain_run_id(const JobStamp& stamp, int array_task) {
   return array_task < 0 ? stamp.id : fmt::format("{}t{}", stamp.id, array_task);
+}
+
+bool is_plain_run_id(const std::string& run_id) {
+  if (run_id.size() < kStampDigits || !is_hexadecimal(run_id.substr(0, kStampDigits))) return false;
+  const std::string_view task = std::string_view(run_id).substr(kStampDigits);
+  return task.empty() || (task.size() > 1 && task[0] == 't' &&
+                          task.find_first_not_of("0123456789", 1) == std::string_view::npos);
+}
+
+bool is_plain_run_of(const Run& run, const JobSnapshot& job) {
+  return run.about.is_plain && run.about.uid == job.uid;
 }
 
 int array_task_of(const std::string& run_id) {

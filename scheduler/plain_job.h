@@ -10,6 +10,7 @@
 
 #include "scheduler/cluster.h"
 #include "scheduler/plan.h"
+#include "scheduler/run.h"
 #include "scheduler/site.h"
 
 namespace scheduler {
@@ -23,6 +24,12 @@ struct JobStamp {
 
 // The run that stands for the job, or for one task of an array (-1: of none).
 [[nodiscard]] std::string plain_run_id(const JobStamp& stamp, int array_task);
+
+// The ids that plain_run_id() makes: no training may have one.
+[[nodiscard]] bool is_plain_run_id(const std::string& run_id);
+
+// Is it a run of such jobs, and the job's owner's?
+[[nodiscard]] bool is_plain_run_of(const Run& run, const JobSnapshot& job);
 
 // The task that such an id is of; -1: of none.
 [[nodiscard]] int array_task_of(const std::string& run_id);

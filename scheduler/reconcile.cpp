@@ -11,6 +11,7 @@
 
 #include "scheduler/dispatcher.h"
 #include "scheduler/plain_job.h"
+#include "scheduler/run_audit.h"
 #include "scheduler/settlement.h"
 
 namespace scheduler {
@@ -22,6 +23,25 @@ Error of(const accounting::Error& error) { return {"the books: " + error.message
 constexpr std::int64_t kClockSlackS = 300;
 constexpr int kAuditedRunsMax = 1'000'000;
 constexpr std::size_t kJobsPerQuestion = 500;
+
+// Whether the transfer that was the newest once is in the books, and is the one that it was.
+accounting::Expected<std::string> fault_of_head(accounting::Database& db,
+                                                const accounting::Ledger& ledger,
+                                                const accounting::Head& remembered) {
+  std::string hash;
+  const auto read = db.query("SELECT hash FROM transfer WHERE seq = ?1", {remembered.seq},
+                             [&hash](const accounting::Row& row) { hash = row.text(0); });
+  if (!read) return tl::unexpected(read.error());
+  if (hash == remembered.hash) return std::string();
+  const auto head = ledger.head();
+  if (!head) return tl::unexpected(head.error());
+  if (hash.empty()) {
+    return fmt::format("the books end at transfer {}, and once had transfer {} ({}): the newest were "
+                       "cut off, or a copy was restored", head->seq, remembered.seq, remembered.hash);
+  }
+  return fmt::format("transfer {} has the hash {}, and once had {}: the books were made anew",
+                     remembered.seq, hash, remembered.hash);
+}
 
 // No allocation is paid twice, whatever runs it was taken for.
 void note_double_charges(const std::vector<Run>& runs, Dispatcher::AuditReport& report) {
@@ -340,11 +360,17 @@ Expected<void> Dispatcher::note_unclaimed(const std::vector<Run>& runs,
   return {};
 }
 
-Expected<Dispatcher::AuditReport> Dispatcher::audit() {
+Expected<Dispatcher::AuditReport> Dispatcher::audit(
+    const std::optional<accounting::Head>& remembered) {
   AuditReport report;
   const auto faults = ledger_.verify();
   if (!faults) return tl::unexpected(of(faults.error()));
   report.faults = *faults;
+  if (remembered) {
+    const auto fault = fault_of_head(*db_, ledger_, *remembered);
+    if (!fault) return tl::unexpected(of(fault.error()));
+    if (!fault->empty()) report.faults.push_back(*fault);
+  }
   const auto findings = ledger_.findings();
   if (!findings) return tl::unexpected(of(findings.error()));
   std::set<std::string> with_finding;
@@ -355,6 +381,9 @@ Expected<Dispatcher::AuditReport> Dispatcher::audit() {
   }
   const auto runs = store_.load_latest("", kAuditedRunsMax);
   if (!runs) return tl::unexpected(runs.error());
+  const auto differences = compare_with_ledger(*db_, ledger_, *runs);
+  if (!differences) return tl::unexpected(differences.error());
+  report.faults.insert(report.faults.end(), differences->begin(), differences->end());
   note_double_charges(*runs, report);
   if (const auto noted = note_unclaimed(*runs, with_finding, report); !noted) {
     return tl::unexpected(noted.error());

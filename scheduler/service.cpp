@@ -11,6 +11,7 @@
 #include "accounting/till.h"
 #include "scheduler/answers.h"
 #include "scheduler/books_desk.h"
+#include "scheduler/request_id.h"
 
 namespace scheduler {
 namespace {
@@ -240,7 +241,10 @@ json answer_grant(Dispatcher& dispatcher, const Caller& caller, const json& requ
                                 "site.toml)", caller.user)});
   }
   accounting::Grant grant;
-  grant.id = request.at("id");
+  const std::string asked_id = request.at("id");
+  const auto id = id_of_admin(dispatcher.database(), "grant", caller.user, asked_id);
+  if (!id) return failed(id.error().message);
+  grant.id = *id;
   grant.fund = request.at("fund");
   grant.amount.milli_gpu_s = request.at("amount");
   grant.actor = caller.user;
@@ -253,7 +257,7 @@ json answer_grant(Dispatcher& dispatcher, const Caller& caller, const json& requ
     case accounting::GrantStatus::kGranted:
     case accounting::GrantStatus::kAlreadyGranted: break;
     case accounting::GrantStatus::kExistsWithDifferentContent:
-      return refused({fmt::format("grant {} exists with other content", grant.id)});
+      return refused({fmt::format("grant {} exists with other content", asked_id)});
     case accounting::GrantStatus::kInvalid:
       return refused({fmt::format("{} to \"{}\" is no grant: a fund is user:NAME or group:NAME, an "
                                   "amount is above zero, an expiry lies ahead", accounting::to_gpu_hours(grant.amount),
@@ -265,9 +269,18 @@ json answer_grant(Dispatcher& dispatcher, const Caller& caller, const json& requ
                {"fund", *balance ? fund_to_json(**balance) : json(nullptr)}});
 }
 
-json answer_audit(Dispatcher& dispatcher, const Caller& caller) {
+json answer_audit(Dispatcher& dispatcher, const Caller& caller, const json& request) {
   if (!caller.is_admin) return refused({"only an admin audits"});
-  const auto report = dispatcher.audit();
+  std::optional<accounting::Head> remembered;
+  if (request.contains("since_seq")) {
+    remembered = accounting::Head{request.at("since_seq").get<std::int64_t>(),
+                                  request.at("since_hash").get<std::string>()};
+    if (remembered->seq < 1 || remembered->hash.size() != 64) {
+      return bad_request("since_seq and since_hash are the number and the hash of a transfer, as a "
+                         "backup and the end of `admin export journal` tell them");
+    }
+  }
+  const auto report = dispatcher.audit(remembered);
   if (!report) return failed(report.error().message);
   return good({{"faults", report->faults}, {"notes", report->notes},
                {"charges_compared", report->charges_compared},
@@ -358,8 +371,14 @@ json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& call
     if (verb == "statement") return answer_statement(dispatcher, caller, request, now);
     if (verb == "grant") return answer_grant(dispatcher, caller, request, now);
     if (verb == "gate") return answer_gate(dispatcher, site, caller, request, now);
+    if (verb == "release") {
+      if (!caller.is_admin) return refused({"only an admin releases what is set aside"});
+      const std::string id = request.at("run"), note = request.value("note", "");
+      return logged(dispatcher, caller, verb, id + (note.empty() ? "" : ": ") + note, now,
+                    outcome_of(dispatcher.release_by_admin(caller, id, note, now)));
+    }
     if (verb == "audit") {
-      return logged(dispatcher, caller, "audit", "", now, answer_audit(dispatcher, caller));
+      return logged(dispatcher, caller, "audit", "", now, answer_audit(dispatcher, caller, request));
     }
     if (verb == "export") {
       auto answer = answer_books(dispatcher, site, caller, request, now);

@@ -119,6 +119,12 @@ void check_managed(TableReader& reader, const Site& site) {
 void read_books(TableReader& reader, Site& site) {
   reader.read_integer("quote_valid_s", site.quote_valid_s, 60, 30 * kDay_s);
   reader.read_integer("webhook_window_s", site.webhook_window_s, 10, kDay_s);
+  std::string excess = "site";
+  reader.read("excess", excess);
+  site.fund_owes_excess = excess == "fund";
+  if (excess != "site" && excess != "fund") {
+    reader.fault("excess", fmt::format("books.excess = \"{}\" is none of \"site\", \"fund\".", excess));
+  }
   std::string command;
   reader.read("message_command", command);
   if (command.empty()) return;

@@ -9,6 +9,7 @@
 #include "accounting/take.h"
 #include "scheduler/answers.h"
 #include "scheduler/books_desk.h"
+#include "scheduler/request_id.h"
 #include "scheduler/tiers.h"
 
 namespace scheduler {
@@ -86,7 +87,6 @@ json take_tier(Dispatcher& dispatcher, const Caller& caller, const Tier& tier, c
 json answer_tier_upgrade(Dispatcher& dispatcher, const Site& site, const Caller& caller,
                          const json& request, UtcSeconds now) {
   const std::string wanted = request.at("tier");
-  const std::string id = request.at("id");
   const Tier* tier = wanted.empty() ? nullptr : find_tier(site, wanted);
   if (tier == nullptr) {
     std::vector<std::string> names;
@@ -100,14 +100,17 @@ json answer_tier_upgrade(Dispatcher& dispatcher, const Site& site, const Caller&
   }
   const auto name = dispatcher.ledger().setting("user:" + caller.user, "tier");
   if (!name) return failed(name.error().message);
+  const auto id =
+      id_of_user(dispatcher.database(), caller.uid, caller.user, request.at("id").get<std::string>());
+  if (!id) return failed(id.error().message);
   bool is_retry = false;
   const auto read = dispatcher.database().query(
-      "SELECT 1 FROM transfer WHERE id = ?1", {id}, [&](const accounting::Row&) { is_retry = true; });
+      "SELECT 1 FROM transfer WHERE id = ?1", {*id}, [&](const accounting::Row&) { is_retry = true; });
   if (!read) return failed(read.error().message);
   if (find_tier(site, name->value_or("")) == tier && !is_retry) {
     return refused({fmt::format("{} has tier {} already", caller.user, tier->name)});
   }
-  return take_tier(dispatcher, caller, *tier, id, now);
+  return take_tier(dispatcher, caller, *tier, *id, now);
 }
 
 }  // namespace

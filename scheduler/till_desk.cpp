@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "accounting/posting.h"
 #include "accounting/tariff.h"
 #include "accounting/till.h"
 #include "scheduler/answers.h"
@@ -127,6 +128,9 @@ json answer_quote(Dispatcher& dispatcher, Till& till, const Site& site, const Ca
     return good(quote_to_json(**known));
   }
   if (!request.contains("request")) return refused({"quote " + id + " is not known"});
+  if (!accounting::is_name(id)) {
+    return bad_request("\"" + id + "\" is no id of a quote: 1 to 64 letters, digits, . _ and -");
+  }
   if (!dispatcher.facts()) return failed("Slurm has not answered yet; try again in a moment");
   const DataFacts data{request.at("train_images"), request.at("val_images")};
   auto asked = dispatcher.with_default_fund(caller, request.at("request").get<TrainingRequest>());

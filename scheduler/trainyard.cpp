@@ -174,7 +174,7 @@ int run(int argc, char** argv) {
   funds->add_flag("--csv", csv, "as CSV");
 
   CLI::App* admin = app.add_subcommand(
-      "admin", "for admins: grant, refund, set, funds, runs, price, voucher, receipts, acts, "
+      "admin", "for admins: grant, refund, release, set, funds, runs, price, voucher, receipts, acts, "
                "audit, export, backup");
   admin->require_subcommand(1);
   scheduler::GrantOptions grant_options;
@@ -190,6 +190,9 @@ int run(int argc, char** argv) {
   CLI::App* admin_runs = admin->add_subcommand("runs", "everybody's runs");
   admin_runs->add_option("--count,-n", count, "at most so many")->capture_default_str();
   CLI::App* audit = admin->add_subcommand("audit", "recompute the books, compare with slurmdbd");
+  std::string audit_since;
+  audit->add_option("--since", audit_since,
+                    "SEQ:HASH that a backup told: the books of today must hold that transfer");
 
   std::uint32_t gate_job = 0;
   CLI::App* gate = app.add_subcommand("gate", "may this job start? Asked by Slurm's start gate");
@@ -264,7 +267,7 @@ int run(int argc, char** argv) {
   if (*grant) return done(scheduler::grant(client, grant_options));
   if (*admin_runs) return done(scheduler::list_runs(client, true, count));
   if (*gate) return done(scheduler::gate(client, gate_job));
-  if (*audit) return done(scheduler::audit(client));
+  if (*audit) return done(scheduler::audit(client, audit_since));
   return done(ExitStatus::kInternal);
 }
 

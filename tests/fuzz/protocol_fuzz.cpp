@@ -2,7 +2,8 @@
 //
 // The input as lines of the service's socket, each asked by the user that its first character chooses.
 // Every answer has the form of one, nobody but an admin does what is an admin's, another's run cannot
-// be changed, and the books stay right.
+// be changed, and the books stay right. Where only bob asked, ada's run is charged, given back and
+// settled as if he had not.
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -70,6 +71,7 @@ struct World {
     const auto job = must(cluster.submit(scheduler::make_job_spec(
         std::get<scheduler::Admitted>(*outcome).plan, {"adarun", 0}, "/runs/adarun", site, {})));
     cluster.start(job.id);
+    job_of_ada = job.id;
     tick();
   }
   void tick() {
@@ -86,6 +88,23 @@ struct World {
            std::to_string(segment.job.value_or(0)) + segment.submission_failed.value_or("");
   }
 
+  // Its node fails, which is charged and given back.
+  void settle_run_of_ada() {
+    cluster.now += 30;
+    cluster.end(job_of_ada, scheduler::JobState::kNodeFail, 0);
+    for (int i = 0; i < 4; ++i) tick();
+    const auto view = service->find("adarun");
+    const auto balance = service->ledger().balance("user:ada");
+    if (!view || !*view || !balance || !*balance) std::abort();
+    const scheduler::Segment& segment = (*view)->run.last();
+    const bool is_settled = segment.closed && segment.charges.size() == 1 &&
+                            segment.charges[0].charged.milli_gpu_s > 0 &&
+                            segment.charges[0].refunded == segment.charges[0].charged;
+    if (!is_settled || (*balance)->held.milli_gpu_s != 0) std::abort();
+    if ((*balance)->available.milli_gpu_s != 100 * accounting::kGpuHour.milli_gpu_s) std::abort();
+  }
+
+  scheduler::JobId job_of_ada = 0;
   scheduler::Site site;
   accounting::Database database;
   scheduler::FakeCluster cluster;
@@ -93,7 +112,7 @@ struct World {
 };
 
 const std::set<std::string> kAdminVerbs{"grant", "refund", "price_set", "voucher_make", "export",
-                                        "backup", "acts", "audit", "gate"};
+                                        "backup", "acts", "audit", "gate", "release"};
 
 void ask(World& world, const scheduler::Caller& caller, const std::string& line) {
   const json request = json::parse(line, nullptr, false);
@@ -116,13 +135,16 @@ void ask(World& world, const scheduler::Caller& caller, const std::string& line)
 // NOLINTNEXTLINE(readability-identifier-naming)
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   World world;
+  bool is_bob_alone = true;
   std::istringstream lines(std::string(reinterpret_cast<const char*>(data), size));
   for (std::string line; std::getline(lines, line);) {
     if (line.empty()) continue;
     const auto& caller = line[0] == 'b' ? kBob : line[0] == 'r' ? kRoot : kAda;
+    is_bob_alone = is_bob_alone && caller.uid == kBob.uid;
     ask(world, caller, line.substr(1));
   }
   world.tick();
+  if (is_bob_alone) world.settle_run_of_ada();
   const auto faults = world.service->ledger().verify();
   if (!faults || !faults->empty()) std::abort();
   return 0;

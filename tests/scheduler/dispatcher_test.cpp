@@ -250,6 +250,22 @@ TEST_F(DispatcherTest, ChargeIsCappedByTheHoldAndTheExcessIsAFinding) {
   world.expect_books_are_right();
 }
 
+TEST_F(DispatcherTest, TheExcessIsTheFundsDebtWhereTheSiteSaysSo) {
+  world.site.fund_owes_excess = true;
+  const auto available = world.balance().available.milli_gpu_s;
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.now += 1999;
+  world.cluster.end(job, JobState::kTimeout, 0);
+  world.tick();
+  // It has enough to pay it at once.
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 2000 * 1000);
+  EXPECT_EQ(world.balance().available.milli_gpu_s, available - 2 * 2000 * 1000);
+  EXPECT_EQ(world.dispatcher().ledger().findings()->size(), 1u);
+  world.expect_books_are_right();
+}
+
 TEST_F(DispatcherTest, SettlesFromSlurmdbdWhenTheControllerHasForgottenTheJob) {
   const JobId job = world.launch(world.admission());
   world.cluster.start(job);

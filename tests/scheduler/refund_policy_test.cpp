@@ -3,6 +3,7 @@
 // What [refunds] of site.toml gives back, against a pretended Slurm.
 #include <nlohmann/json.hpp>
 
+#include "scheduler/service.h"
 #include "world.h"
 
 namespace scheduler {
@@ -117,6 +118,23 @@ TEST_F(RefundPolicyTest, AChargeOfOlderBooksIsReadWithoutItsExitCode) {
   EXPECT_EQ(std::get<AttemptCharged>(event_from_json("AttemptCharged", json)).exit_code, kBadNodeCode);
   json.erase("exit_code");
   EXPECT_EQ(std::get<AttemptCharged>(event_from_json("AttemptCharged", json)).exit_code, 0);
+}
+
+TEST_F(RefundPolicyTest, AnAdminsRefundOfAllThatIsLeftMayBeAskedForAgain) {
+  ASSERT_EQ(trained("runone", JobState::kFailed, 1, 20).refunded.milli_gpu_s, 0);
+  const auto refund = [&](const std::string& reason) {
+    return answer_request(world.dispatcher(), world.site, kAdmin,
+                          {{"verb", "refund"}, {"charge", "fake/runone/0/0"}, {"reason", reason}},
+                          world.cluster.now);
+  };
+  for (const bool was_known : {false, true}) {
+    const auto answer = refund("power");
+    ASSERT_TRUE(answer.at("ok").get<bool>()) << answer.dump();
+    EXPECT_EQ(answer.at("result").at("refunded"), 2 * 20 * 1000);
+    EXPECT_EQ(answer.at("result").at("was_known").get<bool>(), was_known);
+  }
+  EXPECT_FALSE(refund("again").at("ok").get<bool>());
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 0);
 }
 
 }  // namespace

@@ -123,8 +123,16 @@ TEST(Site, WhatIsLeftOutHasADefault) {
   EXPECT_EQ(outcome.site.socket, "/run/trainyard/socket");
   EXPECT_EQ(outcome.site.types[0].startup_s, 60);
   EXPECT_EQ(outcome.site.limits.max_nodes, std::nullopt);
+  EXPECT_FALSE(outcome.site.fund_owes_excess);
   EXPECT_EQ(outcome.site.limits.line, 2);
   EXPECT_EQ(outcome.site.types[0].line, 8);
+}
+
+TEST(Site, AnExcessMayBeTheFunds) {
+  const SiteOutcome outcome =
+      read_site_text(replaced(kSmall, "[limits]", "[books]\nexcess = \"fund\"\n[limits]"));
+  EXPECT_EQ(to_text(outcome.faults), "");
+  EXPECT_TRUE(outcome.site.fund_owes_excess);
 }
 
 TEST(Site, TheOnlyTypeIsTheDefaultType) {
@@ -166,6 +174,8 @@ TEST(Site, EveryFaultNamesItsLine) {
       {"type = \"h100\"", "type = \"a100\"",
        "site.toml:5: defaults.type = \"a100\" is no instance_type. Known types: h100.\n"},
       {"[limits]", "[limit]", "site.toml:2: limit is not known. Did you mean \"limits\"?\n"},
+      {"[limits]", "[books]\nexcess = \"both\"\n[limits]",
+       "site.toml:3: books.excess = \"both\" is none of \"site\", \"fund\".\n"},
       {"cluster = \"demo\"", "cluster = 3",
        "site.toml:1: cluster is a whole number. It takes a "
        "string.\n"},
