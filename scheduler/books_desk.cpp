@@ -64,6 +64,12 @@ json answer_set(Dispatcher& dispatcher, const Caller& caller, const json& reques
     }
   }
   const auto status = dispatcher.ledger().set(setting, now);
+  if (setting.name == "default_fund") {
+    const auto current = dispatcher.ledger().setting(setting.fund, setting.name);
+    if (!current) return failed(current.error().message);
+    // Said again it is no transfer more; who may set it as he likes could fill the books.
+    if (*current == setting.value) return good({{"was_known", true}});
+  }
   if (!status) return failed(status.error().message);
   switch (*status) {
     case accounting::SetStatus::kSet:

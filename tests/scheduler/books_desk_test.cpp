@@ -534,6 +534,9 @@ TEST_F(BooksDesk, ADefaultFundIsOneThatItsUserMaySpendAndIsToldToHim) {
   done(kAda, set("user:ada", "default_fund", nullptr));
   EXPECT_FALSE(done(kAda, {{"verb", "hello"}}).contains("default_fund"));
 }
+  const auto head = dispatcher->ledger().head();
+  EXPECT_EQ(done(kAda, set("user:ada", "default_fund", "group:vision")).at("was_known"), true);
+  EXPECT_EQ(dispatcher->ledger().head()->seq, head->seq);  // Said again it posts nothing.
 
 TEST_F(BooksDesk, FundsThatAreNearlySpentAreToldOnce) {
   grant("user:ada", 1);
