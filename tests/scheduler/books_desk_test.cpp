@@ -544,7 +544,7 @@ TEST_F(BooksDesk, FundsThatAreNearlySpentAreToldOnce) {
 
   EXPECT_EQ(*turn_books(*dispatcher, site, cluster.now),
             std::vector<std::string>{
-                "fund user:ada has used 80 % of its 1.000 GPU-h: 0.100 GPU-h are left"});
+                "fund user:ada has used or set aside 80 % of its 1.000 GPU-h: 0.100 GPU-h are left"});
   EXPECT_TRUE(turn_books(*dispatcher, site, cluster.now)->empty());
 }
 
