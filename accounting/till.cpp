@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "accounting/audit_till.h"
+#include "accounting/part_schema.h"
 #include "accounting/posting.h"
 #include "accounting/tariff.h"
 
@@ -212,8 +213,9 @@ std::string till_schema() {
 }
 
 Expected<Till> Till::open(Database& db, Ledger& ledger) {
-  static const std::string kSql = till_schema();
-  const auto done = db.execute_script(kSql);
+  static const std::array kVersions{till_schema()};
+  auto done = open_part(db, "till", kVersions);
+  if (done) done = db.execute_script(kVersions.front());  // A trigger that somebody dropped.
   if (!done) return tl::unexpected(Error{"till: " + done.error().message});
   return Till(db, ledger);
 }
