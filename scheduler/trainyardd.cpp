@@ -2,6 +2,7 @@
 //
 // trainyardd: the service. One process, one loop; here alone is its clock read.
 #include <fcntl.h>
+#include <pwd.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 
@@ -63,11 +65,19 @@ void turn(scheduler::Dispatcher& dispatcher, const scheduler::Site& site, std::t
 }
 
 int restore(const scheduler::Site& site, const std::string& copy) {
+// Who started this: behind sudo the person, who is named for the log alone.
+std::string own_name() {
+  const char* person = std::getenv("SUDO_USER");
+  const passwd* entry = getpwuid(getuid());
+  const std::string account = entry == nullptr ? std::to_string(getuid()) : entry->pw_name;
+  return person == nullptr || *person == '\0' ? account : fmt::format("{} (sudo)", person);
+}
+
   const int lock = lock_database(site.database);
   if (lock < 0) {
     return fail(fmt::format("{}.lock: a trainyardd owns these books. Stop it first", site.database));
   }
-  const auto done = scheduler::restore_books(site.database, copy, std::time(nullptr));
+  const auto done = scheduler::restore_books(site.database, copy, own_name(), std::time(nullptr));
   if (!done) return fail(done.error().message);
   log(*done);
   return 0;
