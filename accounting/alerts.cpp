@@ -9,9 +9,11 @@ namespace {
 constexpr std::int64_t kTriesMax = 5;
 constexpr std::int64_t kFirstRetry_s = 60;
 
+constexpr int kSlackPercent = 5;  // A level counts as left when use is below it by this.
+
 struct Arm {
   std::int64_t seq = 0;
-  Amount given;
+  Amount given;  // Without what of it has expired unused since.
   int level = 0;
 };
 
@@ -30,10 +32,23 @@ Expected<std::int64_t> newest_grant(Database& db, const std::string& fund) {
   return seq;
 }
 
+// What of the fund has expired unused since the transfer `seq`.
+Expected<Amount> expired_since(Database& db, const std::string& fund, std::int64_t seq) {
+  Amount expired;
+  const auto read = db.query(
+      "SELECT coalesce(sum(amount), 0) FROM transfer INDEXED BY transfer_credit "
+      "WHERE credit = ?1 AND kind = 'expire' AND seq > ?2",
+      {"expired:" + fund, seq}, [&expired](const Row& row) { expired = {row.integer(0)}; });
+  if (!read) return tl::unexpected(failed(read.error()));
+  return expired;
+}
+
 // The fund's arm, made or renewed where a grant came since the last look.
 Expected<Arm> arm_of(Database& db, const FundBalance& balance) {
   const auto newest = newest_grant(db, balance.fund);
   if (!newest) return tl::unexpected(newest.error());
+  const auto expired = expired_since(db, balance.fund, *newest);
+  if (!expired) return tl::unexpected(expired.error());
   Arm arm;
   bool is_known = false;
   const auto read = db.query("SELECT armed_seq, given, level FROM alert_arm WHERE fund = ?1",
@@ -43,43 +58,53 @@ Expected<Arm> arm_of(Database& db, const FundBalance& balance) {
                                       static_cast<int>(row.integer(2))};
                              });
   if (!read) return tl::unexpected(failed(read.error()));
-  if (is_known && arm.seq == *newest) return arm;
+  if (is_known && arm.seq == *newest) {
+    arm.given.milli_gpu_s -= expired->milli_gpu_s;
+    return arm;
+  }
   // A fund that is met for the first time is reckoned from all that it was given.
-  const Amount given{is_known ? balance.available.milli_gpu_s + balance.held.milli_gpu_s
-                              : balance.granted.milli_gpu_s - balance.later.milli_gpu_s -
-                                    balance.expired.milli_gpu_s};
-  arm = {*newest, given, 0};
+  arm = {*newest,
+         {is_known ? balance.available.milli_gpu_s + balance.held.milli_gpu_s
+                   : balance.granted.milli_gpu_s - balance.later.milli_gpu_s -
+                         balance.expired.milli_gpu_s},
+         0};
+  // Kept is what it had at that transfer: what expired since is taken off at every look.
   const auto kept = db.run(
       "INSERT INTO alert_arm (fund, armed_seq, given, level) VALUES (?1, ?2, ?3, 0) "
       "ON CONFLICT (fund) DO UPDATE SET armed_seq = ?2, given = ?3, level = 0",
-      {balance.fund, arm.seq, given.milli_gpu_s});
+      {balance.fund, arm.seq, arm.given.milli_gpu_s + expired->milli_gpu_s});
   if (!kept) return tl::unexpected(failed(kept.error()));
   return arm;
 }
 
-int level_of(Amount given, Amount available) {
+// The highest level that is reached, or is by up to `slack_percent` not.
+int level_of(Amount given, Amount available, int slack_percent = 0) {
   if (given <= Amount{0}) return 0;
   __extension__ using Wide = __int128;
   const Wide gone = Wide{given.milli_gpu_s} - available.milli_gpu_s;
   int level = 0;
   for (const int candidate : {80, 95, 100}) {
-    if (gone * 100 >= Wide{given.milli_gpu_s} * candidate) level = candidate;
+    if (gone * 100 >= Wide{given.milli_gpu_s} * (candidate - slack_percent)) level = candidate;
   }
   return level;
 }
 
-Expected<void> write_down(Database& db, Alert& alert, std::int64_t armed_seq,
-                          const std::vector<std::string>& channels) {
+Expected<void> keep_level(Database& db, const std::string& fund, int level) {
+  const auto done = db.run("UPDATE alert_arm SET level = ?2 WHERE fund = ?1",
+                           {fund, std::int64_t{level}});
+  if (!done) return tl::unexpected(done.error());
+  return {};
+}
+
+// With the newest transfer of that time in armed_seq: a level is reached again by a later one only.
+Expected<void> write_down(Database& db, Alert& alert, const std::vector<std::string>& channels) {
   auto done = db.run(
       "INSERT INTO alert (fund, level, armed_seq, available, given, at_s) "
-      "VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-      {alert.fund, std::int64_t{alert.level}, armed_seq, alert.available.milli_gpu_s,
+      "VALUES (?1, ?2, (SELECT coalesce(max(seq), 0) FROM transfer), ?3, ?4, ?5)",
+      {alert.fund, std::int64_t{alert.level}, alert.available.milli_gpu_s,
        alert.given.milli_gpu_s, alert.when});
-  if (done) {
-    done = db.run("UPDATE alert_arm SET level = ?2 WHERE fund = ?1",
-                  {alert.fund, std::int64_t{alert.level}});
-  }
   if (!done) return tl::unexpected(done.error());
+  if (auto kept = keep_level(db, alert.fund, alert.level); !kept) return kept;
   const auto read = db.query("SELECT max(number) FROM alert", {},
                              [&alert](const Row& row) { alert.number = row.integer(0); });
   if (!read) return read;
@@ -96,8 +121,8 @@ Expected<void> write_down(Database& db, Alert& alert, std::int64_t armed_seq,
 }  // namespace
 
 std::string text_of(const Alert& alert) {
-  return fmt::format("fund {} has used {} % of its {}: {} are left", alert.fund, alert.level,
-                     to_gpu_hours(alert.given), to_gpu_hours(alert.available));
+  return fmt::format("fund {} has used or set aside {} % of its {}: {} are left", alert.fund,
+                     alert.level, to_gpu_hours(alert.given), to_gpu_hours(alert.available));
 }
 
 Expected<std::vector<Alert>> raise_alerts(Database& db, const Ledger& ledger,
@@ -112,10 +137,14 @@ Expected<std::vector<Alert>> raise_alerts(Database& db, const Ledger& ledger,
       const auto arm = arm_of(db, balance);
       if (!arm) return tl::unexpected(arm.error());
       const int level = level_of(arm->given, balance.available);
+      const int left = level_of(arm->given, balance.available, kSlackPercent);
+      if (left < arm->level) {
+        if (auto kept = keep_level(db, balance.fund, left); !kept) return kept;
+      }
       if (level <= arm->level) continue;
       Alert alert{.number = 0, .fund = balance.fund, .level = level,
                   .available = balance.available, .given = arm->given, .when = now};
-      if (auto written = write_down(db, alert, arm->seq, channels); !written) return written;
+      if (auto written = write_down(db, alert, channels); !written) return written;
       raised.push_back(alert);
     }
     return {};

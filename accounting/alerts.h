@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 // accounting/alerts.h
 //
-// Funds that are nearly spent: at 80, 95 and 100 % of what a fund had when it last got hours, its
-// people are told, once for each level until it gets more. What is to be told stands in the database
-// until it was sent, so that a restart neither forgets nor repeats it. One thread at a time.
+// Funds that are nearly spent: at 80, 95 and 100 % of what a fund had when it last got hours, less what
+// of it has expired, its people are told, once for each level until it gets more or until the level
+// was left by 5 %, as when a hold was released. What is to be told stands in the database until it was
+// sent, so that a restart neither forgets nor repeats it. One thread at a time.
 #pragma once
 
 #include <string>
@@ -21,7 +22,7 @@ struct Alert {
   UtcSeconds when = 0;
 };
 
-// "fund user:ada has used 80 % of its 1.000 GPU-h: 0.100 GPU-h are left"
+// "fund user:ada has used or set aside 80 % of its 1.000 GPU-h: 0.100 GPU-h are left"
 [[nodiscard]] std::string text_of(const Alert& alert);
 
 // Looks at every fund and writes down the alerts that are new, to be sent on each of `channels`. A

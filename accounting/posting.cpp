@@ -43,7 +43,7 @@ std::size_t printable_length(std::string_view text) {
 }  // namespace
 
 bool is_name(std::string_view text) {
-  return !text.empty() && consists_of(text, 64, "._-");
+  return !text.empty() && consists_of(text, 64, kNameMarks);
 }
 
 bool is_fund(std::string_view text) {

@@ -18,6 +18,10 @@ namespace accounting {
 
 inline constexpr UtcSeconds kYear9999End = 253'402'300'799;
 
+// What a name may have beside letters and digits. Groups of a directory with blanks are renamed where
+// the machine learns of them (docs/operate.md).
+inline constexpr std::string_view kNameMarks = "._@+-";
+
 [[nodiscard]] bool is_name(std::string_view text);  // A user, group, cluster or member.
 [[nodiscard]] bool is_fund(std::string_view text);
 [[nodiscard]] bool is_run(std::string_view text);

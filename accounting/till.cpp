@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "accounting/audit_till.h"
+#include "accounting/part_schema.h"
 #include "accounting/posting.h"
 #include "accounting/tariff.h"
 
@@ -212,8 +213,9 @@ std::string till_schema() {
 }
 
 Expected<Till> Till::open(Database& db, Ledger& ledger) {
-  static const std::string kSql = till_schema();
-  const auto done = db.execute_script(kSql);
+  static const std::array kVersions{till_schema()};
+  auto done = open_part(db, "till", kVersions);
+  if (done) done = db.execute_script(kVersions.front());  // A trigger that somebody dropped.
   if (!done) return tl::unexpected(Error{"till: " + done.error().message});
   return Till(db, ledger);
 }
@@ -435,14 +437,16 @@ Expected<void> Till::record(const AdminAct& act) {
                           {act.when, act.actor, act.act, printable_note(act.detail)}));
 }
 
-Expected<std::vector<AdminAct>> Till::acts() const {
+Expected<std::vector<AdminAct>> Till::acts(std::int64_t count, std::int64_t before) const {
   std::vector<AdminAct> acts;
-  auto done = db_->query("SELECT at_s, actor, act, detail FROM admin_act ORDER BY seq", {},
-                         [&acts](const Row& row) {
-                           acts.push_back(
-                               {row.integer(0), row.text(1), row.text(2), row.text(3)});
-                         });
+  auto done = db_->query(
+      "SELECT at_s, actor, act, detail, seq FROM admin_act WHERE ?2 = 0 OR seq < ?2 "
+      "ORDER BY seq DESC LIMIT ?1",
+      {count, before}, [&acts](const Row& row) {
+        acts.push_back({row.integer(0), row.text(1), row.text(2), row.text(3), row.integer(4)});
+      });
   if (!done) return tl::unexpected(Error{"admin acts: " + done.error().message});
+  std::reverse(acts.begin(), acts.end());
   return acts;
 }
 

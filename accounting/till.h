@@ -109,6 +109,7 @@ struct ReverseOutcome {
 struct AdminAct {
   UtcSeconds when = 0;
   std::string actor, act, detail;
+  std::int64_t number = 0;      // 1, 2, 3, ...; given by record().
 };
 
 class Till {
@@ -152,7 +153,9 @@ class Till {
                                               const std::string& reversal) const;
 
   [[nodiscard]] Expected<void> record(const AdminAct& act);
-  [[nodiscard]] Expected<std::vector<AdminAct>> acts() const;
+  // The newest `count` of those with a number below `before` (0: of all), oldest first.
+  [[nodiscard]] Expected<std::vector<AdminAct>> acts(std::int64_t count = 1'000,
+                                                     std::int64_t before = 0) const;
 
  private:
   [[nodiscard]] Expected<bool> is_guaranteed(const Payment& payment,

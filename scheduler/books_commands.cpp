@@ -382,12 +382,18 @@ void BooksCommands::add_till(CLI::App& admin) {
                     }});
 
   CLI::App* acts = admin.add_subcommand("acts", "what admins did that is no transfer");
-  verbs_.push_back({acts, [](const Client& client) {
-    return show(client, {{"verb", "acts"}}, [](const json& result) {
+  const auto count = std::make_shared<std::int64_t>(1'000);
+  acts->add_option("--count", *count, "the newest so many")->check(CLI::Range(1, 1'000))
+      ->capture_default_str();
+  const auto before = std::make_shared<std::int64_t>(0);
+  acts->add_option("--before", *before, "of those with a number below this, to go back further");
+  verbs_.push_back({acts, [=](const Client& client) {
+    const json request = {{"verb", "acts"}, {"count", *count}, {"before", *before}};
+    return show(client, request, [](const json& result) {
       for (const json& act : result.at("acts")) {
-        fmt::print("{}  {:<12} {:<10} {}\n", accounting::format_utc(act.at("time")),
-                   act.at("actor").get<std::string>(), act.at("act").get<std::string>(),
-                   act.at("detail").get<std::string>());
+        fmt::print("{:>6}  {}  {:<12} {:<10} {}\n", act.at("number").get<std::int64_t>(),
+                   accounting::format_utc(act.at("time")), act.at("actor").get<std::string>(),
+                   act.at("act").get<std::string>(), act.at("detail").get<std::string>());
       }
     });
   }});

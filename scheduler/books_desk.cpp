@@ -54,12 +54,19 @@ json answer_set(Dispatcher& dispatcher, const Caller& caller, const json& reques
     const std::string& chosen = *setting.value;
     if (!accounting::is_fund(chosen)) {
       return bad_request(fmt::format(
-          "default_fund = \"{}\" is not the name of a fund. Write user:NAME or group:NAME", chosen));
+          "default_fund = \"{}\" is not the name of a fund. Write user:NAME or group:NAME, NAME of "
+          "letters, digits and \"._@+-\"", chosen));
     }
     if (is_own && !may_spend(caller, chosen)) {
       return refused({fmt::format("fund {} is not {}'s to spend: it takes the user himself or a "
                                   "member of the Unix group", chosen, caller.user)});
     }
+  }
+  if (setting.name == "default_fund") {
+    const auto current = dispatcher.ledger().setting(setting.fund, setting.name);
+    if (!current) return failed(current.error().message);
+    // Said again it is no transfer more; who may set it as he likes could fill the books.
+    if (*current == setting.value) return good({{"was_known", true}});
   }
   const auto id = is_own || !caller.is_admin
                       ? id_of_user(dispatcher.database(), caller.uid, caller.user, asked_id)

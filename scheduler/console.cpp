@@ -145,6 +145,50 @@ std::string epoch_text(const contract::MetricsRecord& record) {
       value("images_per_s", 1));
 }
 
+std::optional<Reestimate> reestimate_of(const json& run, const std::optional<Pace>& pace) {
+  const json& segments = run.at("segments");
+  if (!pace || segments.empty()) return std::nullopt;
+  const std::string state = run.at("state");
+  if (state != "running" && state != "stopping") return std::nullopt;
+  const json& segment = segments.back();
+  if (!segment.contains("start")) return std::nullopt;
+  const Plan plan = segment.at("plan").get<Plan>();
+  Standing standing;
+  segment.at("start").get_to(standing.start);
+  run.at("charged").get_to(standing.charged.milli_gpu_s);
+  run.at("held").get_to(standing.held.milli_gpu_s);
+  for (const json& each : segments) {
+    for (const json& charge : each.at("charges")) {
+      standing.charged_minor += charge.value("cost_minor", std::int64_t{0});
+    }
+  }
+  if (run.contains("available")) {
+    standing.available = accounting::Amount{run.at("available").get<std::int64_t>()};
+  }
+  return reestimate(plan, *pace, standing);
+}
+
+json reestimate_json(const Reestimate& estimate, const std::string& currency) {
+  json out = {{"epochs_done", estimate.pace.epochs_done},
+              {"epochs", estimate.pace.epochs},
+              {"seconds_an_epoch", estimate.pace.epoch_s},
+              {"left_s", estimate.left_s},
+              {"end", estimate.end},
+              {"seconds", estimate.seconds},
+              {"cost", estimate.cost.milli_gpu_s}};
+  if (estimate.cost_minor) {
+    out["cost_minor"] = *estimate.cost_minor;
+    out["currency"] = currency;
+  }
+  if (estimate.after) out["available_after"] = estimate.after->milli_gpu_s;
+  return out;
+}
+
+std::string rest_text(const Reestimate& estimate) {
+  return fmt::format("about {} more, to {}", duration_text(estimate.left_s),
+                     local_time(estimate.end));
+}
+
 bool prints_to_terminal() { return isatty(STDOUT_FILENO) == 1; }
 
 ExitStatus show(const Client& client, const nlohmann::json& request,

@@ -6,12 +6,14 @@
 
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "scheduler/client.h"
 #include "scheduler/exit_status.h"
+#include "scheduler/pace.h"
 #include "scheduler/plan.h"
 #include "trainer/contract/metrics.h"
 
@@ -53,6 +55,13 @@ ExitStatus complain(const Client& client, ExitStatus status, const std::vector<s
 // Of a record of kind "epoch": "epoch 3/60  box 1.234 ... mAP50 0.512 ..."; "-" stands for what was
 // not measured.
 [[nodiscard]] std::string epoch_text(const contract::MetricsRecord& record);
+// What the service's answer to `show` or `list` says of a run that runs, with its own epochs; nothing
+// where none of its attempts runs, or the numbers make no sense.
+[[nodiscard]] std::optional<Reestimate> reestimate_of(const nlohmann::json& run,
+                                                      const std::optional<Pace>& pace);
+[[nodiscard]] nlohmann::json reestimate_json(const Reestimate& estimate, const std::string& currency);
+// "about 1:24 more, to 10:33:05"
+[[nodiscard]] std::string rest_text(const Reestimate& estimate);
 [[nodiscard]] bool prints_to_terminal();                          // Standard output is one.
 
 }  // namespace scheduler

@@ -101,6 +101,7 @@ class Dispatcher {
 
   // Recomputes the books and compares every charge with slurmdbd. One sentence a fault.
   struct AuditReport {
+    bool is_pending = false;  // Nothing else is known yet.
     std::vector<std::string> faults;
     std::vector<std::string> notes;      // Findings, jobs that could not be compared.
     std::int64_t charges_compared = 0;
@@ -109,6 +110,10 @@ class Dispatcher {
   // `remembered`: the end of the chain at an earlier time; the books of today must hold it.
   [[nodiscard]] Expected<AuditReport> audit(
       const std::optional<accounting::Head>& remembered = std::nullopt);
+  // How the audit verifies the ledger, where that is not to be done here and now: the faults, or nothing
+  // while it goes on (verifier.h). The report is then pending, and asked for again.
+  using VerifyAside = std::function<Expected<std::optional<std::vector<std::string>>>()>;
+  void verify_by(VerifyAside verify) { verify_aside_ = std::move(verify); }
 
   [[nodiscard]] const std::optional<ClusterFacts>& facts() const { return facts_; }
   [[nodiscard]] accounting::Ledger& ledger() { return ledger_; }
@@ -243,6 +248,7 @@ class Dispatcher {
   std::map<JobId, Asked> refused_;                 // Waiting jobs that the books cannot pay.
   std::map<std::string, std::uint32_t> owners_;    // Of runs, open or not.
   CallerLookup look_up_;
+  VerifyAside verify_aside_;
   UtcSeconds last_poll_ = 0;
   std::string trouble_;
   bool has_looked_ = false;          // The last tick saw Slurm's jobs.

@@ -363,9 +363,17 @@ Expected<void> Dispatcher::note_unclaimed(const std::vector<Run>& runs,
 Expected<Dispatcher::AuditReport> Dispatcher::audit(
     const std::optional<accounting::Head>& remembered) {
   AuditReport report;
-  const auto faults = ledger_.verify();
-  if (!faults) return tl::unexpected(of(faults.error()));
-  report.faults = *faults;
+  if (verify_aside_) {
+    const auto aside = verify_aside_();
+    if (!aside) return tl::unexpected(aside.error());
+    report.is_pending = !aside->has_value();
+    if (report.is_pending) return report;
+    report.faults = **aside;
+  } else {
+    const auto faults = ledger_.verify();
+    if (!faults) return tl::unexpected(of(faults.error()));
+    report.faults = *faults;
+  }
   if (remembered) {
     const auto fault = fault_of_head(*db_, ledger_, *remembered);
     if (!fault) return tl::unexpected(of(fault.error()));

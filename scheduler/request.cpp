@@ -188,7 +188,7 @@ Answer set_fund(std::string& out, std::string_view text) {
       !is_word(text.substr(colon + 1))) {
     return fmt::format(
         "fund = \"{}\" is not the name of a fund. Write \"user:NAME\" or "
-        "\"group:NAME\".",
+        "\"group:NAME\", NAME of letters, digits and \"._@+-\".",
         text);
   }
   out = text;

@@ -13,6 +13,7 @@
 
 #include "accounting/ledger.h"
 #include "accounting/tariff.h"
+#include "accounting/till.h"
 #include "scheduler/run_store.h"
 
 namespace scheduler {
@@ -92,7 +93,7 @@ Expected<void> rename_file(const std::string& from, const std::string& to) {
 // Opens what was copied, brings it forward, verifies it and marks it as restored. Afterwards all of
 // it is in the one file.
 Expected<std::string> make_right(const std::string& path, const std::string& copy,
-                                 accounting::UtcSeconds now) {
+                                 const std::string& actor, accounting::UtcSeconds now) {
   auto db = accounting::Database::open(path);
   if (!db) return tl::unexpected(of(copy, db.error()));
   auto ledger = accounting::Ledger::open(*db);
@@ -116,6 +117,11 @@ Expected<std::string> make_right(const std::string& path, const std::string& cop
       accounting::format_utc(now), head->seq, head->hash, accounting::format_utc(last),
       accounting::format_utc(last).substr(0, 19));
   if (const auto kept = ledger->record_finding({now, "books", text}); !kept) {
+    return tl::unexpected(of(path, kept.error()));
+  }
+  auto till = accounting::Till::open(*db, *ledger);
+  if (!till) return tl::unexpected(of(path, till.error()));
+  if (const auto kept = till->record({now, actor, "restore", copy}); !kept) {
     return tl::unexpected(of(path, kept.error()));
   }
   auto store = RunStore::open(*db);
@@ -157,7 +163,7 @@ Expected<void> replace(const std::string& database, accounting::UtcSeconds now) 
 }  // namespace
 
 Expected<std::string> restore_books(const std::string& database, const std::string& copy,
-                                    accounting::UtcSeconds now) {
+                                    const std::string& actor, accounting::UtcSeconds now) {
   std::error_code fault;
   if (!std::filesystem::is_regular_file(copy, fault)) {
     return tl::unexpected(Error{copy + ": there is no such file"});
@@ -177,7 +183,7 @@ Expected<std::string> restore_books(const std::string& database, const std::stri
         return tl::unexpected(copied.error());
       }
     }
-    return make_right(part, copy, now);
+    return make_right(part, copy, actor, now);
   }();
   if (text) {
     // Whole and on disk before it has the name by which cut_off_restore() knows it.

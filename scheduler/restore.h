@@ -16,9 +16,10 @@ namespace scheduler {
 // copied to "<database>.restoring" and verified there. Only what is right, complete and on disk
 // replaces the books. Those that stood there are kept as "<database>.replaced.<now>" with what
 // belongs to them. Leaves a finding in the restored books that says how old they are, and returns
-// it. After an Error the books stand as they stood.
+// it, and an entry in their log of acts with `actor`. After an Error the books stand as they stood.
 [[nodiscard]] Expected<std::string> restore_books(const std::string& database,
                                                   const std::string& copy,
+                                                  const std::string& actor,
                                                   accounting::UtcSeconds now);
 
 // What the service says instead of starting where a restore was killed before the new books were in

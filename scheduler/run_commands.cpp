@@ -124,13 +124,21 @@ void print_estimate(const json& run, const RunProgress& progress) {
                local_time(segment.at("start")),
                local_time(segment.at("start").get<std::int64_t>() + plan.quote.expected_s));
   }
-  if (is_over(run.at("state")) || !progress.last_epoch || progress.epochs_done < 1) return;
-  const double an_epoch = progress.last_epoch->train_seconds / progress.epochs_done;
-  const int left = std::max(0, progress.last_epoch->epochs - progress.epochs_done);
-  fmt::print("so far   {} of {} epochs at {:.1f} s each: about {} more, to {}\n",
-             progress.epochs_done, progress.last_epoch->epochs, an_epoch,
-             duration_text(static_cast<std::int64_t>(an_epoch * left)),
-             local_time(static_cast<std::int64_t>(progress.last_epoch->time + an_epoch * left)));
+  const auto now = reestimate_of(run, progress.pace);
+  if (!now) return;
+  fmt::print("so far   {} of {} epochs at {:.1f} s each: {}\n", now->pace.epochs_done,
+             now->pace.epochs, now->pace.epoch_s, rest_text(*now));
+  fmt::print("by that  {}{} in all\n", gpu_hours(now->cost.milli_gpu_s),
+             now->cost_minor
+                 ? fmt::format(", {}", accounting::format_money(*now->cost_minor, plan.quote.currency))
+                 : "");
+}
+
+void add_reestimate(json& run, const RunProgress& progress) {
+  const auto now = reestimate_of(run, progress.pace);
+  if (!now) return;
+  const json& quote = run.at("segments").back().at("plan").at("quote");
+  run["reestimate"] = reestimate_json(*now, quote.value("currency", ""));
 }
 
 std::variant<json, ExitStatus> look_up(const Client& client, const std::string& run) {
@@ -184,16 +192,26 @@ class Watcher {
     print_line(more.empty() || is_over(run.at("state")) ? text : fmt::format("{}  {}", text, more));
   }
 
-  void show_metrics(const std::vector<std::string>& lines) {
+  // What is left is said behind the newest epoch alone: of the others it is known by now.
+  void show_metrics(const json& run, const std::vector<std::string>& lines) {
+    std::vector<MetricsRecord> records;
+    std::size_t newest = 0;
     for (const std::string& line : lines) {
-      const auto record = contract::parse_metrics_line(line);
+      auto record = contract::parse_metrics_line(line);
       if (!record) continue;
-      if (record->kind == "epoch") {
-        print_line(epoch_text(*record));
-      } else if (record->kind == "step" && on_terminal_) {
-        overwrite(step_line(*record));
-      } else if (record->kind == "start" && !record->text.empty()) {
-        print_line(record->text);
+      keeper_.take(*record);
+      if (record->kind == "epoch") newest = records.size();
+      records.push_back(std::move(*record));
+    }
+    for (const MetricsRecord& record : records) {
+      if (record.kind == "epoch") {
+        const bool is_newest = &record == &records[newest];
+        const auto now = is_newest ? reestimate_of(run, keeper_.pace()) : std::nullopt;
+        print_line(epoch_text(record) + (now ? "  " + rest_text(*now) : ""));
+      } else if (record.kind == "step" && on_terminal_) {
+        overwrite(step_line(record));
+      } else if (record.kind == "start" && !record.text.empty()) {
+        print_line(record.text);
       }
     }
   }
@@ -217,6 +235,7 @@ class Watcher {
   bool on_terminal_;
   bool has_progress_ = false;
   std::string state_;
+  PaceKeeper keeper_;
 };
 
 }  // namespace
@@ -224,8 +243,9 @@ class Watcher {
 ExitStatus list_runs(const Client& client, bool everybody, int count) {
   const auto answer = ask(client, {{"verb", "list"}, {"all", everybody}, {"count", count}});
   if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
-  const json& result = std::get<json>(answer);
+  json result = std::get<json>(answer);
   if (client.json) {
+    for (json& run : result.at("runs")) add_reestimate(run, read_progress(run.at("run_dir")));
     fmt::print("{}\n", result.dump(2));
     return ExitStatus::kDone;
   }
@@ -239,6 +259,8 @@ ExitStatus list_runs(const Client& client, bool everybody, int count) {
   for (const json& run : runs) {
     const json* job = last_job(run);
     const auto progress = read_progress(run.at("run_dir"));
+    const auto now = reestimate_of(run, progress.pace);
+    const std::string more = situation(run);
     fmt::print("{:<12} {:<10} {:<9} {:<20} {:>6} {:>15} {:>8} {}\n", run.at("run").get<std::string>(),
                run.at("user").get<std::string>(), run.at("state").get<std::string>(),
                run.at("name").get<std::string>(), job == nullptr ? "-" : job->dump(),
@@ -246,7 +268,7 @@ ExitStatus list_runs(const Client& client, bool everybody, int count) {
                progress.last_epoch
                    ? fmt::format("{}/{}", progress.epochs_done, progress.last_epoch->epochs)
                    : "-",
-               situation(run));
+               now ? rest_text(*now) + (more.empty() ? "" : "; " + more) : more);
   }
   if (!result.at("trouble").get<std::string>().empty()) {
     fmt::print(stderr, "the service cannot see Slurm now: {}\n",
@@ -270,9 +292,10 @@ ExitStatus show_run(const Client& client, const std::string& run) {
     }
     result["epochs_done"] = progress.epochs_done;
     result["metrics"] = progress.last_epoch ? json(progress.last_epoch->values) : json(nullptr);
-    if (progress.last_epoch && progress.epochs_done > 0) {
-      result["seconds_an_epoch"] = progress.last_epoch->train_seconds / progress.epochs_done;
+    if (progress.pace) {
+      result["seconds_an_epoch"] = progress.pace->epoch_s;
     }
+    add_reestimate(result, progress);
     fmt::print("{}\n", result.dump(2));
     return ExitStatus::kDone;
   }
@@ -302,9 +325,13 @@ ExitStatus show_run(const Client& client, const std::string& run) {
   if (held > 0) fmt::print("held     {} of fund {}\n", gpu_hours(held), result.at("fund").get<std::string>());
   if (result.contains("available") && !is_over(state)) {
     const Plan plan = result.at("segments").back().at("plan").get<Plan>();
+    const auto now = reestimate_of(result, progress.pace);
+    const std::int64_t after = now && now->after
+                                   ? now->after->milli_gpu_s
+                                   : result.at("available").get<std::int64_t>() + held -
+                                         std::min(held, plan.quote.expected.milli_gpu_s);
     fmt::print("fund     {} available; about {} after the run\n", gpu_hours(result.at("available")),
-               gpu_hours(result.at("available").get<std::int64_t>() + held -
-                         std::min(held, plan.quote.expected.milli_gpu_s)));
+               gpu_hours(after));
   }
   print_bill(result);
   if (state == "failed") print_failure_log(result);
@@ -324,7 +351,7 @@ ExitStatus watch_run(const Client& client, const std::string& run) {
   while (true) {
     if (!client.json) {
       watcher.show_state(shown);
-      watcher.show_metrics(metrics.take());
+      watcher.show_metrics(shown, metrics.take());
     }
     if (is_over(shown.at("state"))) break;
     std::this_thread::sleep_for(kLookEvery);

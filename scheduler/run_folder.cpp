@@ -121,11 +121,13 @@ std::vector<std::string> last_lines(const std::string& path, int count) {
 
 RunProgress read_progress(const std::string& run_dir) {
   RunProgress progress;
+  PaceKeeper keeper;
   std::ifstream file(run_dir + "/" + std::string(contract::kMetricsFile));
   std::string line;
   while (std::getline(file, line)) {
     auto record = contract::parse_metrics_line(line);
     if (!record) continue;
+    keeper.take(*record);
     if (record->kind == "epoch") {
       progress.epochs_done = record->epoch;
       progress.last_epoch = std::move(record);
@@ -133,6 +135,7 @@ RunProgress read_progress(const std::string& run_dir) {
       progress.last_step = std::move(record);
     }
   }
+  progress.pace = keeper.pace();
   return progress;
 }
 

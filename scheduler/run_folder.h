@@ -12,6 +12,7 @@
 
 #include "scheduler/error.h"
 #include "scheduler/job_script.h"
+#include "scheduler/pace.h"
 #include "scheduler/request.h"
 #include "trainer/contract/metrics.h"
 
@@ -34,6 +35,7 @@ void remove_run_folder(const std::string& run_dir);
 struct RunProgress {
   std::optional<contract::MetricsRecord> last_epoch, last_step;
   int epochs_done = 0;
+  std::optional<Pace> pace;
 };
 [[nodiscard]] RunProgress read_progress(const std::string& run_dir);
 

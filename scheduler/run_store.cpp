@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 #include "scheduler/run_store.h"
 
+#include <array>
 #include <exception>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+
+#include "accounting/part_schema.h"
 
 namespace scheduler {
 namespace {
@@ -62,7 +65,10 @@ Error of(const accounting::Error& error) { return {"the books: " + error.message
 }  // namespace
 
 Expected<RunStore> RunStore::open(accounting::Database& db) {
-  if (const auto made = db.execute_script(kSchema); !made) return tl::unexpected(of(made.error()));
+  static const std::array<std::string, 1> kVersions{kSchema};
+  if (const auto made = accounting::open_part(db, "run", kVersions); !made) {
+    return tl::unexpected(of(made.error()));
+  }
   bool is_filled = false;
   const auto looked = db.query("SELECT 1 FROM run_allocation LIMIT 1", {},
                                [&is_filled](const Row&) { is_filled = true; });

@@ -259,9 +259,10 @@ json answer_grant(Dispatcher& dispatcher, const Caller& caller, const json& requ
     case accounting::GrantStatus::kExistsWithDifferentContent:
       return refused({fmt::format("grant {} exists with other content", asked_id)});
     case accounting::GrantStatus::kInvalid:
-      return refused({fmt::format("{} to \"{}\" is no grant: a fund is user:NAME or group:NAME, an "
-                                  "amount is above zero, an expiry lies ahead", accounting::to_gpu_hours(grant.amount),
-                                  grant.fund)});
+      return refused({fmt::format(
+          "{} to \"{}\" is no grant: a fund is user:NAME or group:NAME with a name of letters, digits "
+          "and \"._@+-\" (64 at most), an amount is above zero, an expiry lies ahead",
+          accounting::to_gpu_hours(grant.amount), grant.fund)});
   }
   const auto balance = dispatcher.ledger().balance(grant.fund);
   if (!balance) return failed(balance.error().message);
@@ -282,6 +283,7 @@ json answer_audit(Dispatcher& dispatcher, const Caller& caller, const json& requ
   }
   const auto report = dispatcher.audit(remembered);
   if (!report) return failed(report.error().message);
+  if (report->is_pending) return good({{"pending", true}});
   return good({{"faults", report->faults}, {"notes", report->notes},
                {"charges_compared", report->charges_compared},
                {"unallocated_gpu_s", report->unallocated_gpu_s}});
@@ -324,13 +326,26 @@ json answer_change(Dispatcher& dispatcher, const Caller& caller, const json& req
   const std::string verb = request.at("verb"), id = request.at("run");
   const auto view = dispatcher.find(id);
   if (!view) return failed(view.error().message);
-  json answer = outcome_of(verb == "stop"    ? dispatcher.request_stop(caller, id, now)
-                           : verb == "pause"  ? dispatcher.request_pause(caller, id, now)
-                           : verb == "resume" ? dispatcher.request_resume(caller, id, now)
-                                              : dispatcher.request_cancel(caller, id, now));
-  if (!*view || (*view)->run.about.uid == caller.uid) return answer;
-  return logged(dispatcher, caller, verb, fmt::format("run {} of {}", id, (*view)->run.about.user),
-                now, std::move(answer));
+  const auto change = [&] {
+    return outcome_of(verb == "stop"    ? dispatcher.request_stop(caller, id, now)
+                      : verb == "pause"  ? dispatcher.request_pause(caller, id, now)
+                      : verb == "resume" ? dispatcher.request_resume(caller, id, now)
+                                         : dispatcher.request_cancel(caller, id, now));
+  };
+  if (!*view || (*view)->run.about.uid == caller.uid) return change();
+  auto till = accounting::Till::open(dispatcher.database(), dispatcher.ledger());
+  if (!till) return failed(till.error().message);
+  // Both or neither, whenever the service dies; the entry first, so that without it nothing is changed.
+  const std::string detail = fmt::format("run {} of {}", id, (*view)->run.about.user);
+  json answer;
+  const auto done = dispatcher.database().transact([&]() -> accounting::Expected<void> {
+    if (const auto kept = till->record({now, caller.user, verb, detail}); !kept) return kept;
+    answer = change();
+    if (answer.value("ok", false)) return {};
+    return tl::unexpected(accounting::Error{"refused"});  // Nothing was done: no entry either.
+  });
+  const bool was_answered = done || (!answer.is_null() && !answer.value("ok", false));
+  return was_answered ? answer : failed(done.error().message);
 }
 
 }  // namespace
@@ -378,10 +393,14 @@ json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& call
                     outcome_of(dispatcher.release_by_admin(caller, id, note, now)));
     }
     if (verb == "audit") {
-      return logged(dispatcher, caller, "audit", "", now, answer_audit(dispatcher, caller, request));
+      json answer = answer_audit(dispatcher, caller, request);
+      if (answer.value("ok", false) && answer.at("result").contains("pending")) return answer;
+      return logged(dispatcher, caller, "audit", "", now, std::move(answer));
     }
     if (verb == "export") {
       auto answer = answer_books(dispatcher, site, caller, request, now);
+      // Metrics and the balance file are asked for by timers, each minute for years.
+      if (request.at("what") != "journal") return answer.value();
       return logged(dispatcher, caller, "export", request.at("what"), now,
                     std::move(answer.value()));
     }

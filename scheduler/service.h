@@ -2,8 +2,9 @@
 // scheduler/service.h
 //
 // The sockets of trainyardd: one JSON object a line in, one out (docs/formats/protocol.md). Who asks
-// is what the kernel says of the peer, or MUNGE where it is another node. One thread, one poll(2) loop; a slow or hostile client costs
-// the others nothing but its buffer.
+// is what the kernel says of the peer, or MUNGE where it is another node. One thread, one poll(2)
+// loop; a slow client costs the others nothing but its buffer, one who asks without end one answer
+// for each of theirs (fair_turns.h).
 #pragma once
 
 #include <memory>
@@ -36,7 +37,8 @@ class Service {
   // service.
   [[nodiscard]] Expected<int> listen_remote(const std::string& address, Credentials& credentials);
 
-  // Serves requests until `timeout_ms` is over or a signal came.
+  // Serves requests until `timeout_ms` is over or a signal came. Who waits then is answered by the
+  // next call: an answer that was begun ends, and no other is begun.
   void serve(Dispatcher& dispatcher, const Site& site, int timeout_ms);
 
  private:

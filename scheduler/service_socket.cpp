@@ -11,15 +11,18 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <ctime>
+#include <string_view>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "scheduler/answers.h"
+#include "scheduler/fair_turns.h"
 #include "scheduler/remote.h"
 #include "scheduler/service.h"
 #include "scheduler/socket_address.h"
@@ -31,17 +34,42 @@ using nlohmann::json;
 
 constexpr std::size_t kRequestBytesMax = 1 << 20;
 constexpr std::size_t kClientsMax = 256;
+constexpr std::size_t kClientsOfOneMax = 128;   // Of one user, on this machine.
 constexpr std::size_t kRemoteClientsMax = 128;  // They never keep the local ones out.
+constexpr int kThrottledLook_ms = 100;
 constexpr int kIdleSecondsMax = 15;
+
+// A line that was read and waits for its turn.
+struct Waiting {
+  Caller caller;
+  std::string request;  // Not parsed: that takes many times the room.
+  std::optional<RemoteQuestion> remote;
+  FairTurns::Question turn;
+};
 
 struct Client {
   int fd = -1;
   Caller caller;
   std::string in, out;
+  bool has_line_in = false;        // `in` has a whole line.
+  std::optional<Waiting> waiting;  // Nothing more is read before it is answered.
   std::chrono::steady_clock::time_point last_active;
-  bool is_finished = false;  // Close once `out` is written.
+  bool is_finished = false;  // Close once all is answered and `out` is written.
   bool is_remote = false;    // Each of its lines says who asks.
+
+  bool has_line() const { return waiting || has_line_in; }
 };
+
+// What leaves the books as they are, and a payment's message, which counts by its signature.
+bool is_change(const json& request) {
+  static constexpr std::array<std::string_view, 18> kReads{
+      "hello", "list",   "show",     "funds",  "fund", "statement",  "usage", "tiers", "estimates",
+      "gate",  "prices", "receipts", "export", "acts", "burn_down", "audit", "backup", "webhook"};
+  const auto verb = request.find("verb");
+  if (verb == request.end() || !verb->is_string()) return true;
+  const auto& name = verb->get_ref<const std::string&>();
+  return std::find(kReads.begin(), kReads.end(), name) == kReads.end();
+}
 
 Expected<Caller> caller_of(int fd, const Site& site, const CallerLookup& look_up) {
   ucred peer{};
@@ -61,6 +89,8 @@ struct Service::Impl {
   Credentials* credentials = nullptr;  // Of questions from other nodes.
   std::optional<QuestionReader> questions;
   std::vector<Client> clients;
+  FairTurns turns;
+  std::uint64_t questions_taken = 0;
 
   ~Impl() {
     for (const Client& client : clients) close(client.fd);
@@ -71,8 +101,15 @@ struct Service::Impl {
     }
   }
 
+  bool has_room(bool is_remote) const {
+    const auto count = std::count_if(clients.begin(), clients.end(), [&](const Client& client) {
+      return client.is_remote == is_remote;
+    });
+    return static_cast<std::size_t>(count) < (is_remote ? kRemoteClientsMax : kClientsMax);
+  }
+
   void accept_clients(const Site& site) {
-    while (clients.size() < kClientsMax + kRemoteClientsMax) {
+    while (has_room(false)) {
       const int fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
       if (fd < 0) return;
       Client client;
@@ -80,6 +117,15 @@ struct Service::Impl {
       client.last_active = std::chrono::steady_clock::now();
       if (auto caller = caller_of(fd, site, look_up)) {
         client.caller = std::move(*caller);
+        const auto count = std::count_if(clients.begin(), clients.end(), [&](const Client& other) {
+          return !other.is_remote && other.caller.uid == client.caller.uid;
+        });
+        if (client.caller.uid != 0 && static_cast<std::size_t>(count) >= kClientsOfOneMax) {
+          client.out = text_of(refused({fmt::format(
+                           "{} has {} connections to the service, and may have no more at once. "
+                           "Try again", client.caller.user, count)})) + "\n";
+          client.is_finished = true;
+        }
       } else {
         client.out = failed(caller.error().message).dump() + "\n";
         client.is_finished = true;
@@ -89,9 +135,7 @@ struct Service::Impl {
   }
 
   void accept_remote_clients() {
-    const auto is_remote = [](const Client& client) { return client.is_remote; };
-    auto count = static_cast<std::size_t>(std::count_if(clients.begin(), clients.end(), is_remote));
-    for (; count < kRemoteClientsMax; ++count) {
+    while (has_room(true)) {
       Client client;
       client.fd = accept4(remote_listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
       if (client.fd < 0) return;
@@ -101,29 +145,25 @@ struct Service::Impl {
     }
   }
 
-  std::string answer(const Caller& caller, const std::string& line, Dispatcher& dispatcher,
-                     const Site& site) const {
-    const json request = json::parse(line, nullptr, false);
-    const json reply = request.is_object()
-                           ? answer_request(dispatcher, site, caller, request, std::time(nullptr))
-                           : bad_request("the request is no JSON object");
+  static std::string text_of(const json& reply) {
     return reply.dump(-1, ' ', false, json::error_handler_t::replace);
   }
 
-  // What cannot be opened is answered without a credential: there is nobody whom it could be for.
-  std::string answer_remote(const std::string& line, Dispatcher& dispatcher, const Site& site) {
-    const auto question = questions->open(line, std::chrono::steady_clock::now());
-    if (!question) return refused({question.error().message}).dump();
-    const auto caller = look_up(question->uid, site);
-    const std::string text = caller ? answer(*caller, question->text, dispatcher, site)
-                                    : failed(caller.error().message).dump();
-    const auto sealed = seal_answer(*credentials, *question, text);
-    return sealed ? *sealed : failed(sealed.error().message).dump();
+  // An answer to what came from another node is sealed for who asked.
+  void put(Client& client, const std::optional<RemoteQuestion>& remote, const json& reply) {
+    client.out += text_of(reply);
+    if (remote) {
+      const auto sealed = seal_answer(*credentials, *remote, client.out);
+      client.out = sealed ? *sealed : text_of(failed(sealed.error().message));
+    }
+    client.out += "\n";
+    client.last_active = std::chrono::steady_clock::now();
   }
 
-  void read_from(Client& client, Dispatcher& dispatcher, const Site& site) {
+  // Reads until there is a line; what is behind it stays with the client for now.
+  static void read_from(Client& client) {
     char buffer[16384];
-    while (!client.is_finished) {
+    while (!client.is_finished && !client.has_line()) {
       const ssize_t got = read(client.fd, buffer, sizeof buffer);
       if (got < 0 && errno == EINTR) continue;
       if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
@@ -132,20 +172,74 @@ struct Service::Impl {
         break;
       }
       client.in.append(buffer, static_cast<std::size_t>(got));
+      client.has_line_in = std::find(buffer, buffer + got, '\n') != buffer + got;
       client.last_active = std::chrono::steady_clock::now();
-      if (client.in.size() > kRequestBytesMax) {
-        client.out += bad_request(fmt::format("a request is longer than {} bytes", kRequestBytesMax))
-                          .dump() + "\n";
+      if (!client.has_line() && client.in.size() > kRequestBytesMax) {
+        const auto text = fmt::format("a request is longer than {} bytes", kRequestBytesMax);
+        client.out += text_of(bad_request(text)) + "\n";
         client.is_finished = true;
       }
     }
-    std::size_t end = 0;
-    while ((end = client.in.find('\n')) != std::string::npos) {
-      const std::string line = client.in.substr(0, end);
-      client.in.erase(0, end + 1);
-      client.out += (client.is_remote ? answer_remote(line, dispatcher, site)
-                                      : answer(client.caller, line, dispatcher, site)) + "\n";
+  }
+
+  // Makes the client's next line a question that waits for its turn. What is none is answered at
+  // once; what cannot be opened is so without a credential: there is nobody whom it could be for.
+  void take_line(Client& client, const Site& site) {
+    if (client.waiting || !client.out.empty() || !client.has_line_in) return;
+    const std::size_t end = client.in.find('\n');
+    Waiting next;
+    next.caller = client.caller;
+    std::string line = client.in.substr(0, end);
+    client.in.erase(0, end + 1);
+    client.has_line_in = client.in.find('\n') != std::string::npos;
+    if (client.is_remote) {
+      auto question = questions->open(line, std::chrono::steady_clock::now());
+      if (!question) return put(client, std::nullopt, refused({question.error().message}));
+      next.remote = std::move(*question);
+      const auto caller = look_up(next.remote->uid, site);
+      if (!caller) return put(client, next.remote, failed(caller.error().message));
+      next.caller = *caller;
+      line = next.remote->text;
     }
+    const json request = json::parse(line, nullptr, false);
+    if (!request.is_object()) {
+      return put(client, next.remote, bad_request("the request is no JSON object"));
+    }
+    next.request = std::move(line);
+    const Caller& caller = next.caller;
+    next.turn = {.uid = caller.uid,
+                 .number = ++questions_taken,
+                 .is_change = is_change(request),
+                 .is_trusted = caller.uid == 0 || caller.user == site.managed.slurm_user ||
+                               caller.is_admin};
+    client.waiting = std::move(next);
+  }
+
+  // One pass over those who wait, or the part of it that fits before `end`; at least one answer.
+  // Whether somebody waits still, and may be answered now.
+  bool answer_pass(Dispatcher& dispatcher, const Site& site,
+                   std::chrono::steady_clock::time_point end) {
+    std::vector<FairTurns::Question> waiting;
+    std::vector<std::size_t> of_client;
+    for (std::size_t i = 0; i < clients.size(); ++i) {
+      if (!clients[i].waiting) continue;
+      waiting.push_back(clients[i].waiting->turn);
+      of_client.push_back(i);
+    }
+    const auto order = turns.pass(waiting, std::chrono::steady_clock::now());
+    for (const std::size_t position : order) {
+      Client& client = clients[of_client[position]];
+      const Waiting next = std::move(*client.waiting);
+      client.waiting.reset();
+      const json request = json::parse(next.request, nullptr, false);
+      put(client, next.remote,
+          answer_request(dispatcher, site, next.caller, request, std::time(nullptr)));
+      const auto now = std::chrono::steady_clock::now();
+      turns.answered(next.turn, now);
+      write_to(client);
+      if (now >= end) break;
+    }
+    return !order.empty();
   }
 
   static void write_to(Client& client) {
@@ -154,7 +248,10 @@ struct Service::Impl {
       if (put < 0 && errno == EINTR) continue;
       if (put < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
       if (put <= 0) {
+        // Nobody is there to be answered.
         client.out.clear();
+        client.has_line_in = false;
+        client.waiting.reset();
         client.is_finished = true;
         return;
       }
@@ -227,28 +324,42 @@ Expected<int> Service::listen_remote(const std::string& address, Credentials& cr
 
 void Service::serve(Dispatcher& dispatcher, const Site& site, int timeout_ms) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
+  bool is_anybody_next = true;  // The last call may have ended amid a pass.
   while (true) {
     const auto now = std::chrono::steady_clock::now();
     if (now >= end) return;
     // poll(2) passes over a descriptor below zero.
-    std::vector<pollfd> watched{{impl_->listener, POLLIN, 0}, {impl_->remote_listener, POLLIN, 0}};
+    const int local = impl_->has_room(false) ? impl_->listener : -1;
+    const int remote = impl_->has_room(true) ? impl_->remote_listener : -1;
+    std::vector<pollfd> watched{{local, POLLIN, 0}, {remote, POLLIN, 0}};
+    bool does_anybody_wait = false;
     for (const Client& client : impl_->clients) {
-      watched.push_back({client.fd, static_cast<short>(client.out.empty() ? POLLIN : POLLOUT), 0});
+      const bool is_asked = client.has_line() || client.is_finished;
+      const int events = !client.out.empty() ? POLLOUT : is_asked ? 0 : POLLIN;
+      watched.push_back({events == 0 ? -1 : client.fd, static_cast<short>(events), 0});
+      does_anybody_wait = does_anybody_wait || (client.out.empty() && client.has_line());
     }
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - now).count();
-    const int ready = poll(watched.data(), watched.size(), static_cast<int>(left) + 1);
+    int patience_ms = static_cast<int>(left) + 1;
+    if (does_anybody_wait) patience_ms = std::min(patience_ms, kThrottledLook_ms);
+    if (is_anybody_next) patience_ms = 0;
+    const int ready = poll(watched.data(), watched.size(), patience_ms);
     if (ready < 0) return;  // A signal: the main looks why.
     for (std::size_t i = 0; i < impl_->clients.size(); ++i) {
       Client& client = impl_->clients[i];
-      if (watched[i + 2].revents == 0) continue;
-      if (client.out.empty()) impl_->read_from(client, dispatcher, site);
+      if (watched[i + 2].revents != 0 && client.out.empty()) Impl::read_from(client);
+      impl_->take_line(client, site);
       Impl::write_to(client);
     }
+    is_anybody_next = impl_->answer_pass(dispatcher, site, end);
     if (watched[0].revents != 0) impl_->accept_clients(site);
     if (watched[1].revents != 0) impl_->accept_remote_clients();
     const auto stale = std::chrono::steady_clock::now() - std::chrono::seconds(kIdleSecondsMax);
     std::erase_if(impl_->clients, [&](const Client& client) {
-      const bool is_over = (client.is_finished && client.out.empty()) || client.last_active < stale;
+      const bool waits_for_us = client.out.empty() && client.has_line();
+      const bool is_over =
+          !waits_for_us &&
+          ((client.is_finished && client.out.empty()) || client.last_active < stale);
       if (is_over) close(client.fd);
       return is_over;
     });

@@ -17,6 +17,7 @@
 #include <fmt/format.h>
 
 #include "scheduler/cluster.h"
+#include "scheduler/pause.h"
 #include "scheduler/request.h"
 #include "scheduler/slurm_calls.h"
 #include "scheduler/slurm_rights.h"
@@ -307,9 +308,7 @@ class SlurmCluster final : public Cluster {
       if (slurm_ping(controller) == SLURM_SUCCESS) return true;
     }
     // Whether there is another is not known yet; asking takes seconds where none answers.
-    const auto now = std::chrono::steady_clock::now();
-    if (controllers_ > 0 || now < next_guess_) return false;
-    next_guess_ = now + std::chrono::minutes(1);
+    if (controllers_ > 0 || !guess_.is_over(std::chrono::steady_clock::now())) return false;
     return facts().has_value();
   }
 
@@ -557,7 +556,7 @@ class SlurmCluster final : public Cluster {
   std::string cluster_name_;
   std::string gpu_tres_;
   int controllers_ = 0;  // Of slurm.conf; 0: not read yet.
-  std::chrono::steady_clock::time_point next_guess_{};
+  Pause guess_;
 };
 
 }  // namespace

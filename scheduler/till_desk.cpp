@@ -3,6 +3,8 @@
 // Prices, quotes, receipts, and what is handed in, as they are asked of the service.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include <nlohmann/json.hpp>
 
 #include "accounting/posting.h"
@@ -93,13 +95,17 @@ json answer_receipts(const Till& till, const Caller& caller, const json& request
   return good({{"receipts", std::move(out)}});
 }
 
-json answer_acts(const Till& till, const Caller& caller) {
+json answer_acts(const Till& till, const Caller& caller, const json& request) {
   if (!caller.is_admin) return refused({std::string(kAdminsOnly)});
-  const auto acts = till.acts();
+  constexpr std::int64_t kActsMax = 1'000;
+  const auto acts =
+      till.acts(std::clamp(request.value("count", kActsMax), std::int64_t{1}, kActsMax),
+                request.value("before", std::int64_t{0}));
   if (!acts) return failed(acts.error().message);
   json out = json::array();
   for (const accounting::AdminAct& act : *acts) {
-    out.push_back({{"time", act.when}, {"actor", act.actor}, {"act", act.act}, {"detail", act.detail}});
+    out.push_back({{"number", act.number}, {"time", act.when}, {"actor", act.actor},
+                   {"act", act.act}, {"detail", act.detail}});
   }
   return good({{"acts", std::move(out)}});
 }
@@ -178,7 +184,7 @@ std::optional<json> answer_till(Dispatcher& dispatcher, const Site& site, const 
   if (verb == "voucher_use") return answer_code(dispatcher, till, site, caller, request, now);
   if (verb == "webhook") return answer_message(dispatcher, till, site, caller, request, now);
   if (verb == "receipts") return answer_receipts(till, caller, request);
-  if (verb == "acts") return answer_acts(till, caller);
+  if (verb == "acts") return answer_acts(till, caller, request);
   if (verb == "quote") return answer_quote(dispatcher, till, site, caller, request, now);
   return std::nullopt;
 }

@@ -2,6 +2,7 @@
 //
 // trainyardd: the service. One process, one loop; here alone is its clock read.
 #include <fcntl.h>
+#include <pwd.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 
@@ -25,6 +27,7 @@
 #include "scheduler/service.h"
 #include "scheduler/slurm_limits.h"
 #include "scheduler/slurm_rights.h"
+#include "scheduler/verifier.h"
 
 namespace {
 
@@ -62,12 +65,20 @@ void turn(scheduler::Dispatcher& dispatcher, const scheduler::Site& site, std::t
   for (const std::string& message : messages.value_or(std::vector<std::string>{})) log(message);
 }
 
+// Who started this: behind sudo the person, who is named for the log alone.
+std::string own_name() {
+  const char* person = std::getenv("SUDO_USER");
+  const passwd* entry = getpwuid(getuid());
+  const std::string account = entry == nullptr ? std::to_string(getuid()) : entry->pw_name;
+  return person == nullptr || *person == '\0' ? account : fmt::format("{} (sudo)", person);
+}
+
 int restore(const scheduler::Site& site, const std::string& copy) {
   const int lock = lock_database(site.database);
   if (lock < 0) {
     return fail(fmt::format("{}.lock: a trainyardd owns these books. Stop it first", site.database));
   }
-  const auto done = scheduler::restore_books(site.database, copy, std::time(nullptr));
+  const auto done = scheduler::restore_books(site.database, copy, own_name(), std::time(nullptr));
   if (!done) return fail(done.error().message);
   log(*done);
   return 0;
@@ -80,6 +91,14 @@ int print_rights() {
   const auto rights = (*cluster)->load_rights();
   if (!rights) return fail(rights.error().message);
   fmt::print("{}\n", nlohmann::json(*rights).dump());
+  return 0;
+}
+
+// What Verifier runs aside.
+int print_faults(const scheduler::Site& site) {
+  const auto faults = scheduler::verify_aside(site.database);
+  if (!faults) return fail(faults.error().message);
+  fmt::print("{}\n", *faults);
   return 0;
 }
 
@@ -149,6 +168,8 @@ int serve(const scheduler::Site& site) {
   scheduler::AlertSender alerts(site, *database);
   scheduler::FenceKeeper fence(site, dispatcher->ledger(),
                                {own_program(), "--site", site.path, "--limits"});
+  scheduler::Verifier verifier({own_program(), "--site", site.path, "--verify"});
+  dispatcher->verify_by([&verifier] { return verifier.ask(std::chrono::steady_clock::now()); });
   std::string last_trouble;
   std::time_t last_turn = 0;
   const int interval_ms = static_cast<int>(site.poll_interval_s * 1000);
@@ -188,6 +209,8 @@ int main(int argc, char** argv) {
   app.add_option("--restore", copy, "put this copy in the place of the books, and end");
   bool is_for_rights = false;
   app.add_flag("--rights", is_for_rights, "print Slurm's operators and coordinators, and end");
+  bool is_for_audit = false;
+  app.add_flag("--verify", is_for_audit, "verify the books, print what is wrong, and end");
   std::string spendable;
   app.add_option("--limits", spendable,
                  "look after Slurm's own limits once, by the file that says what funds can spend, and end");
@@ -207,6 +230,7 @@ int main(int argc, char** argv) {
     return kBadRequest;
   }
   if (is_for_rights) return print_rights();
+  if (is_for_audit) return print_faults(outcome.site);
   if (!spendable.empty()) return look_after_limits(outcome.site, spendable);
   if (!copy.empty()) return restore(outcome.site, copy);
   struct sigaction action{};

@@ -19,7 +19,7 @@ static char fund[FUND_LENGTH_MAX + 1];
 static int is_name(const char *text)
 {
 	static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-				      "0123456789._-";
+				      "0123456789._@+-";
 	const size_t length = strlen(text);
 
 	return length > 0 && length <= 64 && strspn(text, allowed) == length;
@@ -41,7 +41,7 @@ static int take_fund(int value, const char *text, int is_remote)
 	if (is_remote)
 		return 0;
 	if (text == NULL || !is_fund(text)) {
-		slurm_error("--fund=%s is neither user:NAME nor group:NAME", text != NULL ? text : "");
+		slurm_error("--fund=%s is neither user:NAME nor group:NAME (letters, digits and ._@+-)", text != NULL ? text : "");
 		return -1;
 	}
 	strncpy(fund, text, FUND_LENGTH_MAX);

@@ -64,8 +64,8 @@ function trainyard.submit(settings, job_desc, part_list)
     return slurm.ERROR
   end
   local fund = fund_of(job_desc)
-  if fund ~= "" and not fund:match("^%l+:[%w._-]+$") then
-    slurm.log_user("trainyard: --fund=%s is neither user:NAME nor group:NAME.", fund)
+  if fund ~= "" and not fund:match("^%l+:[%w._@+-]+$") then
+    slurm.log_user("trainyard: --fund=%s is neither user:NAME nor group:NAME (letters, digits and ._@+-).", fund)
     return slurm.ERROR
   end
   local id = new_id()

@@ -50,18 +50,50 @@ TEST_F(Alerts, AreGivenOncePerLevelAndArmedAnewByATopUp) {
   spend("r3/0", 20);
   EXPECT_EQ(raised(), "user:ada:100 ");
 
-  // What comes back and goes again tells nobody anything new.
-  ASSERT_EQ(must(books.ledger.release("r3/0", "", kNow)), ReleaseStatus::kReleased);
+  // A little that comes back and goes again tells nobody anything new.
+  ASSERT_EQ(must(books.ledger.release("r2/0", "", kNow)), ReleaseStatus::kReleased);
   EXPECT_EQ(raised(), "");
-  spend("r4/0", 16);
+  spend("r4/0", 1);
   EXPECT_EQ(raised(), "");
 
   ASSERT_EQ(must(books.ledger.release("r1/0", "", kNow)), ReleaseStatus::kReleased);
-  grant("g2", 17);  // 83 are free and 17 are held: it has 117 with the new ones.
+  grant("g2", 21);  // 79 are free and 21 are held: it has 121 with the new ones.
   EXPECT_EQ(raised(), "");
   spend("r5/0", 75);
   EXPECT_EQ(raised(), "");
-  spend("r6/0", 2);
+  spend("r6/0", 1);
+  EXPECT_EQ(raised(), "user:ada:80 ");
+}
+
+TEST_F(Alerts, OfAHoldThatIsReleasedDoNotUseUpTheirLevel) {
+  grant("g1", 100);
+  spend("r1/0", 70);
+  spend("r2/0", 30);  // A long run is set aside, and ends at once.
+  EXPECT_EQ(raised(), "user:ada:100 ");
+  ASSERT_EQ(must(books.ledger.release("r2/0", "", kNow)), ReleaseStatus::kReleased);
+  EXPECT_EQ(raised(), "");
+
+  spend("r3/0", 9);
+  EXPECT_EQ(raised(), "");
+  spend("r4/0", 1);
+  EXPECT_EQ(raised(), "user:ada:80 ");
+  spend("r5/0", 20);
+  EXPECT_EQ(raised(), "user:ada:100 ");
+  ASSERT_EQ(must(books.ledger.release("r5/0", "", kNow)), ReleaseStatus::kReleased);
+  EXPECT_EQ(raised(), "");  // 80 of 100 again: that level was not left by so much.
+  spend("r6/0", 15);
+  EXPECT_EQ(raised(), "user:ada:95 ");
+}
+
+TEST_F(Alerts, LeaveOutWhatExpiresUnused) {
+  grant("g1", 10);
+  grant("g2", 10, 0, kNow + 100);
+  EXPECT_EQ(raised(), "");
+  must(books.ledger.turn(kNow + 100));  // Of 20 it has 10: nobody used them.
+  EXPECT_EQ(raised(), "");
+  spend("r1/0", 7);
+  EXPECT_EQ(raised(), "");
+  spend("r2/0", 1);
   EXPECT_EQ(raised(), "user:ada:80 ");
 }
 
@@ -87,7 +119,7 @@ TEST_F(Alerts, EachIsTakenOnceByEachChannel) {
 
   const auto taken = take("command");
   ASSERT_EQ(taken.size(), 1u);
-  EXPECT_EQ(text_of(taken[0]), "fund user:ada has used 80 % of its 10.000 GPU-h: 1.000 GPU-h are left");
+  EXPECT_EQ(text_of(taken[0]), "fund user:ada has used or set aside 80 % of its 10.000 GPU-h: 1.000 GPU-h are left");
   // The service may have died here: what was being sent may have arrived, and is not repeated.
   EXPECT_TRUE(take("command").empty());
   must(alert_sent(books.db, taken[0].number, "command"));

@@ -116,7 +116,7 @@ TEST_F(Sender, ACommandGetsTheMessageAsArgumentsAndOnItsInput) {
     return state("command") == "sent";
   });
   EXPECT_EQ(test::read_file(out),
-            "user:ada 80\nfund user:ada has used 80 % of its 10.000 GPU-h: 1.000 GPU-h are left\n");
+            "user:ada 80\nfund user:ada has used or set aside 80 % of its 10.000 GPU-h: 1.000 GPU-h are left\n");
   EXPECT_EQ(log, "");
 }
 

@@ -418,20 +418,23 @@ TEST_F(BooksDesk, ACopyIsRestoredOnlyWhereItIsRight) {
   dispatcher.reset();
   database.reset();
 
-  ASSERT_TRUE(restore_books(site.database, copy, 77));
+  ASSERT_TRUE(restore_books(site.database, copy, "carol", 77));
   database.emplace(std::move(*accounting::Database::open(site.database)));
   dispatcher.emplace(std::move(*Dispatcher::open(site, *database, cluster)));
   EXPECT_EQ(available("user:ada"), 10);
   EXPECT_TRUE(std::filesystem::exists(site.database + ".replaced.77"));
   EXPECT_EQ(dispatcher->ledger().findings()->size(), 1u);
+  const json act = done(kAdmin, {{"verb", "acts"}}).at("acts").back();
+  EXPECT_EQ(act.at("actor"), "carol");
+  EXPECT_EQ(act.at("act"), "restore");
 
   std::fstream damaged(copy, std::ios::in | std::ios::out | std::ios::binary);
   damaged.seekp(static_cast<std::streamoff>(std::filesystem::file_size(copy) / 2));
   damaged << std::string(5'000, 'x');
   damaged.close();
-  EXPECT_FALSE(restore_books(site.database, copy, 78));
-  EXPECT_FALSE(restore_books(site.database, site.database, 78));
-  EXPECT_FALSE(restore_books(site.database, site.database + ".nothing", 78));
+  EXPECT_FALSE(restore_books(site.database, copy, "carol", 78));
+  EXPECT_FALSE(restore_books(site.database, site.database, "carol", 78));
+  EXPECT_FALSE(restore_books(site.database, site.database + ".nothing", "carol", 78));
   EXPECT_FALSE(std::filesystem::exists(site.database + ".replaced.78"));
   EXPECT_EQ(available("user:ada"), 10);
 }
@@ -455,7 +458,7 @@ TEST_F(BooksDesk, ARestoreThatCannotWriteLeavesTheBooksAsTheyStood) {
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   const rlimit small{std::filesystem::file_size(copy) / 2, limit.rlim_max};
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
-  const auto restored = restore_books(site.database, copy, 77);
+  const auto restored = restore_books(site.database, copy, "carol", 77);
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
   std::signal(SIGXFSZ, handler);
 
@@ -490,7 +493,7 @@ TEST_F(BooksDesk, ACopyIsOnlyRead) {
   database.reset();
   std::filesystem::remove(site.database);
 
-  const auto restored = restore_books(site.database, copy, 77);
+  const auto restored = restore_books(site.database, copy, "carol", 77);
   std::filesystem::permissions(shelf, std::filesystem::perms::owner_all);
   ASSERT_TRUE(restored) << restored.error().message;
   EXPECT_EQ(content_of(copy), before);
@@ -513,7 +516,7 @@ TEST_F(BooksDesk, ARestoreThatWasKilledIsToldAndRunAgain) {
   std::filesystem::copy_file(copy, site.database + ".restored");
   std::filesystem::rename(site.database, site.database + ".replaced.77");
   EXPECT_NE(cut_off_restore(site.database).value_or("").find("--restore again"), std::string::npos);
-  ASSERT_TRUE(restore_books(site.database, copy, 78));
+  ASSERT_TRUE(restore_books(site.database, copy, "carol", 78));
   EXPECT_FALSE(cut_off_restore(site.database));
   database.emplace(std::move(*accounting::Database::open(site.database)));
   dispatcher.emplace(std::move(*Dispatcher::open(site, *database, cluster)));
@@ -550,6 +553,9 @@ TEST_F(BooksDesk, ADefaultFundIsOneThatItsUserMaySpendAndIsToldToHim) {
             std::string::npos);
   done(kAda, set("user:ada", "default_fund", "group:vision"));
   EXPECT_EQ(done(kAda, {{"verb", "hello"}}).at("default_fund"), "group:vision");
+  const auto head = dispatcher->ledger().head();
+  EXPECT_EQ(done(kAda, set("user:ada", "default_fund", "group:vision")).at("was_known"), true);
+  EXPECT_EQ(dispatcher->ledger().head()->seq, head->seq);  // Said again it posts nothing.
   done(kAda, set("user:ada", "default_fund", nullptr));
   EXPECT_FALSE(done(kAda, {{"verb", "hello"}}).contains("default_fund"));
 }
@@ -560,7 +566,7 @@ TEST_F(BooksDesk, FundsThatAreNearlySpentAreToldOnce) {
 
   EXPECT_EQ(*turn_books(*dispatcher, site, cluster.now),
             std::vector<std::string>{
-                "fund user:ada has used 80 % of its 1.000 GPU-h: 0.100 GPU-h are left"});
+                "fund user:ada has used or set aside 80 % of its 1.000 GPU-h: 0.100 GPU-h are left"});
   EXPECT_TRUE(turn_books(*dispatcher, site, cluster.now)->empty());
 }
 

@@ -3,6 +3,8 @@
 // What [refunds] of site.toml gives back, against a pretended Slurm.
 #include <nlohmann/json.hpp>
 
+#include "files.h"
+#include "scheduler/refund_policy.h"
 #include "scheduler/service.h"
 #include "world.h"
 
@@ -108,6 +110,53 @@ TEST_F(RefundPolicyTest, APreemptionIsGivenBackWhereTheSiteSaysSo) {
   EXPECT_EQ(trained("runtwo", JobState::kPreempted, 0, 50).refunded.milli_gpu_s, 2 * 50 * 1000);
   EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 50 * 1000);
   world.expect_books_are_right();
+}
+
+// Every state of Slurm's, and the table of docs/operate.md that tells what it costs.
+TEST(RefundTable, IsThatOfTheDocumentation) {
+  struct Row {
+    JobState state;
+    bool is_end, is_refunded_by_default, may_be_refunded;
+  };
+  const std::vector<Row> rows{{JobState::kPending, false, false, false},
+                              {JobState::kRunning, false, false, false},
+                              {JobState::kSuspended, false, false, false},
+                              {JobState::kCompleted, true, false, true},
+                              {JobState::kCancelled, true, false, true},
+                              {JobState::kFailed, true, false, true},
+                              {JobState::kTimeout, true, false, true},
+                              {JobState::kNodeFail, true, true, true},
+                              {JobState::kPreempted, true, false, true},
+                              {JobState::kBootFail, true, true, true},
+                              {JobState::kDeadline, true, false, true},
+                              {JobState::kOutOfMemory, true, false, true},
+                              {JobState::kRequeued, true, false, false},
+                              {JobState::kUnknown, false, false, false}};
+  const std::string page = test::read_file(test::kSource / "docs/operate.md");
+  for (const Row& row : rows) {
+    const std::string name = to_name(row.state);
+    SCOPED_TRACE(name);
+    AttemptCharged charged;
+    charged.state = row.state;
+    charged.gpus = 2;
+    charged.charged = {10 * accounting::kGpuHour.milli_gpu_s};
+    Site site = test_site();
+    const auto by_default = refund_of(Segment{}, charged, site);
+    EXPECT_EQ(by_default.has_value(), row.is_refunded_by_default);
+    if (by_default) {
+      EXPECT_EQ(by_default->amount, site.refunds.cap);
+    }
+    EXPECT_EQ(is_ended(job_state_from_name(name)), row.may_be_refunded);
+    site.refunds.states = {name};
+    if (row.may_be_refunded) {
+      EXPECT_TRUE(refund_of(Segment{}, charged, site));
+    }
+
+    const std::string line = fmt::format(" | `{}` | yes | {} | {} |\n", name,
+                                         row.is_refunded_by_default ? "yes" : "no",
+                                         row.may_be_refunded ? "yes" : "no");
+    EXPECT_EQ(page.find(line) != std::string::npos, row.is_end) << line;
+  }
 }
 
 TEST_F(RefundPolicyTest, AChargeOfOlderBooksIsReadWithoutItsExitCode) {

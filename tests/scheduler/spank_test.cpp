@@ -55,6 +55,8 @@ TEST(Spank, PassesTheFundOnFromEachCommand) {
   const std::string longest = "user:" + std::string(64, 'a');
   EXPECT_EQ(submit_with(longest.c_str()), 0);
   EXPECT_EQ(control.at("TRAINYARD_FUND"), longest);
+  EXPECT_EQ(submit_with("user:ada@dept"), 0);
+  EXPECT_EQ(control.at("TRAINYARD_FUND"), "user:ada@dept");
 }
 
 TEST(Spank, RefusesWhatIsNoFund) {

@@ -91,6 +91,9 @@ local claims = {
     local _, job = submitted(with_gate, { partition = "metered",
       spank_job_env = { "SPANK_TRAINYARD_FUND=group:vision" } })
     assert(job.admin_comment:find(":group:vision$"), job.admin_comment)
+    _, job = submitted(with_gate, { partition = "metered",
+      spank_job_env = { "SPANK_TRAINYARD_FUND=user:ada@dept" } })
+    assert(job.admin_comment:find(":user:ada@dept$"), job.admin_comment)
     assert(submitted(with_gate, { partition = "metered",
       spank_job_env = { "SPANK_TRAINYARD_FUND=;drop" } }) == slurm.ERROR)
   end,

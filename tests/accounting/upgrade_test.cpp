@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Books that older versions of the schema made go forward when they are opened, with a row in every
+// table that those versions knew, and stay right.
+#include <gtest/gtest.h>
+
+#include "accounting/alerts.h"
+#include "accounting/measured.h"
+#include "accounting/part_schema.h"
+#include "accounting/till.h"
+#include "books.h"
+
+namespace accounting {
+namespace {
+
+constexpr UtcSeconds kLater = 1'795'700'000;
+
+struct Upgraded {
+  explicit Upgraded(int version) {
+    Database made = must(Database::open(path));
+    must(made.execute_script(
+        content_of(TRAINYARD_GOLDEN_DIR "/books_v" + std::to_string(version) + ".sql")));
+    must(made.query("SELECT value FROM ledger_meta WHERE key = 'schema_version'", {},
+                    [this](const Row& row) { written = row.integer(0); }));
+    must(made.query("SELECT name FROM sqlite_schema WHERE type = 'table'", {},
+                    [this](const Row& row) { tables.push_back(row.text(0)); }));
+    for (const std::string& table : tables) {
+      must(made.query("SELECT count(*) FROM " + table, {},
+                      [&](const Row& row) { EXPECT_GT(row.integer(0), 0) << table; }));
+    }
+  }
+  TemporaryFolder folder;
+  std::string path = folder.file("books.db");
+  std::int64_t written = 0;
+  std::vector<std::string> tables;
+};
+
+class Upgrade : public testing::TestWithParam<int> {};
+
+TEST_P(Upgrade, BooksGoForwardAndStayRight) {
+  const Upgraded old(GetParam());
+  ASSERT_EQ(old.written, GetParam());
+
+  Books books(old.path);
+  must(Till::open(books.db, books.ledger));
+  EXPECT_EQ(books.count("SELECT value FROM ledger_meta WHERE key = 'schema_version'"), 5);
+  EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
+  const FundBalance vision = *must(books.ledger.balance("group:vision"));
+  EXPECT_EQ(vision.charged, hours(6));  // 8 hours, of which 2 were given back.
+  EXPECT_EQ(must(books.ledger.setting("group:vision", "cap/ada")), "180000000");
+  EXPECT_EQ(must(books.ledger.setting("group:vision", "gpus_max")), std::nullopt);
+  EXPECT_EQ(must(books.ledger.extend({"r1/0+0", "r1/0", hours(5), "ada", ""}, kLater)),
+            ExtendStatus::kAlreadyExtended);
+  EXPECT_EQ(must(books.ledger.release("r3/0", "late", kLater)), ReleaseStatus::kReleased);
+  EXPECT_EQ(must(books.ledger.grant(grant_of("new", "user:ada", hours(1)), kLater)),
+            GrantStatus::kGranted);
+  EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
+}
+
+INSTANTIATE_TEST_SUITE_P(EachVersion, Upgrade, testing::Values(2, 3, 4));
+
+TEST(Upgrades, DatedGrantsOfVersion3EndAsTheyWereMade) {
+  const Upgraded old(3);
+  Books books(old.path);
+  const auto grants = must(books.ledger.dated_grants("user:ada"));
+  EXPECT_FALSE(grants.empty());
+  must(books.ledger.turn(kLater + 10'000'000));
+  EXPECT_TRUE(must(books.ledger.dated_grants("user:ada")).empty());
+  EXPECT_EQ(must(books.ledger.balance("group:vision"))->later, Amount{});
+  EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
+}
+
+TEST(Upgrades, PaymentsEstimatesAndAlertsOfVersion4Count) {
+  const Upgraded old(4);
+  Books books(old.path);
+  Till till = must(Till::open(books.db, books.ledger));
+  EXPECT_EQ(must(till.pay({"webhook", "pay_1", "user:ada", "EUR", 1'000, "q1", "webhook"}, kLater)).status,
+            PayStatus::kAlreadyPaid);
+  const auto receipts = must(till.receipts("user:ada"));
+  ASSERT_EQ(receipts.size(), 1u);
+  EXPECT_EQ(must(till.reversed_minor(receipts[0])), 400);
+  // A chargeback that was told before its payment.
+  must(till.pay({"webhook", "pay_2", "user:ada", "EUR", 100, "", "webhook"}, kLater));
+  EXPECT_EQ(must(till.receipts("user:ada")).size(), 2u);
+  EXPECT_EQ(must(till.reversed_minor(must(till.receipts("user:ada"))[1])), 100);
+  EXPECT_EQ(must(till.acts()).size(), 1u);
+  EXPECT_TRUE(must(measured_rate(books.db, {"yolov8n", 640, "h100", 8})));
+  EXPECT_FALSE(must(take_alerts(books.db, "command", 10, kLater)).empty());
+  EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
+}
+
+TEST(Upgrades, TheTillHasAVersionOfItsOwn) {
+  Books books;
+  must(Till::open(books.db, books.ledger));
+  EXPECT_EQ(books.count("SELECT value FROM ledger_meta WHERE key = 'till_version'"), 1);
+  must(books.db.run("UPDATE ledger_meta SET value = '7' WHERE key = 'till_version'", {}));
+  const auto opened = Till::open(books.db, books.ledger);
+  ASSERT_FALSE(opened);
+  EXPECT_NE(opened.error().message.find("till version 7 is newer than the 1"), std::string::npos);
+}
+
+TEST(Upgrades, APartGoesForwardScriptByScriptAndWhollyOrNot) {
+  Books books;
+  std::vector<std::string> scripts{"CREATE TABLE part (a INTEGER) STRICT;"};
+  must(open_part(books.db, "part", scripts));
+  scripts.push_back("ALTER TABLE part ADD COLUMN b INTEGER; INSERT INTO part VALUES (1, 2);");
+  scripts.push_back("CREATE TABLE part (a INTEGER) STRICT;");
+  EXPECT_FALSE(open_part(books.db, "part", scripts));
+  EXPECT_EQ(books.count("SELECT count(*) FROM part"), 0);
+  scripts.back() = "UPDATE part SET b = 3;";
+  must(open_part(books.db, "part", scripts));
+  must(open_part(books.db, "part", scripts));
+  EXPECT_EQ(books.count("SELECT sum(b) FROM part"), 3);
+  EXPECT_EQ(books.count("SELECT value FROM ledger_meta WHERE key = 'part_version'"), 3);
+}
+
+}  // namespace
+}  // namespace accounting

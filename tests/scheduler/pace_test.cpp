@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// What a run is expected to take and to cost after its first epochs, and where that is shown.
+#include "scheduler/pace.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "files.h"
+#include "scheduler/console.h"
+#include "scheduler/run_folder.h"
+
+namespace scheduler {
+namespace {
+
+using accounting::Amount;
+using contract::MetricsRecord;
+using nlohmann::json;
+
+constexpr std::int64_t kHour = 3'600'000;
+
+// At 1000 + `train_s`, in steps of which an epoch has ten.
+MetricsRecord record(const std::string& kind, std::int64_t step, double train_s) {
+  MetricsRecord made;
+  made.kind = kind;
+  made.time = 1000 + train_s;
+  made.epoch = static_cast<int>(step / 10);
+  made.epochs = 10;
+  made.step = step;
+  made.steps_per_epoch = 10;
+  made.train_seconds = train_s;
+  return made;
+}
+MetricsRecord epoch(int number, double train_s) { return record("epoch", number * 10, train_s); }
+
+TEST(Pace, IsThatOfTheEpochsWithoutTheStartUp) {
+  PaceKeeper keeper;
+  keeper.take(record("start", 0, 50));
+  EXPECT_FALSE(keeper.pace());
+  keeper.take(epoch(1, 80));  // Slower than the others: it fills caches.
+  EXPECT_DOUBLE_EQ(keeper.pace()->epoch_s, 30);
+  keeper.take(epoch(2, 90));
+  keeper.take(epoch(3, 102));
+  EXPECT_DOUBLE_EQ(keeper.pace()->epoch_s, 11);
+  EXPECT_EQ(keeper.pace()->epochs_done, 3);
+  EXPECT_EQ(keeper.pace()->epochs, 10);
+  EXPECT_DOUBLE_EQ(keeper.pace()->as_of, 1102);
+}
+
+TEST(Pace, OfAResumedRunIsThatOfItsNewestAttempt) {
+  PaceKeeper keeper;
+  keeper.take(record("start", 0, 50));
+  for (int i = 1; i <= 4; ++i) keeper.take(epoch(i, 50 + 10 * i));
+  // It goes on amid its fifth epoch, on half of the GPUs.
+  keeper.take(record("start", 45, 160));
+  EXPECT_DOUBLE_EQ(keeper.pace()->epoch_s, 10);  // Of the attempt before, from now on.
+  EXPECT_DOUBLE_EQ(keeper.pace()->as_of, 1160);
+  keeper.take(epoch(5, 170));
+  EXPECT_DOUBLE_EQ(keeper.pace()->epoch_s, 20);
+  keeper.take(epoch(6, 191));
+  EXPECT_DOUBLE_EQ(keeper.pace()->epoch_s, 21);
+}
+
+// Two GPUs of weight 1, from second 1000 on, at 10 s an epoch after 50 s: 150 s in all.
+class Reestimated : public testing::Test {
+ protected:
+  Reestimated() {
+    plan.gpus = 2;
+    plan.quote.weight_milli = 1000;
+    plan.quote.expected_s = 600;
+    plan.quote.expected = {2 * 600 * 1000};
+    plan.quote.hold = {2 * 900 * 1000};
+    standing = {.start = 1000, .held = plan.quote.hold, .available = Amount{kHour}};
+  }
+  Plan plan;
+  Pace pace{.epochs_done = 3, .epochs = 10, .epoch_s = 10, .as_of = 1080};
+  Standing standing;
+};
+
+TEST_F(Reestimated, RunsAreToldTheirTimeTheirHoursAndWhatIsLeftOfTheFund) {
+  const auto now = reestimate(plan, pace, standing);
+  ASSERT_TRUE(now);
+  EXPECT_EQ(now->left_s, 70);
+  EXPECT_EQ(now->end, 1150);
+  EXPECT_EQ(now->seconds, 150);
+  EXPECT_EQ(now->cost.milli_gpu_s, 300'000);
+  EXPECT_EQ(now->after->milli_gpu_s, kHour + 1'800'000 - 300'000);
+  EXPECT_FALSE(now->cost_minor);
+}
+
+TEST_F(Reestimated, CostCountsWhatEarlierAttemptsWereChargedAndItsMoney) {
+  standing.charged = {700'000};
+  standing.charged_minor = 15;
+  plan.quote.price_minor = 74;
+  plan.quote.currency = "EUR";
+  const auto now = reestimate(plan, pace, standing);
+  ASSERT_TRUE(now);
+  EXPECT_EQ(now->cost.milli_gpu_s, 1'000'000);
+  EXPECT_EQ(now->cost_minor, 15 + 7);  // 300 GPU-seconds of 74 cents an hour: 6.2, rounded up.
+  EXPECT_EQ(now->after->milli_gpu_s, kHour + 1'800'000 - 300'000);
+}
+
+TEST_F(Reestimated, TimedRunsCostTheirHoldAtMostAndOthersMayNeedMore) {
+  pace.epoch_s = 1000;
+  EXPECT_GT(reestimate(plan, pace, standing)->cost, standing.held);
+  EXPECT_LT(*reestimate(plan, pace, standing)->after, Amount{0});
+  plan.is_timed = true;
+  EXPECT_EQ(reestimate(plan, pace, standing)->cost, standing.held);
+}
+
+TEST_F(Reestimated, NothingIsSaidOfNumbersThatMakeNoSense) {
+  const auto said = [&](double epoch_s, double as_of, int epochs) {
+    return reestimate(plan, {.epochs_done = 1, .epochs = epochs, .epoch_s = epoch_s, .as_of = as_of},
+                      standing).has_value();
+  };
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_FALSE(said(0, 1080, 10));
+  EXPECT_FALSE(said(-5, 1080, 10));
+  EXPECT_FALSE(said(nan, 1080, 10));
+  EXPECT_FALSE(said(10, nan, 10));
+  EXPECT_FALSE(said(1e300, 1080, 10));
+  EXPECT_FALSE(said(10, 900, 2));  // Ended before it began.
+  EXPECT_TRUE(said(10, 1080, 10));
+}
+
+TEST_F(Reestimated, ShowsInWordsAndAsJsonWhileTheRunRuns) {
+  test::Folder folder;
+  std::string lines;
+  for (const auto& each : {record("start", 0, 50), epoch(1, 60), epoch(2, 70), epoch(3, 80)}) {
+    lines += contract::to_json_line(each) + "\n";
+  }
+  test::write_file(folder.path() / "metrics.jsonl", lines);
+  const auto pace_read = read_progress(folder.path()).pace;
+  json run = {{"state", "running"}, {"charged", 0}, {"held", 1'800'000}, {"available", kHour},
+              {"segments", {{{"plan", plan}, {"start", 1000}, {"charges", json::array()}}}}};
+
+  const auto now = reestimate_of(run, pace_read);
+  ASSERT_TRUE(now);
+  EXPECT_EQ(rest_text(*now), "about 1:10 more, to " + local_time(1150));
+  EXPECT_EQ(reestimate_json(*now, ""),
+            json({{"epochs_done", 3}, {"epochs", 10}, {"seconds_an_epoch", 10.0}, {"left_s", 70},
+                  {"end", 1150}, {"seconds", 150}, {"cost", 300'000},
+                  {"available_after", kHour + 1'500'000}}));
+  for (const char* state : {"queued", "paused", "settling", "finished"}) {
+    run["state"] = state;
+    EXPECT_FALSE(reestimate_of(run, pace_read)) << state;
+  }
+}
+
+}  // namespace
+}  // namespace scheduler
