@@ -68,18 +68,18 @@ TEST(OwnCpus, AreAShareOfTheJobsWhereTheRanksOfAHostHaveThemInCommon) {
     change(changed);
     return own_cpus(changed, siblings);
   };
-  using Cpus = std::vector<int>;
+  using Own = std::vector<int>;
 
-  EXPECT_EQ(own_cpus(facts, siblings), (Cpus{1, 5}));
-  EXPECT_EQ(with([](CpuFacts& f) { f.local_rank = 2; }), (Cpus{2, 6}));
-  EXPECT_EQ(with([](CpuFacts& f) { f.per_task = 1; }), (Cpus{4}));
+  EXPECT_EQ(own_cpus(facts, siblings), (Own{1, 5}));
+  EXPECT_EQ(with([](CpuFacts& f) { f.local_rank = 2; }), (Own{2, 6}));
+  EXPECT_EQ(with([](CpuFacts& f) { f.per_task = 1; }), (Own{4}));
   // Bound by srun, alone, on a host whose other CPUs may be another job's, without Slurm's word.
-  EXPECT_EQ(with([](CpuFacts& f) { f.allowed = {1, 5}; }), (Cpus{1, 5}));
+  EXPECT_EQ(with([](CpuFacts& f) { f.allowed = {1, 5}; }), (Own{1, 5}));
   EXPECT_EQ(with([](CpuFacts& f) { f.local_ranks = 1; }), facts.allowed);
   EXPECT_EQ(with([](CpuFacts& f) { f.machine = 6; }), facts.allowed);
   EXPECT_EQ(with([](CpuFacts& f) { f.per_task = 0; }), facts.allowed);
   // A host whose places are not known.
-  EXPECT_EQ(own_cpus(facts, {0, 1}), (Cpus{2, 4}));
+  EXPECT_EQ(own_cpus(facts, {0, 1}), (Own{2, 4}));
 }
 
 TEST(CpuRanges, AreWrittenShort) {
