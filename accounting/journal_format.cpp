@@ -60,6 +60,12 @@ std::string escaped(std::string_view name) {
       case '_':
         out += "-U";
         break;
+      case '@':
+        out += "-A";
+        break;
+      case '+':
+        out += "-P";
+        break;
       default:
         out += c;
     }

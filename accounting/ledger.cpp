@@ -137,6 +137,12 @@ Expected<Ledger> Ledger::open(Database& db) {
   return Ledger(db);
 }
 
+Expected<bool> Ledger::is_current(Database& db) {
+  const auto version = schema_version(db);
+  if (!version) return tl::unexpected(version.error());
+  return *version == kSchemaVersion;
+}
+
 Expected<GrantStatus> Ledger::grant(const Grant& request, UtcSeconds now) {
   Database& db = *db_;
   return answer_of<GrantStatus>(db, "grant", request.id, [&]() -> Expected<GrantStatus> {

@@ -225,6 +225,8 @@ class Ledger {
  public:
   // Makes or migrates the tables. `db` outlives the ledger.
   [[nodiscard]] static Expected<Ledger> open(Database& db);
+  // Whether open() would find the schema of this program and bring nothing forward.
+  [[nodiscard]] static Expected<bool> is_current(Database& db);
 
   [[nodiscard]] Expected<GrantStatus> grant(const Grant& grant, UtcSeconds now);
   [[nodiscard]] Expected<HoldStatus> hold(const Hold& hold, UtcSeconds now);

@@ -523,10 +523,21 @@ accounting::Expected<Amount> Dispatcher::refund_by_policy(const Segment& segment
   return Amount{};
 }
 
+accounting::Expected<void> Dispatcher::transact_with(
+    const std::string& run_id, const std::function<accounting::Expected<void>()>& body) {
+  const Run* run = open_run(run_id);
+  std::optional<Run> before;
+  if (run != nullptr) before = *run;
+  auto done = db_->transact(body);
+  if (done || !before) return done;
+  if (Run* spoilt = open_run(run_id); spoilt != nullptr) *spoilt = std::move(*before);
+  return done;
+}
+
 Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSeconds now) {
   const Segment& segment = run.last();
   AttemptCharged charged = action.charge;
-  const auto done = db_->transact([&]() -> accounting::Expected<void> {
+  const auto done = transact_with(run.id, [&]() -> accounting::Expected<void> {
     accounting::Charge charge;
     charge.id = fmt::format("{}/{}/{}/{}", facts_->name, run.id, segment.index, charged.attempt);
     charge.hold_id = segment.hold_id;
@@ -564,7 +575,7 @@ Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSe
 }
 
 Expected<void> Dispatcher::close_segment(Run& run, const CloseSegment& action, UtcSeconds now) {
-  const auto done = db_->transact([&]() -> accounting::Expected<void> {
+  const auto done = transact_with(run.id, [&]() -> accounting::Expected<void> {
     const auto released = ledger_.release(run.last().hold_id, action.reason, now);
     if (!released) return tl::unexpected(released.error());
     if (*released == accounting::ReleaseStatus::kUnknownHold) {

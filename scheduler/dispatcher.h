@@ -119,6 +119,11 @@ class Dispatcher {
   [[nodiscard]] accounting::Ledger& ledger() { return ledger_; }
   [[nodiscard]] accounting::Database& database() { return *db_; }
   [[nodiscard]] accounting::Till till() { return {*db_, ledger_}; }
+
+  // `body` in one transaction. Where it is rolled back, at the commit too (a full disk shows there), the
+  // open run of that id is again what it was: nothing is done by what the books do not have.
+  [[nodiscard]] accounting::Expected<void> transact_with(
+      const std::string& run_id, const std::function<accounting::Expected<void>()>& body);
   // The request with the user's default fund, where it names none and he has set one.
   [[nodiscard]] Expected<TrainingRequest> with_default_fund(const Caller& caller,
                                                             TrainingRequest request) const;

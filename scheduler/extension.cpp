@@ -131,7 +131,7 @@ Expected<void> Dispatcher::extend_hold(Run& run, const ExtendHold& action, UtcSe
   const auto amount = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
   if (!amount) return tl::unexpected(Error{"a stretch is more than the books can hold"});
   auto status = accounting::ExtendStatus::kInvalid;
-  const auto done = db_->transact([&]() -> accounting::Expected<void> {
+  const auto done = transact_with(run.id, [&]() -> accounting::Expected<void> {
     // The limit tells one extension of a hold from the next.
     const std::int64_t limit_s = action.limit_s + stretch_s;
     const auto extended = ledger_.extend(
@@ -197,7 +197,7 @@ Expected<void> Dispatcher::fund_attempt(Run& run, const FundAttempt& action, Utc
   const Amount amount{needed->milli_gpu_s - left.milli_gpu_s};
   if (amount.milli_gpu_s <= 0) return {};
   auto status = accounting::ExtendStatus::kInvalid;
-  const auto done = db_->transact([&]() -> accounting::Expected<void> {
+  const auto done = transact_with(run.id, [&]() -> accounting::Expected<void> {
     const auto extended = ledger_.extend(
         {fmt::format("{}+{}", run.last().hold_id, run.last().extended.milli_gpu_s),
          run.last().hold_id, amount, run.about.user, fmt::format("a further attempt, {} s", limit_s)},

@@ -152,13 +152,11 @@ std::string deadline(const Plan& plan) {
       "}}\n",
       fmt::arg("limit", plan.time_limit_s));
   if (!plan.is_timed) return end;
-  const std::string_view last = plan.auto_resume
-                                    ? "# Its hours end with this job.\n"
-                                      "export TRAINYARD_LAST_ATTEMPT=1\n"
-                                    : "";
-  return end + fmt::format("{}# The trainer has saved and left by then.\n"
+  return end + fmt::format("# Its hours end with this job.\n"
+                           "export TRAINYARD_LAST_ATTEMPT=1\n"
+                           "# The trainer has saved and left by then.\n"
                            "export TRAINYARD_DEADLINE=$(($(end_of_job) - {}))\n",
-                           last, kTimedLead_s);
+                           kTimedLead_s);
 }
 
 // Asks the trainer to save and leave before the limit of an epochs run.

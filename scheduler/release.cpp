@@ -28,6 +28,14 @@ Expected<std::optional<Refusal>> Dispatcher::release_by_admin(const Caller& admi
       return refuse(fmt::format("job {} of run {} is {}: end it first (scancel {})", job->second.id, id,
                                 to_name(job->second.state), job->second.id));
     }
+    const auto& ended = run->last().ended;
+    const UtcSeconds waits_until =
+        ended ? run->last().ended_noticed + site_->record_wait_s : UtcSeconds{0};
+    if (now <= waits_until && troubled_.count(id) == 0) {
+      return refuse(fmt::format("job {} of run {} has just ended, and slurmdbd may tell what it had until "
+                                "{}: it settles by itself", ended->job, id,
+                                accounting::format_utc(waits_until)));
+    }
     const auto closed = close_segment(
         *run, {Outcome::kFailed, reason,
                fmt::format("the hold of run {} was {}. Nobody pays for what its job had beyond its "

@@ -333,13 +333,12 @@ json answer_change(Dispatcher& dispatcher, const Caller& caller, const json& req
                                          : dispatcher.request_cancel(caller, id, now));
   };
   if (!*view || (*view)->run.about.uid == caller.uid) return change();
-  auto till = accounting::Till::open(dispatcher.database(), dispatcher.ledger());
-  if (!till) return failed(till.error().message);
+  accounting::Till till = dispatcher.till();
   // Both or neither, whenever the service dies; the entry first, so that without it nothing is changed.
   const std::string detail = fmt::format("run {} of {}", id, (*view)->run.about.user);
   json answer;
-  const auto done = dispatcher.database().transact([&]() -> accounting::Expected<void> {
-    if (const auto kept = till->record({now, caller.user, verb, detail}); !kept) return kept;
+  const auto done = dispatcher.transact_with(id, [&]() -> accounting::Expected<void> {
+    if (const auto kept = till.record({now, caller.user, verb, detail}); !kept) return kept;
     answer = change();
     if (answer.value("ok", false)) return {};
     return tl::unexpected(accounting::Error{"refused"});  // Nothing was done: no entry either.

@@ -174,6 +174,7 @@ int serve(const scheduler::Site& site) {
   std::time_t last_turn = 0;
   const int interval_ms = static_cast<int>(site.poll_interval_s * 1000);
   while (g_stop == 0) {
+    verifier.forget_old(std::chrono::steady_clock::now());
     const auto done = dispatcher->tick(std::time(nullptr));
     if (!done) log(done.error().message);
     if (dispatcher->trouble() != last_trouble) {

@@ -10,15 +10,23 @@ namespace scheduler {
 namespace {
 
 constexpr std::chrono::hours kLimit{4};
+constexpr std::chrono::minutes kPatience{2};  // A client asks twice a second.
 constexpr std::size_t kFaultsMax = 1'000;
 
 }  // namespace
 
+void Verifier::forget_old(SteadyTime now) {
+  if (commands_ && now - asked_ > kPatience) commands_.reset();
+}
+
 Expected<std::optional<std::vector<std::string>>> Verifier::ask(SteadyTime now) {
+  forget_old(now);
+  asked_ = now;
+  if (!commands_) commands_.emplace();
   const auto fail = [](const std::string& why) {
     return tl::unexpected(Error{"verifying the books aside: " + why});
   };
-  for (const SideEnd& ended : commands_.take(now)) {
+  for (const SideEnd& ended : commands_->take(now)) {
     if (!ended.is_good) return fail(ended.trouble);
     const auto faults = nlohmann::json::parse(ended.output, nullptr, false);
     if (!faults.is_array()) return fail("it printed no list");
@@ -28,8 +36,8 @@ Expected<std::optional<std::vector<std::string>>> Verifier::ask(SteadyTime now) 
     }
     return std::optional(std::move(found));
   }
-  if (commands_.running() == 0) {
-    const auto started = commands_.start(1, command_, "", kLimit, now);
+  if (commands_->running() == 0) {
+    const auto started = commands_->start(1, command_, "", kLimit, now);
     if (!started) return fail(started.error().message);
   }
   return std::optional<std::vector<std::string>>{};
@@ -38,6 +46,14 @@ Expected<std::optional<std::vector<std::string>>> Verifier::ask(SteadyTime now) 
 Expected<std::string> verify_aside(const std::string& database) {
   auto db = accounting::Database::open(database);
   if (!db) return tl::unexpected(Error{db.error().message});
+  // A newer program shall not bring the books forward under the service that uses them.
+  const auto is_current = accounting::Ledger::is_current(*db);
+  if (!is_current) return tl::unexpected(Error{is_current.error().message});
+  if (!*is_current) {
+    return tl::unexpected(Error{fmt::format(
+        "{} is of another version than this program. Restart trainyardd, which brings it forward",
+        database)});
+  }
   const auto ledger = accounting::Ledger::open(*db);
   if (!ledger) return tl::unexpected(Error{ledger.error().message});
   auto faults = ledger->verify();

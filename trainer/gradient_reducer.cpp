@@ -313,7 +313,10 @@ void GradientReducer::load_wire_state(
     if (fits) saved = static_cast<std::int64_t>(state.size()) - 1;
   }
   communicator_.all_reduce_max(std::span<std::int64_t>(&saved, 1));
-  if (saved == 0) return;
+  if (saved == 0) {  // Nothing of what is undone stays.
+    if (residual_.defined()) residual_.zero_();
+    return;
+  }
   communicator_.broadcast(std::as_writable_bytes(std::span(order)), /*root=*/0);
   lay_out(std::move(order));
   is_learnt_ = true;

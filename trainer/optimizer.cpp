@@ -234,11 +234,18 @@ std::vector<torch::Tensor> Optimizer::gradients() {
   return gradients;
 }
 
+torch::Tensor Optimizer::gradient_norm() {
+  torch::NoGradGuard no_grad;
+  const std::vector<torch::Tensor> all = gradients();
+  if (all.empty()) return torch::zeros({});
+  return torch::stack(torch::_foreach_norm(all)).norm();
+}
+
 torch::Tensor Optimizer::clip_gradients(double norm_max) {
   torch::NoGradGuard no_grad;
   const std::vector<torch::Tensor> all = gradients();
   if (all.empty()) return torch::zeros({});
-  const torch::Tensor norm = torch::stack(torch::_foreach_norm(all)).norm();
+  const torch::Tensor norm = gradient_norm();
   scale(all, (norm_max / (norm.to(torch::kDouble) + 1e-6)).clamp_max(1).to(norm.scalar_type()));
   return norm;
 }

@@ -76,7 +76,6 @@ void Replica::share(std::int64_t steps) {
   broadcast_tensors(communicator_, tensors_of(*model_));
   share_average();
   gradient_norm_ = torch::zeros_like(gradient_norm_);
-  if (steps <= 0) return;
   const auto moments = optimizer_.state();
   std::vector<torch::Tensor> tensors;
   for (const auto& [name, tensor] : moments) tensors.push_back(tensor);
@@ -115,6 +114,7 @@ void Replica::step(const StepRates& rates, std::int64_t ema_updates, const Stage
 
 void Replica::settle() {
   reduce();
+  gradient_norm_ = optimizer_.gradient_norm();
   if (communicator_.rank() != 0) optimizer_.zero_grad();
 }
 

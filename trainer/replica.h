@@ -63,8 +63,8 @@ class Replica {
   // one. `done` is told after each stage: for measuring.
   void step(const StepRates& rates, std::int64_t ema_updates, const StageDone& done = {});
 
-  // Of all ranks' gradients together, before they were clipped, of the last step since share(); 0
-  // before it. A number on the device, equal on all ranks.
+  // Of all ranks' gradients together, before they were clipped, of the last step or settle()
+  // since share(); 0 before it. A number on the device, equal on all ranks.
   [[nodiscard]] const torch::Tensor& gradient_norm() const { return gradient_norm_; }
   // Whether the last step was one. The host waits for the device. Not a collective.
   [[nodiscard]] bool is_finite() const;

@@ -138,6 +138,7 @@ std::optional<ExitCode> TrainingRun::after_batch(const Signals& signals, const B
   }
   if (!is_step_due && is_epoch_over) {
     replica_->settle();
+    if (!replica_->is_finite()) return ExitCode::kNotANumber;
   }
   report_batch(signals);
   // Between two steps the gradients lie in parts on the ranks: nothing is saved there.
@@ -197,6 +198,9 @@ void TrainingRun::reload() {
     if (is_first_rank()) static_cast<void>(load_checkpoint(folder_.weights(), state()));
   });
   share_state();
+  // The request is of this attempt, whatever the checkpoint was made for.
+  if (!is_timed()) progress_.epochs_planned = args_.epochs;
+  take_request();
   progress_.reloads = reloads;  // The same images in the same order would lead to the same place.
   make_loader();
 }

@@ -130,6 +130,7 @@ TEST(Beancount, RefusesAnAmountThatIsWrong) {
 
 TEST(Beancount, HasAnAccountOfItsOwnForEachOfOurs) {
   EXPECT_EQ(beancount_account("fund:group:vision_2.x"), "Assets:Fund:Group-vision-U2-Dx");
+  EXPECT_EQ(beancount_account("fund:user:ada+b@dept"), "Assets:Fund:User-ada-Pb-Adept");
   EXPECT_EQ(beancount_account("treasury"), "Equity:Treasury");
   std::set<std::string> names;
   std::size_t count = 0;

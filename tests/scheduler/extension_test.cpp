@@ -66,6 +66,38 @@ TEST_F(ExtensionTest, Scenario1TheHoldStandsBeforeTheLimitEvenWhereTheServiceDie
   EXPECT_EQ(world.balance().held.milli_gpu_s, 2 * (1200 + kMargin) * 1000);
 }
 
+// A full disk shows at the commit. Nothing is done by what the books do not have.
+TEST_F(ExtensionTest, WhatIsNotCommittedRaisesNoLimitAndPaysNothing) {
+  const JobId id = start_with(10 * 60 * kMinute);
+  auto& db = world.dispatcher().database();
+  ASSERT_TRUE(db.execute_script(
+      "PRAGMA foreign_keys = ON; CREATE TABLE parent(id INTEGER PRIMARY KEY);"
+      "CREATE TABLE child(id INTEGER REFERENCES parent(id) DEFERRABLE INITIALLY DEFERRED);"
+      "CREATE TRIGGER full_disk AFTER INSERT ON run_event WHEN new.kind IN ('HoldExtended', "
+      "'AttemptCharged', 'SegmentClosed') BEGIN INSERT INTO child VALUES(7); END;"));
+  const auto held = world.balance().held;
+  for (int i = 0; i < 3; ++i) {
+    world.cluster.now += 150;
+    (void)world.dispatcher().tick(world.cluster.now);
+  }
+  EXPECT_EQ(limit(id), 600);
+  EXPECT_EQ(world.balance().held, held);
+  world.cluster.end(id, JobState::kCompleted, 0);
+  for (int i = 0; i < 3; ++i) {
+    world.cluster.now += 20;
+    (void)world.dispatcher().tick(world.cluster.now);
+  }
+  EXPECT_EQ(world.balance().held, held);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 0);
+
+  ASSERT_TRUE(db.execute_script("DROP TRIGGER full_disk; PRAGMA foreign_keys = OFF;"));
+  world.tick(10);
+  world.tick(10);
+  EXPECT_EQ(world.state(), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 451 * 1000);  // A second at the start.
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+}
+
 TEST_F(ExtensionTest, WhereTheFundCannotPayTheRunSavesPausesAndSaysWhatItTakes) {
   const JobId id = start_with(2 * (600 + kMargin) * 1000 + 1000);
   world.tick(350);
