@@ -3,8 +3,10 @@
 
 #include <torch/utils.h>
 
+#include <optional>
 #include <vector>
 
+#include "trainer/amp.h"
 #include "trainer/layout.h"
 #include "trainer/loss.h"
 #include "trainer/model.h"
@@ -42,15 +44,23 @@ int fit_batch(std::span<const BatchMemory> measured, double bytes_available) {
 
 namespace {
 
+// What training holds beside a forward and a backward pass: the average, the optimiser's moments
+// and the buffer that gradients are summed in, each as large as the weights.
+constexpr double kCopiesOfWeights = 4;
+
 // A forward and a backward pass as training makes them, on images of noise with one object each.
-void try_step(DetectionModel& model, int batch, int imgsz, torch::Device device) {
+void try_step(DetectionModel& model, int batch, int imgsz, torch::Device device,
+              std::optional<torch::ScalarType> amp) {
   const torch::Tensor noise = torch::randint(256, {batch, 3, imgsz, imgsz}, torch::kByte);
   torch::Tensor targets = torch::full({batch, 6}, 0.5F);
   targets.select(1, 0).copy_(torch::arange(batch));
   targets.select(1, 1).zero_();
-  const LossValue loss =
-      detection_loss(model.forward(network_input(noise, device)), model.strides(),
-                     targets, {}, batch, of_this_rank_alone);
+  LossValue loss;
+  {
+    const Autocast autocast(device, amp);
+    loss = detection_loss(model.forward(network_input(noise, device)), model.strides(), targets, {},
+                          batch, of_this_rank_alone);
+  }
   loss.total.backward();
   model.zero_grad();
 }
@@ -58,7 +68,7 @@ void try_step(DetectionModel& model, int batch, int imgsz, torch::Device device)
 }  // namespace
 
 int find_batch(const contract::Architecture& architecture, int class_count, int imgsz, double share,
-               int index) {
+               int index, const std::string& amp) {
   namespace allocator = c10::cuda::CUDACachingAllocator;
   const auto device_index = static_cast<c10::DeviceIndex>(index);
   const torch::Device device(torch::kCUDA, device_index);
@@ -74,7 +84,7 @@ int find_batch(const contract::Architecture& architecture, int class_count, int 
   for (const int batch : {1, 2, 4, 8, 16}) {
     allocator::resetPeakStats(device_index);
     try {
-      try_step(model, batch, imgsz, device);
+      try_step(model, batch, imgsz, device, amp_type(amp, device));
     } catch (const c10::OutOfMemoryError&) {
       break;
     }
@@ -82,12 +92,16 @@ int find_batch(const contract::Architecture& architecture, int class_count, int 
     measured.push_back({batch, static_cast<double>(stats.reserved_bytes.front().peak)});
   }
   allocator::emptyCache();
-  return fit_batch(measured, share * static_cast<double>(free_bytes));
+  double weights = 0;
+  for (const torch::Tensor& parameter : model.parameters()) {
+    weights += static_cast<double>(parameter.nbytes());
+  }
+  return fit_batch(measured, share * static_cast<double>(free_bytes) - kCopiesOfWeights * weights);
 }
 
 #else
 
-int find_batch(const contract::Architecture&, int, int, double, int) {
+int find_batch(const contract::Architecture&, int, int, double, int, const std::string&) {
   return kAutoBatchDefault;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 
 #include "trainer/contract/architecture.h"
 
@@ -27,9 +28,10 @@ struct BatchMemory {
 [[nodiscard]] int fit_batch(std::span<const BatchMemory> measured, double bytes_available);
 
 // The batch that fills `share` of the GPU `index`, of what is free there, by training steps of
-// `architecture` with 1, 2, 4, 8 and 16 images of imgsz x imgsz until one has no memory.
+// `architecture` with 1, 2, 4, 8 and 16 images of imgsz x imgsz until one has no memory, in the
+// precision that the train argument `amp` asks for, less what the optimiser and the average hold.
 // kAutoBatchDefault where the program was built without CUDA.
 [[nodiscard]] int find_batch(const contract::Architecture& architecture, int class_count, int imgsz,
-                             double share, int index);
+                             double share, int index, const std::string& amp);
 
 }  // namespace trainer
