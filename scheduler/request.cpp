@@ -16,6 +16,7 @@
 #include "scheduler/text_file.h"
 #include "scheduler/toml_types.h"
 #include "trainer/contract/architecture.h"
+#include "trainer/contract/run_words.h"
 
 namespace scheduler {
 namespace {
@@ -289,6 +290,25 @@ Answer set_train(contract::TrainArgs& args, std::string_view key, std::string_vi
   return fault ? Answer(fault->message) : std::nullopt;
 }
 
+// Ultralytics' words for where a run lies and what computes it are the plan's here.
+Answer set_run_word(TrainingRequest& request, std::string_view key, std::string_view text,
+                    const std::filesystem::path& base) {
+  contract::RunWords words;
+  if (const auto fault = contract::set_run_word(words, key, text)) return fault->message;
+  const bool has_no_place = !words.save_dir.empty() || words.resume ||
+                            words.device == contract::RunWords::Device::kCpu;
+  if (has_no_place) return set_train(request.args, key, text);  // Says what there is instead.
+  if (!words.project.empty()) {  // The caller knows the home folder.
+    request.resources.runs = words.project.starts_with('~')
+                                 ? words.project
+                                 : (base / words.project).lexically_normal().string();
+  }
+  if (words.device == contract::RunWords::Device::kGpus) {
+    return set_resource(request.resources, "gpus", std::to_string(words.gpus.size()));
+  }
+  return std::nullopt;
+}
+
 // `base`: the folder that relative paths start from.
 Answer set_any(TrainingRequest& request, const std::string& key, std::string text,
                const std::filesystem::path& base) {
@@ -312,6 +332,7 @@ Answer set_any(TrainingRequest& request, const std::string& key, std::string tex
     return set_slurm(request.resources, key.substr(kSlurmPrefix.size()), text);
   }
   if (contains(resource_keys(), key)) return set_resource(request.resources, key, text);
+  if (contract::is_run_word(key)) return set_run_word(request, key, text, base);
   return set_train(request.args, key, text);
 }
 
@@ -491,7 +512,10 @@ class RequestReader {
   }
 
   static Answer misplaced(const std::string& key) {
-    if (find_train_arg(key) != nullptr || !contains(resource_keys(), key)) return std::nullopt;
+    if (find_train_arg(key) != nullptr || !contains(resource_keys(), key) ||
+        contract::is_run_word(key)) {
+      return std::nullopt;
+    }
     return fmt::format("{} is not a train argument. Put it under [resources].", key);
   }
 
@@ -507,7 +531,7 @@ class RequestReader {
   // On the command line a misspelt word may have meant a resource as well.
   static Answer unknown_setting(const std::string& key) {
     if (find_train_arg(key) != nullptr || contains(resource_keys(), key) ||
-        key.starts_with(kSlurmPrefix)) {
+        contract::is_run_word(key) || key.starts_with(kSlurmPrefix)) {
       return std::nullopt;
     }
     contract::TrainArgs scratch;

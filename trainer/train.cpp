@@ -178,7 +178,8 @@ void TrainingRun::choose_batch(const contract::Architecture& architecture, int c
   if (saved && saved->batch > 0) {
     batch = saved->batch;
   } else if (device_.is_cuda()) {
-    batch = find_batch(architecture, class_count, args_.imgsz, args_.batch_share, device_.index());
+    batch = find_batch(architecture, class_count, args_.imgsz, args_.batch_share, device_.index(),
+                       args_.amp);
   }
   input_.args.batch = input_.batch_per_rank = batch;
   input_.warnings.push_back(fmt::format(

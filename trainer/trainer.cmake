@@ -26,7 +26,7 @@ module_library(trainer
     amp.h assigner.h auto_batch.h batch_moments.h batch_step.h bench.h bench_collectives.h bfloat16.h blocks.h boxes.h
     checkpoint.h communicator.h console.h device.h durable_file.h ema.h
     gradient_reducer.h id_exchange.h launch.h layout.h loss.h model.h nccl_communicator.h norm_act.h norm_act_kernels.h optimizer.h
-    preflight.h rank_setup.h replica.h run_folder.h run_pictures.h schedule.h start_watch.h step_trace.h sync_norm.h tensor_file.h tensor_header.h time_budget.h train.h train_input.h
+    preflight.h rank_setup.h replica.h run_folder.h run_pictures.h schedule.h start_watch.h step_trace.h sync_norm.h tensor_file.h tensor_header.h time_budget.h train.h train_input.h train_words.h
     validate.h watch_link.h watchdog.h weights_file.h
     ${TRAINER_DATA_HEADERS} ${TRAINER_EXPORT_HEADERS}
   SOURCES
@@ -34,7 +34,7 @@ module_library(trainer
     ema.cpp gradient_reducer.cpp layout.cpp
     loss.cpp model.cpp norm_act.cpp optimizer.cpp replica.cpp run_pictures.cpp schedule.cpp step_trace.cpp sync_norm.cpp
     tensor_file.cpp
-    train.cpp train_files.cpp train_loop.cpp train_run.h validate.cpp weights_file.cpp
+    train.cpp train_files.cpp train_loop.cpp train_run.h train_words.cpp validate.cpp weights_file.cpp
     ${trainer_plain_sources}
     ${TRAINER_DATA_SOURCES} ${TRAINER_EXPORT_SOURCES}
   LINKS trainyard::contract torch torch_library

@@ -24,6 +24,7 @@
 #include "trainer/rank_setup.h"
 #include "trainer/run_folder.h"
 #include "trainer/train.h"
+#include "trainer/train_words.h"
 #include "trainer/verbs.h"
 #include "trainer/watchdog.h"
 
@@ -196,33 +197,6 @@ int run_training(const contract::TrainSpec& spec, const Launch& launch, double s
   }
 }
 
-// The spec of a run without a scheduler, from key=value words.
-contract::TrainSpec spec_from_words(const std::vector<std::string>& words,
-                                    const std::string& run_dir) {
-  contract::TrainSpec spec;
-  std::string faults;
-  for (const std::string& word : words) {
-    const std::size_t equals = word.find('=');
-    if (equals == std::string::npos) {
-      faults += fmt::format("{} is not of the form key=value.\n", word);
-    } else if (const auto fault = contract::set_train_arg(spec.args, word.substr(0, equals),
-                                                          word.substr(equals + 1))) {
-      faults += fault->message + "\n";
-    }
-  }
-  if (!faults.empty()) {
-    faults.pop_back();
-    throw std::invalid_argument(faults);
-  }
-  spec.run_dir = std::filesystem::absolute(run_dir);
-  spec.run_id = std::filesystem::path(spec.run_dir).filename();
-  if (!spec.args.data.empty()) spec.args.data = std::filesystem::absolute(spec.args.data);
-  if (contract::is_model_file(spec.args.model)) {
-    spec.args.model = std::filesystem::absolute(spec.args.model);
-  }
-  return spec;
-}
-
 std::string train_arguments_help() {
   std::string text = "Train arguments (key=value):\n", group;
   for (const contract::ArgInfo& info : contract::train_arg_table()) {
@@ -231,7 +205,7 @@ std::string train_arguments_help() {
     const std::string range = info.range.empty() ? "" : fmt::format(" ({})", info.range);
     text += fmt::format("  {:<24} {}{}\n", info.name + value, info.help, range);
   }
-  return text;
+  return text + kRunWordsHelp;
 }
 
 int run_command(int argc, char** argv) {
@@ -249,7 +223,7 @@ int run_command(int argc, char** argv) {
   std::string spec_path, run_dir;
   std::vector<std::string> words;
   train->add_option("--spec", spec_path, "RUN/train_spec.json of the scheduler");
-  train->add_option("--run", run_dir, "folder of the run, with key=value arguments");
+  train->add_option("--run", run_dir, "folder of the run, begun or gone on with; else project=, name=");
   train->add_option("arguments", words, "key=value");
   train->footer(train_arguments_help());
 
@@ -267,13 +241,13 @@ int run_command(int argc, char** argv) {
     if (verb.command->parsed()) return verb.run();
   }
 
-  if (spec_path.empty() == run_dir.empty()) {
+  if (!spec_path.empty() && !(run_dir.empty() && words.empty())) {
     fmt::print(stderr, "train: give either --spec FILE, or --run DIR with key=value arguments.\n");
     return kBadUsage;
   }
   contract::TrainSpec spec;
   try {
-    spec = spec_path.empty() ? spec_from_words(words, run_dir)
+    spec = spec_path.empty() ? spec_from_words(words, run_dir, launch)
                              : contract::parse_train_spec(read_file(spec_path));
   } catch (const std::invalid_argument& error) {
     // The scheduler reads exit.json; the spec lies in the run folder.

@@ -114,6 +114,26 @@ TEST(Request, AListOfDataSetsIsNoPath) {
             std::string::npos);
 }
 
+TEST(Request, TakesTheReferencesWordsForWhereARunLiesAndComputes) {
+  const RequestOutcome outcome = read_settings({{"data=", "data", "/data/a.yaml"},
+                                                {"project=", "project", "p"},
+                                                {"name=", "name", "n"},
+                                                {"device=", "device", "[0, 1]"},
+                                                {"exist_ok=", "exist_ok", "True"},
+                                                {"resume=", "resume", "False"}});
+  EXPECT_EQ(to_text(outcome.faults), "");
+  EXPECT_EQ(outcome.request.resources.gpus, 2);
+  EXPECT_TRUE(outcome.request.resources.runs.starts_with('/'));
+  EXPECT_TRUE(outcome.request.resources.runs.ends_with("/p"));
+  EXPECT_EQ(outcome.request.resources.name, "n");
+  EXPECT_EQ(read_settings({{"project=", "project", "~/p"}}).request.resources.runs, "~/p");
+  EXPECT_NE(faults_of("save_dir", "/x").find("every run has a folder of its own"),
+            std::string::npos);
+  EXPECT_NE(faults_of("resume", "True").find("trainyard resume RUN"), std::string::npos);
+  EXPECT_EQ(faults_of("device", "mps"),
+            "device=: device = \"mps\" is neither cpu nor GPU numbers such as 0 or [0, 1].\n");
+}
+
 TEST(Request, ARangeOfGpusIsOneWord) {
   const RequestOutcome outcome =
       read_settings({{"data=", "data", "/data/a.yaml"}, {"--gpus", "gpus", "2-4"}});
@@ -161,12 +181,12 @@ TEST(Request, ASettingIsFaultedWhereItStood) {
                                                 {"time=", "time", "2.5"},
                                                 {"--time-limit", "time_limit", "2h"},
                                                 {"epohcs=", "epohcs", "3"},
-                                                {"project=", "project", "x"}});
+                                                {"save_dir=", "save_dir", "x"}});
 
   EXPECT_EQ(to_text(outcome.faults),
             "--gpus: gpus = \"two\" is not a whole number.\n"
             "epohcs=: epohcs is not known. Did you mean \"epochs\"?\n"
-            "project=: project is not needed: every run has a folder of its own. Choose where with "
+            "save_dir=: save_dir is not needed: every run has a folder of its own. Choose where with "
             "--runs FOLDER and name it with --name NAME (trainyard), or give --run FOLDER "
             "(trainyard-trainer).\n"
             "data=: data is missing. Give data=FILE.yaml.\n"

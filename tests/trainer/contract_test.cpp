@@ -7,6 +7,7 @@
 
 #include "trainer/contract/exit_code.h"
 #include "trainer/contract/metrics.h"
+#include "trainer/contract/run_words.h"
 #include "trainer/contract/train_args.h"
 #include "trainer/contract/train_spec.h"
 
@@ -99,6 +100,46 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
     SCOPED_TRACE(std::string(each.key) + " = " + each.text);
     EXPECT_EQ(message_of(each.key, each.text), each.message);
   }
+}
+
+TEST(RunWords, NameTheFolder) {
+  const auto folder_of = [](std::vector<std::pair<const char*, const char*>> settings) {
+    RunWords words;
+    for (const auto& [key, text] : settings) EXPECT_FALSE(set_run_word(words, key, text)) << key;
+    return words.folder();
+  };
+  EXPECT_EQ(folder_of({}), "");
+  EXPECT_EQ(folder_of({{"project", "p"}}), "p/train");
+  EXPECT_EQ(folder_of({{"name", "n"}}), "runs/detect/n");
+  EXPECT_EQ(folder_of({{"project", "/p"}, {"name", "n"}}), "/p/n");
+  EXPECT_EQ(folder_of({{"project", "p"}, {"save_dir", "s"}}), "s");
+  EXPECT_EQ(folder_of({{"project", "None"}, {"name", ""}}), "");
+  EXPECT_EQ(folder_of({{"resume", "True"}}), "");
+  EXPECT_EQ(folder_of({{"resume", "r/weights/last.pt"}}), "r");
+  EXPECT_EQ(folder_of({{"resume", "r/weights/"}}), "r/weights/");
+  EXPECT_EQ(folder_of({{"resume", "r"}, {"name", "n"}}), "r");
+}
+
+TEST(RunWords, TakeDevicesAsTheReferenceDoes) {
+  RunWords words;
+  for (const char* text : {"0,1", "[0, 1]", "0, 1"}) {
+    EXPECT_FALSE(set_run_word(words, "device", text)) << text;
+    EXPECT_EQ(words.device, RunWords::Device::kGpus);
+    EXPECT_EQ(words.gpus, (std::vector{0, 1})) << text;
+  }
+  EXPECT_FALSE(set_run_word(words, "device", "-1,-1"));
+  EXPECT_EQ(words.gpus, (std::vector{-1, -1}));
+  EXPECT_FALSE(set_run_word(words, "device", "CPU"));
+  EXPECT_EQ(words.device, RunWords::Device::kCpu);
+  EXPECT_FALSE(set_run_word(words, "device", "None"));
+  EXPECT_EQ(words.device, RunWords::Device::kAny);
+  for (const char* text : {"mps", "0,0", "-2", "0;1", "99999999999", "0,"}) {
+    const auto fault = set_run_word(words, "device", text);
+    ASSERT_TRUE(fault) << text;
+    EXPECT_EQ(fault->message, std::string("device = \"") + text +
+                                  "\" is neither cpu nor GPU numbers such as 0 or [0, 1].");
+  }
+  EXPECT_EQ(words.device, RunWords::Device::kAny);
 }
 
 struct AcceptedCase {

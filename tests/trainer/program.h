@@ -24,7 +24,10 @@ inline ProgramRun run_trainer(const std::string& arguments) {
   const int descriptor = ::mkstemp(errors);
   if (descriptor < 0) throw std::runtime_error(errors);
   ::close(descriptor);
-  const std::string command = std::string(TRAINER_PROGRAM) + " " + arguments + " 2>" + errors;
+  std::string command = TRAINER_PROGRAM " ";
+  command += arguments;
+  command += " 2>";
+  command += errors;
   const auto take_all = [](std::FILE* file) {
     std::string text;
     char part[4096];

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -15,6 +14,7 @@
 #include <variant>
 
 #include "trainer/contract/architecture.h"
+#include "trainer/contract/words.h"
 
 namespace contract {
 
@@ -152,25 +152,6 @@ const Option* find_option(std::string_view name) {
   return nullptr;
 }
 
-std::string lower(std::string_view text) {
-  std::string result(text);
-  std::transform(result.begin(), result.end(), result.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return result;
-}
-
-bool is_none(std::string_view text) {
-  const std::string word = lower(text);
-  return word.empty() || word == "none" || word == "null";
-}
-
-std::optional<bool> parse_bool(std::string_view text) {
-  const std::string word = lower(text);
-  if (word == "true" || word == "1" || word == "yes" || word == "on") return true;
-  if (word == "false" || word == "0" || word == "no" || word == "off") return false;
-  return std::nullopt;
-}
-
 // All of `text`, or nothing.
 template <typename Number>
 std::optional<Number> parse_number(std::string_view text) {
@@ -183,13 +164,6 @@ std::optional<Number> parse_number(std::string_view text) {
 
 std::string join(const std::vector<std::string>& words) {
   return fmt::format("{}", fmt::join(words, ", "));
-}
-
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kBlank = " \t";
-  const std::size_t first = text.find_first_not_of(kBlank);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(kBlank) - first + 1);
 }
 
 // 0, 1 ... count-1, the layers of freeze=count.
@@ -274,7 +248,7 @@ struct Setter {
   // Of the training images, or a list: of these and of the validation images.
   Answer set_fraction() const {
     std::vector<double> parts;
-    for (const std::string_view word : list_words()) {
+    for (const std::string_view word : list_words(text)) {
       double value = 0;
       if (Answer wrong = Setter{option, word, args}.parse_float(value)) return wrong;
       if (value == 0 || (value > 1 && value != std::floor(value))) {
@@ -291,21 +265,6 @@ struct Setter {
     args.fraction = parts.front();
     args.fraction_val = parts.size() > 1 ? parts.back() : 1;
     return std::nullopt;
-  }
-
-  // "a", "a, b" or "[a, b]"; at least one word, which may be empty.
-  std::vector<std::string_view> list_words() const {
-    std::string_view rest = trimmed(text);
-    if (rest.starts_with('[') && rest.ends_with(']')) {
-      rest = trimmed(rest.substr(1, rest.size() - 2));
-    }
-    std::vector<std::string_view> words;
-    for (;;) {
-      const std::size_t comma = rest.find(',');
-      words.push_back(trimmed(rest.substr(0, comma)));
-      if (comma == std::string_view::npos) return words;
-      rest.remove_prefix(comma + 1);
-    }
   }
 
   Answer operator()(std::optional<double> TrainArgs::*field) const {
@@ -331,7 +290,7 @@ struct Setter {
   }
 
   Answer operator()(std::vector<int> TrainArgs::*field) const {
-    const std::vector<std::string_view> words = list_words();
+    const std::vector<std::string_view> words = list_words(text);
     const bool is_bare = text.find_first_of("[,") == std::string_view::npos;
     std::vector<int> list;
     if (words.size() > 1 || !is_none(words.front())) {
