@@ -3,6 +3,7 @@
 // The life of a run as its owner sees it: ls, show, watch, logs, stop, cancel.
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <ctime>
@@ -17,6 +18,7 @@
 #include "scheduler/console.h"
 #include "scheduler/run_folder.h"
 #include "scheduler/service.h"
+#include "scheduler/text_file.h"
 #include "trainer/contract/train_spec.h"
 
 namespace scheduler {
@@ -25,7 +27,11 @@ namespace {
 using nlohmann::json;
 using contract::MetricsRecord;
 
-constexpr auto kLookEvery = std::chrono::milliseconds(500);
+// Each look from another node is a credential, which its service has to remember.
+std::chrono::milliseconds look_every(const Client& client) {
+  constexpr std::chrono::milliseconds kHere{500}, kFromElsewhere{2'000};
+  return access(client.site.socket.c_str(), F_OK) == 0 ? kHere : kFromElsewhere;
+}
 constexpr int kLogLinesOfFailure = 12;
 
 bool is_over(const std::string& state) {
@@ -63,16 +69,22 @@ std::string step_line(const MetricsRecord& record) {
                      value_of(record, "train/dfl_loss"), value_of(record, "images_per_s"));
 }
 
+// The user's files may hold what a terminal obeys, and the reader may be an admin.
+std::string printable(std::string line) {
+  std::replace(line.begin(), line.end(), '\t', ' ');
+  return one_line(std::move(line));
+}
+
 void print_failure_log(const json& run) {
   const std::string message = exit_message(run.at("run_dir"));
-  if (!message.empty()) fmt::print("trainer  {}\n", message);
+  if (!message.empty()) fmt::print("trainer  {}\n", printable(message));
   const json* job = last_job(run);
   if (job == nullptr) return;
   const std::string path = log_path(run.at("run_dir"), *job);
   const auto lines = last_lines(path, kLogLinesOfFailure);
   if (lines.empty()) return;
   fmt::print("the last lines of {}:\n", path);
-  for (const std::string& line : lines) fmt::print("  | {}\n", line);
+  for (const std::string& line : lines) fmt::print("  | {}\n", printable(line));
 }
 
 void print_bill(const json& run) {
@@ -159,7 +171,7 @@ ExitStatus end_run(const Client& client, const std::string& run, const std::stri
     if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
     shown = std::get<json>(answer);
     if (is_over(shown.at("state"))) break;
-    std::this_thread::sleep_for(kLookEvery);
+    std::this_thread::sleep_for(look_every(client));
   }
   if (client.json) {
     fmt::print("{}\n", (wait ? shown : json{{"run", run_id}, {"requested", verb}}).dump(2));
@@ -251,7 +263,11 @@ ExitStatus list_runs(const Client& client, bool everybody, int count) {
   }
   const json& runs = result.at("runs");
   if (runs.empty()) {
-    fmt::print("no runs yet. `trainyard train data=... model=yolov8n epochs=...` makes one.\n");
+    if (everybody) {
+      fmt::print("no runs that you may see.\n");
+    } else {
+      fmt::print("no runs yet. `trainyard train data=... model=yolov8n epochs=...` makes one.\n");
+    }
     return ExitStatus::kDone;
   }
   fmt::print("{:<12} {:<10} {:<9} {:<20} {:>6} {:>15} {:>8} {}\n", "RUN", "USER", "STATE", "NAME", "JOB",
@@ -354,7 +370,7 @@ ExitStatus watch_run(const Client& client, const std::string& run) {
       watcher.show_metrics(shown, metrics.take());
     }
     if (is_over(shown.at("state"))) break;
-    std::this_thread::sleep_for(kLookEvery);
+    std::this_thread::sleep_for(look_every(client));
     const auto reply = ask_service(client.site, {{"verb", "show"}, {"run", run_id}});
     if (reply && reply->value("ok", false)) {
       shown = reply->at("result");
@@ -385,7 +401,7 @@ ExitStatus print_log(const Client& client, const std::string& run, int lines, bo
   json shown = std::get<json>(answer);
   const std::string run_id = shown.at("run");
   while (follow && last_job(shown) == nullptr && !is_over(shown.at("state"))) {
-    std::this_thread::sleep_for(kLookEvery);
+    std::this_thread::sleep_for(look_every(client));
     answer = ask(client, {{"verb", "show"}, {"run", run_id}});
     if (const auto* status = std::get_if<ExitStatus>(&answer)) return *status;
     shown = std::get<json>(answer);
@@ -406,15 +422,15 @@ ExitStatus print_log(const Client& client, const std::string& run, int lines, bo
       return complain(client, ExitStatus::kRefused,
                       {fmt::format("{} cannot be read (yet)", path)});
     }
-    for (const std::string& line : last_lines(path, lines)) fmt::print("{}\n", line);
+    for (const std::string& line : last_lines(path, lines)) fmt::print("{}\n", printable(line));
     return ExitStatus::kDone;
   }
   LineFollower log(path);
   while (true) {
-    for (const std::string& line : log.take()) fmt::print("{}\n", line);
+    for (const std::string& line : log.take()) fmt::print("{}\n", printable(line));
     std::fflush(stdout);
     if (is_over(shown.at("state"))) return ExitStatus::kDone;
-    std::this_thread::sleep_for(kLookEvery);
+    std::this_thread::sleep_for(look_every(client));
     const auto reply = ask_service(client.site, {{"verb", "show"}, {"run", run_id}});
     if (reply && reply->value("ok", false)) shown = reply->at("result");
   }

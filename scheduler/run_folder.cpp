@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
+#include <sstream>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -23,8 +23,11 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kRequestFile = "request.toml";
+constexpr std::int64_t kFileBytes = 64 << 20;  // As much of a file as is read at a time.
 
-std::string script_name(int segment) { return fmt::format("job-{}.sh", segment); }
+std::string script_name(int segment) {
+  return fmt::format("job-{}.sh", segment);
+}
 
 // Aside, synced, renamed: a crash leaves the old file or the new one.
 Expected<void> write_file(const std::string& path, const std::string& text, mode_t mode) {
@@ -50,6 +53,57 @@ Expected<void> write_file(const std::string& path, const std::string& text, mode
   return {};
 }
 
+// A file of a run's folder, which is the user's, and the reader may be an admin: nothing but a
+// regular file is opened, so that no pipe makes him wait and no device goes on for ever.
+class FolderFile {
+ public:
+  explicit FolderFile(const std::string& path)
+      : fd_(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC)) {
+    struct stat found {};
+    if (fd_ >= 0 && (fstat(fd_, &found) != 0 || !S_ISREG(found.st_mode))) {
+      close(fd_);
+      fd_ = -1;
+    }
+    size_ = found.st_size;
+  }
+  FolderFile(const FolderFile&) = delete;
+  FolderFile& operator=(const FolderFile&) = delete;
+  ~FolderFile() {
+    if (fd_ >= 0) close(fd_);
+  }
+
+  [[nodiscard]] bool is_open() const { return fd_ >= 0; }
+  [[nodiscard]] std::int64_t size() const { return is_open() ? size_ : 0; }
+
+  // Up to `most` bytes from there.
+  [[nodiscard]] std::string read_from(std::int64_t offset, std::int64_t most) const {
+    std::string text;
+    char part[65536];
+    while (is_open() && std::ssize(text) < most) {
+      const auto wanted = std::min<std::int64_t>(sizeof part, most - std::ssize(text));
+      const ssize_t got =
+          pread(fd_, part, static_cast<std::size_t>(wanted), offset + std::ssize(text));
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) break;
+      text.append(part, static_cast<std::size_t>(got));
+    }
+    return text;
+  }
+
+ private:
+  int fd_;
+  std::int64_t size_ = 0;
+};
+
+// The file's end, whole lines only where it is longer than that; empty where it cannot be read.
+std::string tail_of(const std::string& path, std::int64_t bytes_max) {
+  const FolderFile file(path);
+  const std::int64_t from = std::max<std::int64_t>(0, file.size() - bytes_max);
+  std::string text = file.read_from(from, bytes_max);
+  if (from > 0) text.erase(0, text.find('\n') + 1);
+  return text;
+}
+
 }  // namespace
 
 std::string expand_path(const std::string& path) {
@@ -68,8 +122,8 @@ Expected<void> write_run_folder(const std::string& run_dir, const SegmentName& n
   std::error_code error;
   fs::create_directories(run_dir, error);
   if (error) {
-    return tl::unexpected(Error{fmt::format("{}: {}. Choose another folder with --runs.", run_dir,
-                                            error.message())});
+    return tl::unexpected(
+        Error{fmt::format("{}: {}. Choose another folder with --runs.", run_dir, error.message())});
   }
   const auto write_all = [&]() -> Expected<void> {
     contract::TrainSpec spec;
@@ -90,8 +144,8 @@ Expected<void> write_run_folder(const std::string& run_dir, const SegmentName& n
 
 void remove_run_folder(const std::string& run_dir) {
   std::error_code error;
-  for (const std::string& file : {std::string(contract::kSpecFile), std::string(kRequestFile),
-                                  script_name(0)}) {
+  for (const std::string& file :
+       {std::string(contract::kSpecFile), std::string(kRequestFile), script_name(0)}) {
     fs::remove(run_dir + "/" + file, error);
     fs::remove(run_dir + "/" + file + ".new", error);
   }
@@ -99,16 +153,11 @@ void remove_run_folder(const std::string& run_dir) {
 }
 
 std::vector<std::string> last_lines(const std::string& path, int count) {
-  std::ifstream file(path, std::ios::binary);
+  constexpr std::int64_t kBytes = 65'536;
+  std::istringstream text(tail_of(path, kBytes));
   std::vector<std::string> lines;
-  if (!file || count <= 0) return lines;
-  file.seekg(0, std::ios::end);
-  const std::int64_t size = file.tellg();
-  const std::int64_t from = std::max<std::int64_t>(0, size - 65536);
-  file.seekg(from);
-  std::string line;
-  if (from > 0) std::getline(file, line);  // A torn first line.
-  while (std::getline(file, line)) {
+  if (count <= 0) return lines;
+  for (std::string line; std::getline(text, line);) {
     // Of a line that a progress display overwrote, the last state is what was to be seen.
     const std::size_t start = line.find_last_of('\r', line.size() >= 2 ? line.size() - 2 : 0);
     lines.push_back(start == std::string::npos ? line : line.substr(start + 1));
@@ -122,9 +171,8 @@ std::vector<std::string> last_lines(const std::string& path, int count) {
 RunProgress read_progress(const std::string& run_dir) {
   RunProgress progress;
   PaceKeeper keeper;
-  std::ifstream file(run_dir + "/" + std::string(contract::kMetricsFile));
-  std::string line;
-  while (std::getline(file, line)) {
+  std::istringstream text(tail_of(run_dir + "/" + std::string(contract::kMetricsFile), kFileBytes));
+  for (std::string line; std::getline(text, line);) {
     auto record = contract::parse_metrics_line(line);
     if (!record) continue;
     keeper.take(*record);
@@ -141,12 +189,13 @@ RunProgress read_progress(const std::string& run_dir) {
 
 std::vector<AttemptEnd> read_attempt_ends(const std::string& run_dir) {
   std::vector<AttemptEnd> ends;
-  std::ifstream file(run_dir + "/attempts.jsonl");
-  for (std::string line; std::getline(file, line);) {
+  std::istringstream text(tail_of(run_dir + "/attempts.jsonl", kFileBytes));
+  for (std::string line; std::getline(text, line);) {
     try {
       const nlohmann::json json = nlohmann::json::parse(line);
       if (!json.contains("end")) continue;
-      ends.push_back({json.at("segment"), json.at("attempt"), json.at("code"), json.at("bad_nodes")});
+      ends.push_back(
+          {json.at("segment"), json.at("attempt"), json.at("code"), json.at("bad_nodes")});
     } catch (const nlohmann::json::exception&) {
       // Torn, or somebody else's.
     }
@@ -156,13 +205,14 @@ std::vector<AttemptEnd> read_attempt_ends(const std::string& run_dir) {
 
 std::string preflight_report(const std::string& run_dir, const AttemptEnd& end) {
   std::string name = contract::preflight_file(end.segment, end.attempt);
-  return std::ifstream(run_dir + "/" + name).good() ? name : std::string();
+  return FolderFile(run_dir + "/" + name).is_open() ? name : std::string();
 }
 
 std::string exit_message(const std::string& run_dir) {
-  std::ifstream file(run_dir + "/" + std::string(contract::kExitFile));
-  const nlohmann::json record = nlohmann::json::parse(file, nullptr, false);
-  if (!record.is_object() || !record.contains("message") || !record["message"].is_string()) return {};
+  const std::string text = tail_of(run_dir + "/" + std::string(contract::kExitFile), kFileBytes);
+  const nlohmann::json record = nlohmann::json::parse(text, nullptr, false);
+  if (!record.is_object() || !record.contains("message") || !record["message"].is_string())
+    return {};
   return record["message"];
 }
 
@@ -172,14 +222,9 @@ std::string log_path(const std::string& run_dir, std::int64_t job) {
 
 std::vector<std::string> LineFollower::take() {
   std::vector<std::string> lines;
-  std::ifstream file(path_, std::ios::binary);
-  if (!file) return lines;
-  file.seekg(offset_);
-  char buffer[65536];
-  while (file.read(buffer, sizeof buffer) || file.gcount() > 0) {
-    rest_.append(buffer, static_cast<std::size_t>(file.gcount()));
-    offset_ += file.gcount();
-  }
+  const std::string added = FolderFile(path_).read_from(offset_, kFileBytes);
+  offset_ += std::ssize(added);
+  rest_ += added;
   std::size_t end = 0;
   while ((end = rest_.find('\n')) != std::string::npos) {
     lines.push_back(rest_.substr(0, end));

@@ -4,6 +4,8 @@
 #include "scheduler/pace.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <limits>
 
@@ -122,6 +124,30 @@ TEST_F(Reestimated, NothingIsSaidOfNumbersThatMakeNoSense) {
   EXPECT_FALSE(said(1e300, 1080, 10));
   EXPECT_FALSE(said(10, 900, 2));  // Ended before it began.
   EXPECT_TRUE(said(10, 1080, 10));
+}
+
+// An admin's list opens the files of other people's folders: a pipe would keep it waiting, a device for
+// ever.
+TEST_F(Reestimated, NothingButARegularFileOfARunsFolderIsOpened) {
+  test::Folder folder;
+  const std::string metrics = folder.path() / "metrics.jsonl";
+  ASSERT_EQ(::mkfifo(metrics.c_str(), 0600), 0);
+  EXPECT_EQ(read_progress(folder.path()).epochs_done, 0);
+  EXPECT_TRUE(last_lines(metrics, 5).empty());
+  EXPECT_TRUE(LineFollower(metrics).take().empty());
+
+  ASSERT_EQ(::symlink("/dev/zero", (folder.path() / "exit.json").c_str()), 0);
+  ASSERT_EQ(::symlink("/dev/zero", (folder.path() / "attempts.jsonl").c_str()), 0);
+  EXPECT_EQ(exit_message(folder.path()), "");
+  EXPECT_TRUE(read_attempt_ends(folder.path()).empty());
+}
+
+TEST_F(Reestimated, TheLastLinesOfALongLogAreWholeOnes) {
+  test::Folder folder;
+  const std::string log = folder.path() / "slurm-1.out";
+  test::write_file(log, std::string(100'000, 'x') + "\nfirst\nsecond\nold\rnew\nlast");
+  EXPECT_EQ(last_lines(log, 3), (std::vector<std::string>{"second", "new", "last"}));
+  EXPECT_EQ(last_lines(log, 9), (std::vector<std::string>{"first", "second", "new", "last"}));
 }
 
 TEST_F(Reestimated, ShowsInWordsAndAsJsonWhileTheRunRuns) {
