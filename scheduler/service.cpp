@@ -195,23 +195,33 @@ json answer_funds(Dispatcher& dispatcher, const Caller& caller) {
   return good({{"funds", std::move(out)}});
 }
 
+constexpr int kRunsListed = 10'000;  // At most, and as far back as a coordinator's list looks.
+
 json answer_list(Dispatcher& dispatcher, const Caller& caller, const json& request) {
   const bool all = request.value("all", false);
   const bool is_leader = !caller.led_accounts.empty();
   if (all && !caller.is_admin && !is_leader) {
     return refused({"only an admin sees everybody's runs, and a coordinator those he leads"});
   }
-  auto views =
-      dispatcher.latest(all ? "" : caller.user, std::clamp(request.value("count", 20), 1, 10'000));
-  if (!views) return failed(views.error().message);
-  if (all && !caller.is_admin) {
-    std::erase_if(*views, [&caller](const Dispatcher::RunView& view) {
-      const Plan& plan = view.run.last().plan;
-      return view.run.about.uid != caller.uid && !leads_run(caller, plan.account, plan.fund);
-    });
+  const int count = std::clamp(request.value("count", 20), 1, kRunsListed);
+  const bool sees_some = all && !caller.is_admin;
+  const auto is_hidden = [&caller](const Dispatcher::RunView& view) {
+    const Plan& plan = view.run.last().plan;
+    return view.run.about.uid != caller.uid && !leads_run(caller, plan.account, plan.fund);
+  };
+  // What a coordinator may see lies among the runs of all: further back, until there are enough.
+  std::vector<Dispatcher::RunView> views;
+  for (int looked_at = count;; looked_at = std::min(4 * looked_at, kRunsListed)) {
+    auto found = dispatcher.latest(all ? "" : caller.user, looked_at);
+    if (!found) return failed(found.error().message);
+    const bool is_all = std::ssize(*found) < looked_at || looked_at == kRunsListed;
+    if (sees_some) std::erase_if(*found, is_hidden);
+    views = std::move(*found);
+    if (!sees_some || is_all || std::ssize(views) >= count) break;
   }
+  if (std::ssize(views) > count) views.erase(views.begin() + count, views.end());
   json out = json::array();
-  for (const auto& view : *views) out.push_back(run_to_json(view, false));
+  for (const auto& view : views) out.push_back(run_to_json(view, false));
   return good({{"runs", std::move(out)}, {"trouble", dispatcher.trouble()}});
 }
 

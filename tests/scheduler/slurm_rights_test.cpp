@@ -95,6 +95,22 @@ TEST_F(RightsOfSlurm, ACoordinatorStopsHisMembersRunsAndItIsLoggedWithHisName) {
   EXPECT_EQ(ask(kAdmin, {{"verb", "acts"}}).at("result").at("acts").size(), 1u);
 }
 
+// Behind as many runs of others as the list is long.
+TEST_F(RightsOfSlurm, ACoordinatorFindsHisMembersRunsAmongManyOfOthers) {
+  launch("runone");
+  world.grant("user:ada", 100);
+  for (const char* id : {"other1", "other2", "other3", "other4", "other5"}) {
+    world.cluster.now += 1;
+    ASSERT_NE(world.launch(world.admission(id)), 0u);
+  }
+  const json runs =
+      ask(carol, {{"verb", "list"}, {"all", true}, {"count", 1}}).at("result").at("runs");
+  ASSERT_EQ(runs.size(), 1u);
+  EXPECT_EQ(runs.at(0).at("run"), "runone");
+  EXPECT_TRUE(ask(nina, {{"verb", "list"}, {"all", true}, {"count", 1}})
+                  .at("result").at("runs").empty());
+}
+
 TEST_F(RightsOfSlurm, ACoordinatorEndsRunsAndResumesNone) {
   Admission admission = world.admission("runone");
   admission.request.resources.account = "nlpacct";
