@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 // scheduler/credential.h
 //
-// The wall before MUNGE: who made a message on another node, and that it was not changed. Both calls
-// ask the local munged, which answers in milliseconds or not at all.
+// The wall before MUNGE: who made a message on another node, and that it was not changed. Both
+// calls ask the local munged, which answers in milliseconds or not at all.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -17,6 +18,7 @@ namespace scheduler {
 struct Credential {
   std::uint32_t uid = 0;  // Of the process that made it.
   std::string payload;
+  std::chrono::seconds life{3'600};  // That it was made for; MUNGE lets none live for longer.
 };
 
 class Credentials {

@@ -23,7 +23,8 @@ class MungeCredentials final : public Credentials {
   Expected<std::string> make(const std::string& payload,
                              std::optional<std::uint32_t> reader) override {
     const Context context(socket_);
-    if (reader) munge_ctx_set(context.get(), MUNGE_OPT_UID_RESTRICTION, static_cast<uid_t>(*reader));
+    if (reader)
+      munge_ctx_set(context.get(), MUNGE_OPT_UID_RESTRICTION, static_cast<uid_t>(*reader));
     char* text = nullptr;
     const munge_err_t code =
         munge_encode(&text, context.get(), payload.data(), static_cast<int>(payload.size()));
@@ -43,8 +44,13 @@ class MungeCredentials final : public Credentials {
     const std::unique_ptr<void, FreeMemory> owner(payload);
     // What a replayed or expired one says is filled in as well, and counts for nothing.
     if (code != EMUNGE_SUCCESS) return trouble("a credential", context, code);
-    return Credential{uid, std::string(static_cast<const char*>(payload),
-                                       static_cast<std::size_t>(length))};
+    Credential credential{
+        uid, std::string(static_cast<const char*>(payload), static_cast<std::size_t>(length))};
+    int life_s = 0;
+    if (munge_ctx_get(context.get(), MUNGE_OPT_TTL, &life_s) == EMUNGE_SUCCESS && life_s > 0) {
+      credential.life = std::chrono::seconds(life_s);
+    }
+    return credential;
   }
 
  private:

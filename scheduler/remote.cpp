@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 #include "scheduler/remote.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -12,10 +10,10 @@ namespace scheduler {
 namespace {
 
 using nlohmann::json;
+using namespace std::chrono_literals;
 
-// MUNGE lets a credential live for five minutes, or what munged is told; an hour at most.
-constexpr std::chrono::minutes kRemembered{65};
-constexpr std::size_t kRememberedMax = 200'000;
+// MUNGE takes a credential from a clock that is ahead by up to its life.
+constexpr int kLivesRemembered = 2;
 
 std::string question_payload(const std::string& text) {
   return "trainyard question\n" + accounting::sha256_hex(text);
@@ -75,15 +73,24 @@ Expected<std::string> open_answer(Credentials& credentials, const std::string& l
   const auto credential = credentials.read(opened->credential);
   if (!credential) return tl::unexpected(credential.error());
   if (credential->uid != 0 && (!service || credential->uid != *service)) {
-    return tl::unexpected(
-        Error{fmt::format("the answer was made by uid {}, which is not the service's account",
-                          credential->uid)});
+    return tl::unexpected(Error{fmt::format(
+        "the answer was made by uid {}, which is not the service's account", credential->uid)});
   }
   if (credential->payload != answer_payload(question, opened->text)) {
-    return tl::unexpected(Error{"the answer does not fit its credential: it was changed, or is the "
-                                "answer to another question"});
+    return tl::unexpected(
+        Error{"the answer does not fit its credential: it was changed, or is the "
+              "answer to another question"});
   }
   return opened->text;
+}
+
+void QuestionReader::forget(TimePoint now) {
+  while (!until_.empty() && until_.begin()->first < now) {
+    const Remembered& oldest = until_.begin()->second;
+    seen_.erase(oldest.digest);
+    if (--count_of_[oldest.uid] == 0) count_of_.erase(oldest.uid);
+    until_.erase(until_.begin());
+  }
 }
 
 Expected<RemoteQuestion> QuestionReader::open(const std::string& line,
@@ -95,13 +102,20 @@ Expected<RemoteQuestion> QuestionReader::open(const std::string& line,
   if (credential->payload != question_payload(opened->text)) {
     return tl::unexpected(Error{"the question does not fit its credential: it was changed"});
   }
-  std::erase_if(seen_, [now](const auto& each) { return now - each.second > kRemembered; });
-  if (seen_.size() >= kRememberedMax) {
-    return tl::unexpected(Error{"too many questions from other nodes in the last hour"});
+  forget(now);
+  std::size_t& count = count_of_[credential->uid];
+  if (count >= kRememberedOfAUser) {
+    return tl::unexpected(
+        Error{fmt::format("uid {} has asked {} questions from other nodes within {} minutes; ask "
+                          "again later, and less often",
+                          credential->uid, count, kLivesRemembered * credential->life / 1min)});
   }
-  if (!seen_.emplace(accounting::sha256_hex(opened->credential), now).second) {
+  const std::string digest = accounting::sha256_hex(opened->credential);
+  if (!seen_.insert(digest).second) {
     return tl::unexpected(Error{"this question was asked before: a replay"});
   }
+  ++count;
+  until_.emplace(now + kLivesRemembered * credential->life, Remembered{digest, credential->uid});
   return RemoteQuestion{credential->uid, opened->text};
 }
 

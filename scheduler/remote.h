@@ -3,14 +3,15 @@
 //
 // Questions from other nodes (docs/formats/protocol.md, "From another node"). A question carries a
 // MUNGE credential over its digest, which names who asks; an answer carries one over the digests of
-// both, which only the service can have made. Neither can be changed on its way, and a question that
-// is sent again is refused.
+// both, which only the service can have made. Neither can be changed on its way, and a question
+// that is sent again is refused.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "scheduler/credential.h"
@@ -35,17 +36,28 @@ struct RemoteQuestion {
                                                 const std::string& question,
                                                 std::optional<std::uint32_t> service);
 
-// Opens questions. Each counts once, also where munged would let it pass twice.
+// Opens questions. Each counts once, also where munged would let it pass twice: they are remembered
+// for as long as they live. One user's questions do not shut out another's.
 class QuestionReader {
  public:
   explicit QuestionReader(Credentials& credentials) : credentials_(&credentials) {}
   [[nodiscard]] Expected<RemoteQuestion> open(const std::string& line,
                                               std::chrono::steady_clock::time_point now);
 
+  static constexpr std::size_t kRememberedOfAUser = 20'000;
+
  private:
+  using TimePoint = std::chrono::steady_clock::time_point;
+  struct Remembered {
+    std::string digest;  // Of the credential.
+    std::uint32_t uid = 0;
+  };
+  void forget(TimePoint now);
+
   Credentials* credentials_;
-  // Digests of credentials that were read, for longer than MUNGE lets one live.
-  std::map<std::string, std::chrono::steady_clock::time_point> seen_;
+  std::multimap<TimePoint, Remembered> until_;
+  std::set<std::string> seen_;  // The digests of until_.
+  std::map<std::uint32_t, std::size_t> count_of_;
 };
 
 // "host:port", "[::1]:6838" -> host and port; nothing where it is neither.

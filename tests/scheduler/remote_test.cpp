@@ -32,6 +32,7 @@ class PretendedMunge final : public Credentials {
   explicit PretendedMunge(std::uint32_t uid) : uid_(uid) {}
   bool lets_replays_pass = false;
   bool is_down = false;
+  std::chrono::seconds life{3'600};
 
   Expected<std::string> make(const std::string& payload,
                              std::optional<std::uint32_t> reader) override {
@@ -56,7 +57,7 @@ class PretendedMunge final : public Credentials {
     if (!seen_.insert(text).second && !lets_replays_pass) {
       return tl::unexpected(Error{"MUNGE: replayed credential"});
     }
-    return Credential{static_cast<std::uint32_t>(std::stoul(parts[1])), rest};
+    return Credential{static_cast<std::uint32_t>(std::stoul(parts[1])), rest, life};
   }
 
  private:
@@ -98,6 +99,25 @@ TEST(RemoteQuestion, CountsOnceAndNotWhereItWasChanged) {
     SCOPED_TRACE(text);
     EXPECT_FALSE(reader.open(text, kNow));
   }
+}
+
+TEST(RemoteQuestion, IsForgottenWhenItsCredentialIsDeadAndOneUserShutsOutNoOther) {
+  PretendedMunge ada(kAda.uid), bob(kBob.uid), service(kService);
+  service.lets_replays_pass = true;
+  service.life = std::chrono::seconds(300);
+  QuestionReader reader(service);
+  const std::string first = *seal_question(ada, "{}", kService);
+  ASSERT_TRUE(reader.open(first, kNow));
+  for (std::size_t i = 1; i < QuestionReader::kRememberedOfAUser; ++i) {
+    ASSERT_TRUE(reader.open(*seal_question(ada, "{}", kService), kNow));
+  }
+  EXPECT_EQ(reader.open(*seal_question(ada, "{}", kService), kNow).error().message,
+            "uid 1000 has asked 20000 questions from other nodes within 10 minutes; ask again later, "
+            "and less often");
+  EXPECT_TRUE(reader.open(*seal_question(bob, "{}", kService), kNow));
+
+  EXPECT_FALSE(reader.open(first, kNow + std::chrono::minutes(10)));
+  EXPECT_TRUE(reader.open(*seal_question(ada, "{}", kService), kNow + std::chrono::minutes(11)));
 }
 
 TEST(RemoteQuestion, IsForTheServiceAlone) {
