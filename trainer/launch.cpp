@@ -146,6 +146,7 @@ Launch read_launch() {
                                   to_ranges(facts.allowed));
   launch.allocation_start = number("TRAINYARD_ALLOCATION_START").value_or(0);
   launch.deadline = number("TRAINYARD_DEADLINE").value_or(0);
+  if (const char* path = std::getenv("TRAINYARD_DEADLINE_FILE")) launch.deadline_file = path;
   if (const auto is_last = number("TRAINYARD_LAST_ATTEMPT")) launch.is_last = *is_last != 0;
   launch.seconds_used_before = number("TRAINYARD_SECONDS_USED").value_or(0);
   launch.watchdog_s = number("TRAINYARD_WATCHDOG_S").value_or(launch.watchdog_s);

@@ -44,6 +44,7 @@ struct Launch {
   std::string cpu_report;          // "2 threads (SLURM_CPUS_PER_TASK) on CPUs 0-1"
   double allocation_start = 0;     // TRAINYARD_ALLOCATION_START, UTC seconds; 0: not given.
   double deadline = 0;             // TRAINYARD_DEADLINE; 0: none.
+  std::string deadline_file;       // TRAINYARD_DEADLINE_FILE; empty: none. train.h
   std::optional<bool> is_last;     // TRAINYARD_LAST_ATTEMPT; none: not given.
   double seconds_used_before = 0;  // TRAINYARD_SECONDS_USED
   double watchdog_s = 600;         // TRAINYARD_WATCHDOG_S; 0: off.

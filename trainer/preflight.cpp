@@ -12,8 +12,8 @@
 #include <system_error>
 #include <vector>
 
-#include "trainer/durable_file.h"
 #include "trainer/nccl_communicator.h"
+#include "trainer/run_folder.h"
 
 namespace trainer {
 
@@ -110,12 +110,12 @@ double try_device_sums(Communicator& ranks, const std::function<double()>& now, 
   return best;
 }
 
-// Its own file first: whoever sees the newest finds it there too.
+// Its own file first: whoever sees the newest finds it there too. Ranks that give up write at once.
 void write_report(const PreflightPlace& place, const contract::PreflightReport& report) {
   const std::string text = contract::to_json_text(report);
   for (const std::string& name : {contract::preflight_file(place.segment, place.attempt),
                                   std::string(contract::kPreflightFile)}) {
-    write_durably(fmt::format("{}/{}", place.run_dir, name), text);
+    write_among_ranks(fmt::format("{}/{}", place.run_dir, name), text);
   }
 }
 

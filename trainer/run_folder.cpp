@@ -6,12 +6,14 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
 #include <climits>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <system_error>
@@ -87,6 +89,22 @@ std::string_view reason_of(contract::ExitCode code) {
   return "internal";
 }
 
+std::optional<Deadline> read_deadline(const std::string& path) {
+  std::ifstream file(path);
+  Deadline deadline;
+  if (!(file >> deadline.time) || !(deadline.time > 0)) return std::nullopt;
+  if (int is_last = 0; file >> is_last) deadline.is_last = is_last != 0;
+  return deadline;
+}
+
+void write_among_ranks(const std::string& path, std::string_view text) {
+  std::array<char, HOST_NAME_MAX + 1> host{};
+  static_cast<void>(::gethostname(host.data(), HOST_NAME_MAX));
+  const std::string own = fmt::format("{}.{}.{}", path, host.data(), ::getpid());
+  write_durably(own, text);
+  fs::rename(own, path);
+}
+
 RunFolder::RunFolder(std::string path) : path_(std::move(path)) {
   fs::create_directories(weights());
 }
@@ -120,13 +138,9 @@ void RunFolder::write_exit_record(const ExitRecord& record) {
     json["bad_nodes"] = fmt::format("{}", fmt::join(record.bad_nodes, ","));
   }
   using Handler = nlohmann::ordered_json::error_handler_t;
-  // Ranks that fail together may write at once: each its own, and the last one stays.
-  std::array<char, HOST_NAME_MAX + 1> host{};
-  static_cast<void>(::gethostname(host.data(), HOST_NAME_MAX));
-  const std::string path = fmt::format("{}/{}", path_, contract::kExitFile);
-  const std::string own = fmt::format("{}.{}.{}", path, host.data(), ::getpid());
-  write_durably(own, json.dump(2, ' ', false, Handler::replace) + "\n");
-  fs::rename(own, path);
+  // Ranks that fail together may write at once.
+  write_among_ranks(fmt::format("{}/{}", path_, contract::kExitFile),
+                    json.dump(2, ' ', false, Handler::replace) + "\n");
 }
 
 void RunFolder::write_args(const contract::TrainArgs& args) {
@@ -152,6 +166,21 @@ void RunFolder::append_metrics(const contract::MetricsRecord& record) {
     throw std::system_error(written < 0 ? error : ENOSPC, std::generic_category(),
                             path + ": write");
   }
+}
+
+double RunFolder::seconds_recorded() const {
+  constexpr std::streamoff kTailBytes = 1 << 16;  // A line is much shorter.
+  std::ifstream file(fmt::format("{}/{}", path_, contract::kMetricsFile), std::ios::ate);
+  if (!file) return 0;
+  file.seekg(std::max<std::streamoff>(0, std::streamoff{file.tellg()} - kTailBytes));
+  double seconds = 0;
+  for (std::string line; std::getline(file, line);) {
+    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object()) continue;  // The first may be a part of one, the last may be torn.
+    const auto said = json.find("train_seconds");
+    if (said != json.end() && said->is_number()) seconds = said->get<double>();
+  }
+  return seconds;
 }
 
 void RunFolder::add_results(const ResultsRow& row) {

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,6 +41,19 @@ struct ResultsRow {
   std::array<double, 3> lr{};
 };
 
+// When an attempt is to have saved and left, as a batch script wrote it: "SECONDS" or
+// "SECONDS IS_LAST", UTC seconds and 0 or 1 (docs/formats/train_spec.md).
+struct Deadline {
+  double time = 0;
+  std::optional<bool> is_last = std::nullopt;
+};
+// Nothing where there is no such file, or none that says it.
+[[nodiscard]] std::optional<Deadline> read_deadline(const std::string& path);
+
+// A file that several ranks may write at once, whole or not at all: each writes aside under a name of
+// its own (PATH.HOST.PID), and the last one stays. Throws std::system_error.
+void write_among_ranks(const std::string& path, std::string_view text);
+
 class RunFolder {
  public:
   // Makes the folder and weights/ where they are missing. Throws std::filesystem::filesystem_error.
@@ -55,6 +69,8 @@ class RunFolder {
 
   // One line, flushed. Of what a crash tore, readers skip the last line.
   void append_metrics(const contract::MetricsRecord& record);
+  // The run's seconds when the last line of metrics.jsonl was written; 0: none says it.
+  [[nodiscard]] double seconds_recorded() const;
 
   // Appends `row` and drops rows of its epoch or later ones, which a resumed run made before.
   void add_results(const ResultsRow& row);

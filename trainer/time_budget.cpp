@@ -16,6 +16,10 @@ double closing_seconds(const Pace& pace) {
   return kMargin * (pace.validation_s + pace.save_s) + 2 * pace.batch_s + kLeavingSeconds;
 }
 
+double saving_seconds(const Pace& pace, std::int64_t batches) {
+  return kMargin * (static_cast<double>(batches) * pace.batch_s + pace.save_s);
+}
+
 double guess_validation_seconds(const Pace& pace, std::int64_t train_images_per_batch,
                                 std::int64_t val_images) {
   if (train_images_per_batch <= 0) return 0;

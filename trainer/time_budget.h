@@ -25,6 +25,9 @@ struct Pace {
 // two batches covers the one under way.
 [[nodiscard]] double closing_seconds(const Pace& pace);
 
+// How long it takes to train on so many batches and to save, with a margin.
+[[nodiscard]] double saving_seconds(const Pace& pace, std::int64_t batches);
+
 // A guess of the validation's pace before the first one: a validation image costs what a training
 // image costs (less for the gradient, more for suppression of an untrained model's many boxes).
 [[nodiscard]] double guess_validation_seconds(const Pace& pace, std::int64_t train_images_per_batch,

@@ -50,6 +50,7 @@ TrainingRun::TrainingRun(const contract::TrainSpec& spec, const Surroundings& ar
       input_(prepare_input(spec.args, communicator_)),
       args_(input_.args),
       device_(take_device(communicator_.local_rank())),
+      deadline_{around.deadline, around.is_last},
       pictures_(folder_.path(), input_.class_names, args_.plots && is_first_rank(),
                 [this](const std::string& problem) { console_.print(problem); }) {}
 
@@ -65,26 +66,55 @@ Pace TrainingRun::pace() const {
   return pace;
 }
 
-// Of a timed run. The deadline of its last attempt is its end. Where nobody says which is the last, a
-// deadline that leaves only a little of the hours is the end: another allocation for the rest would
-// cost more than it trains.
-double TrainingRun::seconds_left() const {
+// Of a timed run: is the deadline its end, inside which it closes and finishes? Where nobody says
+// which attempt is the last, a deadline that leaves only a little of the hours is the end: another
+// allocation for the rest would cost more than it trains.
+bool TrainingRun::ends_at_deadline() const {
   constexpr double kRestSecondsMin = 300;
   constexpr double kRestShareMin = 0.05;
-  const double hours_s = args_.time_h.value_or(0) * 3600;
-  const double left = hours_s - seconds_used();
-  if (around_.deadline <= 0) return left;
-  const double until_deadline = around_.deadline - around_.now();
-  const bool is_rest_small =
-      left - until_deadline < std::max(kRestSecondsMin, kRestShareMin * hours_s);
-  return around_.is_last.value_or(is_rest_small) ? std::min(left, until_deadline) : left;
+  if (!is_timed() || deadline_.time <= 0) return false;
+  const double rest = hours_left_s() - (deadline_.time - around_.now());
+  const bool is_rest_small = rest < std::max(kRestSecondsMin, kRestShareMin * *args_.time_h * 3600);
+  return deadline_.is_last.value_or(is_rest_small);
 }
 
-// A validation that the deadline would cut short is left to the next attempt, like the row of results.
+// Of a timed run.
+double TrainingRun::seconds_left() const {
+  const double left = hours_left_s();
+  return ends_at_deadline() ? std::min(left, deadline_.time - around_.now()) : left;
+}
+
+// The run can be left after an optimiser step and at the end of an epoch. So many batches after
+// `done` more lies the next such place; `done` is 0, or 1 that makes a step or ends the epoch.
+std::int64_t TrainingRun::batches_to_exit(std::int64_t done) const {
+  const std::int64_t whole = progress_.batches_per_epoch;
+  const std::int64_t in_epoch = whole - (progress_.epoch_batch + done) % whole;
+  std::int64_t pending = done > 0 ? 0 : progress_.pending_batches;
+  std::int64_t batches = 1;
+  while (batches < in_epoch &&
+         ++pending <
+             plan_of_batch(progress_.step + done + batches - 1, epoch_position()).accumulate) {
+    ++batches;
+  }
+  return batches;
+}
+
+// Rank 0's word after the forward pass of a batch: is this the last place from which everything is
+// saved in time? A validation that the deadline would cut short is left to the next attempt, like
+// the row of results; where the deadline may yet move it is begun, and given up if it does not.
 bool TrainingRun::is_deadline_near(double now) const {
-  if (around_.deadline <= 0) return false;
+  if (deadline_.time <= 0) return false;
+  if (ends_at_deadline()) return now >= deadline_.time;
   const bool is_epoch_over = progress_.epoch_batch + 1 == progress_.batches_per_epoch;
-  return now + (is_epoch_over && args_.val ? closing_seconds(pace()) : 0) >= around_.deadline;
+  double needed_s = saving_seconds(pace(), 1 + (is_epoch_over ? 0 : batches_to_exit(1)));
+  if (is_epoch_over && args_.val && !may_deadline_move()) needed_s = closing_seconds(pace());
+  return now + needed_s >= deadline_.time;
+}
+
+// Rank 0's word between two epochs.
+bool TrainingRun::is_step_beyond_deadline() const {
+  if (deadline_.time <= 0 || ends_at_deadline()) return false;
+  return around_.now() + saving_seconds(pace(), batches_to_exit(0)) >= deadline_.time;
 }
 
 void TrainingRun::build() {
@@ -120,7 +150,7 @@ void TrainingRun::build() {
                                          .before_forward = around_.before_forward});
   const int threads = loader_threads();
   val_loader_ = std::make_unique<ValLoader>(input_.dataset.val, args_.imgsz,
-                                            2 * input_.batch_per_rank, threads, args_.single_cls,
+                                            val_batch(), threads, args_.single_cls,
                                             Shard{communicator_.rank(), communicator_.size()},
                                             ValFrame::kRect);
   if (args_.cache != "false") {
@@ -218,7 +248,9 @@ void TrainingRun::resume_or_start() {
     console_.print(fmt::format("not as before: {}", change));
   }
   share_state();
-  seconds_before_ = std::max(progress_.seconds_used, around_.seconds_used_before);
+  // An attempt that was killed has used what it did after its last checkpoint, too.
+  const double recorded = first_ranks(report.is_found ? folder_.seconds_recorded() : 0);
+  seconds_before_ = std::max({progress_.seconds_used, around_.seconds_used_before, recorded});
   if (progress_.reloads > 0) make_loader();
   if (!is_timed()) progress_.epochs_planned = args_.epochs;
 
@@ -389,6 +421,7 @@ TrainOutcome TrainingRun::run() {
   record("start", {{"ranks", communicator_.size()}, {"threads", around_.threads}},
          fmt::format("{} on {}", run_id_, hosts_));
   saved_at_ = around_.now();
+  if (is_first_rank()) look_at_files(saved_at_);
 
   take_request();
   bool is_finished = progress_.is_finished;

@@ -37,6 +37,9 @@ struct Surroundings {
   const std::atomic<bool>& stop_requested;  // Set by a signal.
   double allocation_start = 0;              // Of this attempt: start-up counts.
   double deadline = 0;                      // Save and leave by then; 0: none.
+  // Says the deadline, and whether it is the last, from when it is there (run_folder.h): the limit
+  // of a job may be raised or cut while it runs. Read again and again; empty: none.
+  std::string deadline_file = {};
   // Of a timed run: does it end at this deadline, or go on after it? None: what is left of its hours
   // then tells.
   std::optional<bool> is_last = std::nullopt;

@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "trainer/train_run.h"
-#include "trainer/weights_file.h"
 
 namespace trainer {
 
@@ -36,16 +35,17 @@ ResultsRow TrainingRun::results_row(const std::optional<Validation>& validation)
   return row;
 }
 
-void TrainingRun::save_weights_of_epoch(bool is_best, double fitness) {
-  const WeightsInfo info{.class_names = input_.class_names,
-                         .imgsz = args_.imgsz,
-                         .epoch = progress_.epoch,
-                         .fitness = fitness};
+void TrainingRun::save_newest_weights(bool is_best, double fitness) {
+  const WeightsInfo info = weights_info(fitness);
   if (args_.save) save_weights(folder_.weights() + "/last.safetensors", replica_->average(), info);
   if (is_best) save_weights(folder_.weights() + "/best.safetensors", replica_->average(), info);
+}
+
+void TrainingRun::save_weights_of_epoch(bool is_best, double fitness) {
+  save_newest_weights(is_best, fitness);
   if (args_.save_period > 0 && progress_.epoch % args_.save_period == 0) {
     save_weights(fmt::format("{}/epoch{}.safetensors", folder_.weights(), progress_.epoch),
-                 replica_->average(), info);
+                 replica_->average(), weights_info(fitness));
   }
 }
 
@@ -54,6 +54,8 @@ void TrainingRun::save() {
   const double started = around_.now();
   wire_state_ = replica_->wire_state();
   if (is_first_rank()) {
+    // Where no epoch is finished yet: a run that ends with this checkpoint leaves a model.
+    if (progress_.best_epoch == 0) save_newest_weights(/*is_best=*/true, /*fitness=*/0);
     save_checkpoint(folder_.weights(), state());
     progress_.save_seconds = around_.now() - started;
     record("checkpoint", {{"save_s", progress_.save_seconds}});
@@ -128,21 +130,24 @@ void TrainingRun::warn_unreadable() {
 // The table of the best weights. Those of an earlier attempt are read and measured again.
 void TrainingRun::evaluate_best() {
   const std::string best = folder_.weights() + "/best.safetensors";
-  const bool has_time = agreed(!is_timed() || seconds_left() > closing_seconds(pace()));
-  if (!best_validation_ && has_time) {
+  const double needed_s = may_deadline_move() ? 0 : closing_seconds(pace());
+  if (!best_validation_ && interrupted(needed_s) == Interruption::kNone) {
     if (is_first_rank()) {
       copy_matching(state_tensors(*load_model(best).model), replica_->average());
     }
     replica_->share_average();
     best_validation_ = validate_average();
-    pictures_.keep_validation();
+    if (best_validation_) pictures_.keep_validation();
   }
   if (!best_validation_) return;
   constexpr std::size_t kClassesMax = 100;
   console_.print(fmt::format("best weights, epoch {}: {}", progress_.best_epoch, best));
   console_.print(to_table(best_validation_->metrics, args_.verbose ? kClassesMax : 0));
   constexpr double kDrawingSeconds = 2;  // Inside the hours, or not at all.
-  if (!is_timed() || seconds_left() > kDrawingSeconds) pictures_.finish(*best_validation_);
+  const Interruption late = interrupted(kDrawingSeconds);
+  if (late == Interruption::kNone || late == Interruption::kStop) {
+    pictures_.finish(*best_validation_);
+  }
 }
 
 TrainOutcome TrainingRun::leave(ExitCode code, std::string message,

@@ -40,6 +40,12 @@ Numbers read(const BatchStep::Result& result) {
 
 // One epoch, or what is left of it. Nothing: done; the epoch is closed and saved.
 std::optional<ExitCode> TrainingRun::train_epoch() {
+  // The epoch before is saved: rather that than a step which is lost. An attempt that has done
+  // nothing yet tries, or it would get nowhere again and again.
+  if (batches_this_attempt_ > 0 && agreed(is_first_rank() && is_step_beyond_deadline())) {
+    if (!args_.save) save();
+    return ExitCode::kDeadline;
+  }
   const int epochs = epochs_shown();
   if (args_.close_mosaic > 0 && epochs >= args_.close_mosaic &&
       progress_.epoch >= epochs - args_.close_mosaic) {
@@ -73,9 +79,9 @@ std::optional<ExitCode> TrainingRun::train_epoch() {
     is_time_up = signals.time_is_up > 0;
   }
   warn_unreadable();
-  progress_.is_finished = finish_epoch(is_time_up);
-  if (args_.save || progress_.is_finished) save();
-  return std::nullopt;
+  const std::optional<ExitCode> code = finish_epoch(is_time_up);
+  if (code || args_.save || progress_.is_finished) save();
+  return code;
 }
 
 // `position` in epochs; a run that is not timed has the same rates all through an epoch.
@@ -162,10 +168,7 @@ Signals TrainingRun::agree(const BatchStep::Result& result) {
   signals.stop = around_.stop_requested.load() ? 1 : 0;
   if (is_first_rank()) {
     const double now = around_.now();
-    if (now - polled_at_ >= kStopFilePollSeconds) {
-      polled_at_ = now;
-      stop_file_seen_ = folder_.stop_file_exists();
-    }
+    look_at_files(now);
     if (stop_file_seen_) signals.stop += 1;
     if (around_.stop_at_step > 0 && progress_.step + 1 >= around_.stop_at_step) signals.stop += 1;
     signals.deadline = is_deadline_near(now) ? 1 : 0;
@@ -179,6 +182,34 @@ Signals TrainingRun::agree(const BatchStep::Result& result) {
   communicator_.all_reduce_sum(
       std::span<double>(reinterpret_cast<double*>(&signals), sizeof signals / sizeof(double)));
   return signals;
+}
+
+// Rank 0's alone: has somebody left a word in the folder?
+void TrainingRun::look_at_files(double now) {
+  if (now - polled_at_ < kStopFilePollSeconds) return;
+  polled_at_ = now;
+  stop_file_seen_ = folder_.stop_file_exists();
+  if (around_.deadline_file.empty()) return;
+  if (const auto said = read_deadline(around_.deadline_file)) {
+    deadline_.time = said->time;
+    if (said->is_last) deadline_.is_last = said->is_last;
+  }
+}
+
+// Agreed by all ranks: is what is under way to be given up? `needed_s`: for what has to follow it.
+TrainingRun::Interruption TrainingRun::interrupted(double needed_s) {
+  std::array<double, 3> words{around_.stop_requested.load() ? 1.0 : 0.0, 0, 0};
+  if (is_first_rank()) {
+    const double now = around_.now();
+    look_at_files(now);
+    if (stop_file_seen_) words[0] += 1;
+    if (deadline_.time > 0 && now + needed_s >= deadline_.time) words[1] = 1;
+    if (is_timed() && seconds_left() <= needed_s) words[2] = 1;
+  }
+  communicator_.all_reduce_sum(std::span<double>(words));
+  if (words[0] > 0) return Interruption::kStop;
+  if (words[2] > 0) return Interruption::kTimeIsUp;
+  return words[1] > 0 ? Interruption::kDeadline : Interruption::kNone;
 }
 
 void TrainingRun::step_optimizer(const StepRates& rates) {
@@ -217,8 +248,20 @@ bool TrainingRun::agreed(bool first_rank_says) {
   return first_ranks(first_rank_says ? 1 : 0) > 0;
 }
 
-Validation TrainingRun::validate_average() {
+// Nothing: given up, see interruption_.
+std::optional<Validation> TrainingRun::validate_average() {
+  constexpr double kAskSeconds = 1;
+  interruption_ = Interruption::kNone;
   ValidationOptions options;
+  options.batches_to_ask = static_cast<std::int64_t>(
+      first_ranks(std::clamp(kAskSeconds / std::max(1e-9, progress_.batch_seconds), 1.0, 100.0)));
+  const auto images = static_cast<std::int64_t>(input_.dataset.val.size());
+  const std::int64_t images_max = (images + communicator_.size() - 1) / communicator_.size();
+  options.batches_max = (images_max + val_batch() - 1) / val_batch();
+  options.is_given_up = [this] {
+    interruption_ = interrupted(kAskSeconds + saving_seconds(pace(), 1));
+    return interruption_ != Interruption::kNone;
+  };
   options.nms = {.iou = args_.iou, .max_det = args_.max_det};
   options.loss = loss_options();
   options.class_names = input_.class_names;
@@ -226,14 +269,15 @@ Validation TrainingRun::validate_average() {
   options.on_batch = [this](const Batch& batch, const std::vector<torch::Tensor>& detections) {
     pictures_.add(batch, detections);
   };
-  Validation validation =
+  std::optional<Validation> validation =
       validate(replica_->average(), *val_loader_, options, device_, communicator_);
   warn_unreadable();
   return validation;
 }
 
-// Validates, writes the row and the weights. True: the run is at its end.
-bool TrainingRun::finish_epoch(bool is_time_up) {
+// Validates, writes the row and the weights; progress_.is_finished tells whether the run is at its
+// end. A code: the validation was given up, and the epoch is as its last batch left it.
+std::optional<ExitCode> TrainingRun::finish_epoch(bool is_time_up) {
   replica_->check();
 
   const double trained = around_.now();
@@ -244,6 +288,7 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
   note_position();
   bool is_last = progress_.epoch >= args_.epochs;
   bool has_time = true;
+  const double planned = progress_.epochs_planned;
   if (is_timed()) {
     const double left = seconds_left();
     is_last =
@@ -257,14 +302,26 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
   bool is_best = progress_.best_epoch == 0;
   if ((args_.val || is_last) && has_time) {
     validation = validate_average();
+    if (!validation && interruption_ != Interruption::kTimeIsUp) {
+      --progress_.epoch;
+      note_position();
+      progress_.epochs_planned = planned;
+      return interruption_ == Interruption::kStop ? ExitCode::kStopped : ExitCode::kDeadline;
+    }
+  }
+  if (validation) {
     progress_.validation_seconds = around_.now() - trained;
     is_best = note_fitness(validation->metrics.fitness());
     if (is_best) {
       best_validation_ = validation;
       pictures_.keep_validation();
     }
-  } else if (is_best) {
-    progress_.best_epoch = progress_.epoch;  // Unmeasured, and the only one there is.
+  } else {
+    if (interruption_ == Interruption::kTimeIsUp) {
+      is_last = true;
+      progress_.epochs_planned = progress_.epoch;
+    }
+    if (is_best) progress_.best_epoch = progress_.epoch;  // Unmeasured, and the only one there is.
   }
   const int gained = std::max(progress_.best_epoch, progress_.patience_from);
   if (args_.val && args_.patience > 0 && progress_.epoch - gained >= args_.patience) {
@@ -299,7 +356,8 @@ bool TrainingRun::finish_epoch(bool is_time_up) {
                    {"images_per_s", images_per_s},
                    {"validation_s", progress_.validation_seconds},
                    {"save_s", progress_.save_seconds}});
-  return is_last;
+  progress_.is_finished = is_last;
+  return std::nullopt;
 }
 
 // The same fitness again is a gain, as to the reference: a start that finds nothing for a while, at

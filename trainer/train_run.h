@@ -34,6 +34,7 @@
 #include "trainer/train.h"
 #include "trainer/train_input.h"
 #include "trainer/validate.h"
+#include "trainer/weights_file.h"
 
 namespace trainer {
 
@@ -62,8 +63,13 @@ class TrainingRun {
   bool is_first_rank() const { return communicator_.rank() == 0; }
   bool is_timed() const { return args_.time_h.has_value(); }
   double seconds_used() const { return seconds_before_ + around_.now() - around_.allocation_start; }
+  double hours_left_s() const { return args_.time_h.value_or(0) * 3600 - seconds_used(); }
+  bool ends_at_deadline() const;
   double seconds_left() const;
+  bool may_deadline_move() const { return !around_.deadline_file.empty() && !is_timed(); }
+  std::int64_t batches_to_exit(std::int64_t done) const;
   bool is_deadline_near(double now) const;
+  bool is_step_beyond_deadline() const;
   double epochs_in_time() const;
   double epoch_position() const {
     return progress_.epoch + static_cast<double>(progress_.epoch_batch) /
@@ -91,6 +97,8 @@ class TrainingRun {
     return std::clamp(args_.workers, 1, std::max(1, around_.threads));
   }
 
+  int val_batch() const { return 2 * input_.batch_per_rank; }
+
   // The loop.
   std::optional<contract::ExitCode> train_epoch();
   std::optional<contract::ExitCode> after_batch(const Signals& signals, const BatchPlan& plan);
@@ -103,10 +111,13 @@ class TrainingRun {
   Signals agree(const BatchStep::Result& result);
   void step_optimizer(const StepRates& rates);
   void reload();
-  bool finish_epoch(bool is_time_up);
+  std::optional<contract::ExitCode> finish_epoch(bool is_time_up);
+  void look_at_files(double now);
+  enum class Interruption { kNone, kStop, kDeadline, kTimeIsUp };
+  Interruption interrupted(double needed_s);
   double first_ranks(double own);
   bool agreed(bool first_rank_says);
-  Validation validate_average();
+  std::optional<Validation> validate_average();
   bool note_fitness(double fitness);
   ResultsRow results_row(const std::optional<Validation>& validation) const;
 
@@ -119,6 +130,13 @@ class TrainingRun {
 
   // Files.
   void save();
+  WeightsInfo weights_info(double fitness) const {
+    return {.class_names = input_.class_names,
+            .imgsz = args_.imgsz,
+            .epoch = progress_.epoch,
+            .fitness = fitness};
+  }
+  void save_newest_weights(bool is_best, double fitness);
   void save_weights_of_epoch(bool is_best, double fitness);
   void record(std::string kind, std::map<std::string, double> values, std::string text = {});
   void report_batch(const Signals& signals);
@@ -148,6 +166,7 @@ class TrainingRun {
   std::unique_ptr<TrainLoader> loader_;
   std::unique_ptr<ValLoader> val_loader_;
 
+  Deadline deadline_;          // Rank 0's: around_.deadline, or what its file says.
   double seconds_before_ = 0;  // Used by earlier attempts.
   StepRates last_rates_;
   std::int64_t batches_this_attempt_ = 0;
@@ -156,6 +175,7 @@ class TrainingRun {
   std::int64_t epoch_first_batch_ = 0;
   double saved_at_ = 0, polled_at_ = 0, recorded_at_ = 0;
   bool stop_file_seen_ = false;
+  Interruption interruption_ = Interruption::kNone;  // Of the last validation.
   std::optional<Validation> best_validation_;  // Where this attempt made the best epoch.
   RunPictures pictures_;
 };

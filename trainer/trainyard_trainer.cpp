@@ -160,6 +160,7 @@ int run_training(const contract::TrainSpec& spec, const Launch& launch, double s
         .stop_requested = stop_requested,
         .allocation_start = launch.allocation_start > 0 ? launch.allocation_start : started,
         .deadline = launch.deadline,
+        .deadline_file = launch.deadline_file,
         .is_last = launch.is_last,
         .seconds_used_before = launch.seconds_used_before,
         .threads = launch.cpus,

@@ -187,7 +187,8 @@ int validate_weights(ValRequest request, const Launch& launch) {
     };
   }
   const auto local = make_local_communicator();
-  const Validation result = validate(*subject.loaded.model, loader, options, device, *local);
+  const Validation result =
+      validate(*subject.loaded.model, loader, options, device, *local).value();
   for (const std::string& problem : loader.take_unreadable()) {
     fmt::print(stderr, "{} It is left out.\n", problem);
   }

@@ -11,14 +11,23 @@
 
 namespace trainer {
 
-Validation validate(DetectionModel& model, ValLoader& loader, const ValidationOptions& options,
-                    torch::Device device, Communicator& communicator) {
+std::optional<Validation> validate(DetectionModel& model, ValLoader& loader,
+                                   const ValidationOptions& options, torch::Device device,
+                                   Communicator& communicator) {
   torch::NoGradGuard no_grad;
   model.eval();
   Evaluator evaluator(options.class_names, options.confusion_confidence);
   std::array<double, 4> sums{};  // Losses, and the number of batches.
   Batch batch;
-  for (loader.start(); loader.next(batch);) {
+  loader.start();
+  for (std::int64_t number = 0;; ++number) {
+    const bool is_to_ask = options.is_given_up && number < options.batches_max &&
+                           number % options.batches_to_ask == 0;
+    if (is_to_ask && options.is_given_up()) return std::nullopt;
+    if (!loader.next(batch)) {
+      if (options.is_given_up && number + 1 < options.batches_max) continue;  // Others have more.
+      break;
+    }
     const torch::Tensor images = network_input(batch.images, device);
     const std::vector<torch::Tensor> features = model.forward(images);
     // Ranks have different numbers of batches: each loss is of this batch alone.

@@ -6,7 +6,9 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,13 +34,17 @@ struct ValidationOptions {
   double confusion_confidence = ConfusionMatrix::kConfidence;
   // Sees each batch of this rank with what NMS left of its detections, in the letterboxed frame.
   std::function<void(const Batch&, const std::vector<torch::Tensor>&)> on_batch;
+  // Asked by all ranks before each `batches_to_ask` batches, the same number of times on each;
+  // gives all of them the same answer. Without it no collective happens until all images are done.
+  std::function<bool()> is_given_up;
+  std::int64_t batches_to_ask = 1;
+  std::int64_t batches_max = 0;  // Of the rank that has most; with `is_given_up`.
 };
 
-// A collective; no other collective happens inside until all images are done. The model is put
-// into evaluation mode and left there.
-[[nodiscard]] Validation validate(DetectionModel& model, ValLoader& loader,
-                                  const ValidationOptions& options, torch::Device device,
-                                  Communicator& communicator);
+// A collective. The model is put into evaluation mode and left there. Nothing: it was given up.
+[[nodiscard]] std::optional<Validation> validate(DetectionModel& model, ValLoader& loader,
+                                                 const ValidationOptions& options,
+                                                 torch::Device device, Communicator& communicator);
 
 // The table of the reference: Class, Images, Instances, P, R, mAP50, mAP50-95.
 [[nodiscard]] std::string to_table(const EvalMetrics& metrics, std::size_t classes_max);

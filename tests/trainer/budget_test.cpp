@@ -23,6 +23,12 @@ TEST(TimeBudget, PlansWhatFits) {
   EXPECT_FALSE(is_worth_another_epoch(25, pace, 100));
 }
 
+TEST(TimeBudget, TheWayToTheNextSaveIsItsBatchesAndTheSave) {
+  const Pace pace{.batch_s = 2, .validation_s = 10, .save_s = 5};
+
+  EXPECT_DOUBLE_EQ(saving_seconds(pace, 4), 1.2 * (4 * 2 + 5));
+}
+
 TEST(TimeBudget, OneValidationAtTheEndIsNotCountedForEachEpoch) {
   const Pace pace{.batch_s = 1, .validation_s = 10, .save_s = 2, .is_each_epoch_validated = false};
 

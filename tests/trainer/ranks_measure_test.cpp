@@ -81,7 +81,7 @@ TEST_F(ValidationOnRanks, GivesWhatOneRankAloneFinds) {
   const auto measure = [&](Shard shard, Communicator& ranks) {
     ValLoader loader(input.dataset.train, args_.imgsz, /*batch=*/1, /*threads=*/1,
                      /*single_cls=*/false, shard);
-    return validate(model, loader, options, torch::kCPU, ranks);
+    return validate(model, loader, options, torch::kCPU, ranks).value();
   };
 
   const Validation together = measure({world->rank(), world->size()}, *world);

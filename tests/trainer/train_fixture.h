@@ -77,6 +77,7 @@ head:
   struct Ways {
     std::int64_t stop_at_call = -1;  // Rank 0's look at the clock that is interrupted.
     double deadline = 0;
+    bool is_deadline_in_file = false;  // Then its file says it, and may say another.
     std::optional<bool> is_last = std::nullopt;
     double seconds_per_look = 0.001;
     double started = 1000;  // Before the first look.
@@ -97,11 +98,17 @@ head:
       return clock_;
     };
     clock_ = ways.started;
+    std::string deadline_file;
+    if (ways.is_deadline_in_file) {
+      deadline_file = root_ + "deadline";
+      if (ranks.rank() == 0) write_durably(deadline_file, fmt::format("{}\n", ways.deadline));
+    }
     const Surroundings around{.communicator = ranks,
                               .now = now,
                               .stop_requested = stop,
                               .allocation_start = 1000,
-                              .deadline = ways.deadline,
+                              .deadline = ways.is_deadline_in_file ? 0 : ways.deadline,
+                              .deadline_file = deadline_file,
                               .is_last = ways.is_last,
                               .threads = ways.threads,
                               .segment = ways.segment,
