@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::string_view kCommentPrefix = "trainyard:";
 constexpr std::string_view kTimeIsUpFile = "time_is_up";
+constexpr std::string_view kDeadlineFile = "deadline";
 constexpr std::string_view kCheckpointFile = "weights/last.json";  // Changes with every checkpoint.
 constexpr int kBadNodesMax = 3;  // Placements of one segment without a node that was bad.
 constexpr int kCrashesMax = 3;   // At one checkpoint.
@@ -120,63 +121,104 @@ std::int64_t saving_lead_s(std::int64_t limit_s) {
   return std::min(kLeadMax_s, limit_s / 4);
 }
 
-// The service gives the last job of a timed run less than the others: so this one is known for it.
-std::string deadline_of_one_among_jobs(const Plan& plan) {
+// Where its hours end is known by the limit: the service gives the last job of a timed run of several
+// less than the others (job_limit_s).
+std::string deadline_of(const Plan& plan) {
+  const std::string timed_end =
+      fmt::format("  deadline=$((job_end - {})) last=1\n", kTimedLead_s);
+  const std::int64_t limit_s = plan.job_limit_s > 0 ? plan.job_limit_s : plan.time_limit_s;
+  const std::string saved = fmt::format("deadline=$((job_end - {}))", saving_lead_s(limit_s));
+  if (!plan.is_timed) return fmt::format("  {} last=\n", saved);
+  if (plan.job_limit_s == 0) return timed_end;
   return fmt::format(
-      "# An attempt of {limit} s is followed by another; its hours end with a shorter one.\n"
-      "read -r job_start job_end < <(\n"
-      "  squeue --noheader --jobs \"${{SLURM_JOB_ID:-0}}\" --format='%S %e' 2> /dev/null)\n"
-      "job_start=$(date -d \"${{job_start:-unknown}}\" +%s 2> /dev/null ||\n"
-      "  echo \"$TRAINYARD_ALLOCATION_START\")\n"
-      "job_end=$(date -d \"${{job_end:-unknown}}\" +%s 2> /dev/null || echo $((job_start + {limit})))\n"
-      "if [ $((job_end - job_start)) -lt {limit} ]; then\n"
-      "  export TRAINYARD_LAST_ATTEMPT=1 TRAINYARD_DEADLINE=$((job_end - {last_lead}))\n"
-      "else\n"
-      "  export TRAINYARD_LAST_ATTEMPT=0 TRAINYARD_DEADLINE=$((job_end - {lead}))\n"
-      "fi\n",
-      fmt::arg("limit", plan.job_limit_s), fmt::arg("last_lead", kTimedLead_s),
-      fmt::arg("lead", saving_lead_s(plan.job_limit_s)));
+      "  # One of {limit} s is followed by another; its hours end with a shorter one.\n"
+      "  if [ -z \"$job_start\" ]; then\n"
+      "    {saved} last=\n"
+      "  elif [ $((job_end - job_start)) -lt {limit} ]; then\n"
+      "  {timed_end}"
+      "  else\n"
+      "    {saved} last=0\n"
+      "  fi\n",
+      fmt::arg("limit", limit_s), fmt::arg("saved", saved), fmt::arg("timed_end", timed_end));
 }
 
-// A timed run ends inside its hours, whatever comes. The limit of an epochs run may be raised while
-// it runs, so its end is asked for again until it is there.
+// A limit may be raised or cut while the job runs, and the controller may be silent for a while: so
+// the trainer has the deadline from a file, which is written again and again.
 std::string deadline(const Plan& plan) {
-  if (plan.job_limit_s > 0) return deadline_of_one_among_jobs(plan);
-  const std::string end = fmt::format(
-      "# When Slurm ends this attempt, in its own word: its limit may have been changed.\n"
-      "end_of_job() {{\n"
-      "  local end\n"
-      "  end=$(squeue --noheader --jobs \"${{SLURM_JOB_ID:-0}}\" --format=%e 2> /dev/null)\n"
-      "  date -d \"${{end:-unknown}}\" +%s 2> /dev/null ||\n"
-      "    echo $((TRAINYARD_ALLOCATION_START + {limit}))\n"
+  const bool is_among_jobs = plan.job_limit_s > 0;
+  std::string text = fmt::format(
+      "# Start and end of this attempt in Slurm's own word, in UTC seconds. It is asked again and\n"
+      "# again: the limit may be changed. Until it answers, the end is that of the plan.\n"
+      "job_start='' job_end=$((TRAINYARD_ALLOCATION_START + {limit}))\n"
+      "ask_times() {{\n"
+      "  local times\n"
+      "  times=$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs \"${{SLURM_JOB_ID:-0}}\" \\\n"
+      "    --format='%S %e' 2> /dev/null)\n"
+      "  [[ $times =~ ^([0-9]+)\\ +([0-9]+)\\ *$ ]] || return 1\n"
+      "  job_start=${{BASH_REMATCH[1]}} job_end=${{BASH_REMATCH[2]}}\n"
+      "}}\n"
+      "# By then the trainer has saved and left.\n"
+      "tell_deadline() {{\n"
+      "{deadline}"
+      "  echo \"$deadline $last\" > \"$run_dir\"/{file}.part &&\n"
+      "    mv -f \"$run_dir\"/{file}.part \"$run_dir\"/{file}\n"
       "}}\n",
-      fmt::arg("limit", plan.time_limit_s));
-  if (!plan.is_timed) return end;
-  return end + fmt::format("# Its hours end with this job.\n"
-                           "export TRAINYARD_LAST_ATTEMPT=1\n"
-                           "# The trainer has saved and left by then.\n"
-                           "export TRAINYARD_DEADLINE=$(($(end_of_job) - {}))\n",
-                           kTimedLead_s);
+      fmt::arg("limit", is_among_jobs ? plan.job_limit_s : plan.time_limit_s),
+      fmt::arg("deadline", deadline_of(plan)), fmt::arg("file", kDeadlineFile));
+  text += is_among_jobs ? "for _ in 1 2 3 4 5; do if ask_times; then break; fi; sleep 1; done\n"
+                        : "ask_times\n";
+  text += fmt::format("tell_deadline\nexport TRAINYARD_DEADLINE_FILE=\"$run_dir\"/{}\n",
+                      kDeadlineFile);
+  if (!plan.is_timed) return text;
+  return text + "export TRAINYARD_DEADLINE=\"$deadline\"\n"
+                "if [ -n \"$last\" ]; then export TRAINYARD_LAST_ATTEMPT=\"$last\"; fi\n";
 }
 
-// Asks the trainer to save and leave before the limit of an epochs run.
-std::string watch_limit(const Plan& plan) {
+// Of an epochs run: asks for a stop, where the trainer has not seen its deadline.
+std::string ask_at_deadline(const Plan& plan) {
   if (plan.is_timed) return "";
+  return fmt::format("  : > \"$run_dir\"/{}\n  kill -USR1 $$\n", kTimeIsUpFile);
+}
+
+// Slurm's own end at the limit would be the run's: the job can go back into the queue only before it.
+std::string end_before_limit(const Plan& plan) {
+  const bool is_followed = plan.auto_resume && (!plan.is_timed || plan.job_limit_s > 0);
+  if (!is_followed) return "";
+  constexpr std::int64_t kPart = 4;  // Of the time to save.
+  const std::int64_t limit_s = plan.job_limit_s > 0 ? plan.job_limit_s : plan.time_limit_s;
+  return fmt::format(
+      "  if [ \"$last\" = 1 ]; then return; fi\n"
+      "  # A trainer that has not left in time is ended, so that the run can go on.\n"
+      "  while left=$((job_end - {lead} - $(date +%s))) && [ \"$left\" -gt 0 ]; do\n"
+      "    sleep $((left > 20 ? 20 : left))\n"
+      "    ask_times\n"
+      "    tell_deadline\n"
+      "    if [ \"$last\" = 1 ]; then return; fi\n"
+      "  done\n"
+      "  echo \"The trainer has not left in time: it is ended before Slurm ends the job.\"\n"
+      "  kill -TERM \"$srun_pid\"\n"
+      "  sleep 2\n"
+      "  kill -KILL \"$srun_pid\"\n",
+      fmt::arg("lead", saving_lead_s(limit_s) / kPart));
+}
+
+std::string watch_limit(const Plan& plan) {
   return fmt::format(
       "watch_limit() {{\n"
-      "  local left\n"
-      "  while :; do\n"
-      "    left=$(($(end_of_job) - {lead} - $(date +%s)))\n"
-      "    if [ \"$left\" -le 0 ]; then break; fi\n"
-      "    sleep $((left > 600 ? 300 : left > 20 ? left / 2 : left))\n"
+      "  local left pause=15\n"
+      "  while left=$((deadline - $(date +%s))) && [ \"$left\" -gt 0 ]; do\n"
+      "    sleep $((left > 2 * pause ? pause : left > 20 ? left / 2 : left))\n"
+      "    if ! kill -0 $$; then return; fi  # The script has ended.\n"
+      "    ask_times\n"
+      "    tell_deadline\n"
+      "    pause=$((pause < 240 ? 2 * pause : 300))\n"
       "  done\n"
-      "  : > \"$run_dir\"/{time_is_up}\n"
-      "  kill -USR1 $$\n"
-      "}}\n"
+      "{stop}{end}"
+      "}} 2> /dev/null\n"
       "watch_limit &\n"
       "watcher=$!\n"
       "\n",
-      fmt::arg("lead", saving_lead_s(plan.time_limit_s)), fmt::arg("time_is_up", kTimeIsUpFile));
+      fmt::arg("stop", ask_at_deadline(plan)), fmt::arg("end", end_before_limit(plan)));
 }
 
 // The site's words for the libraries that carry messages; those that the user brought along win.
@@ -205,8 +247,15 @@ std::string environment(const Plan& plan, const SegmentName& name, const std::st
       "export TRAINYARD_ALLOCATION_START\n"
       "export TRAINYARD_RUN_ID={run}\n"
       "export TRAINYARD_SEGMENT={segment}\n"
-      "export TRAINYARD_ATTEMPT=${{SLURM_RESTART_COUNT:-0}}\n",
-      fmt::arg("run", shell_quote(name.run_id)), fmt::arg("segment", name.segment));
+      "export TRAINYARD_ATTEMPT=${{SLURM_RESTART_COUNT:-0}}\n"
+      "run_dir={run_dir}\n",
+      fmt::arg("run", shell_quote(name.run_id)), fmt::arg("segment", name.segment),
+      fmt::arg("run_dir", shell_quote(run_dir)));
+  if (plan.is_timed && name.used_s > 0) {
+    text += fmt::format("# By earlier segments, as the books have it.\n"
+                        "export TRAINYARD_SECONDS_USED={}\n",
+                        name.used_s);
+  }
   text += deadline(plan);
   if (site.launch.preflight) {
     text += fmt::format("export TRAINYARD_PREFLIGHT=1 TRAINYARD_PREFLIGHT_S={}\n",
@@ -214,14 +263,12 @@ std::string environment(const Plan& plan, const SegmentName& name, const std::st
   }
   text += fmt::format("export TRAINYARD_WATCHDOG_S={}\n", site.launch.watchdog_s);
   text += site_environment(site);
-  text += fmt::format(
+  text +=
       "# A rank that waits sleeps between its looks; sched_yield can starve a whole host.\n"
-      "export OMPI_MCA_btl=${{OMPI_MCA_btl-^openib}}\n"
-      "export OMPI_MCA_mpi_yield_when_idle=${{OMPI_MCA_mpi_yield_when_idle-0}}\n"
-      "export NCCL_DEBUG=${{NCCL_DEBUG:-WARN}}\n"
-      "run_dir={run_dir}\n"
-      "\n",
-      fmt::arg("run_dir", shell_quote(run_dir)));
+      "export OMPI_MCA_btl=${OMPI_MCA_btl-^openib}\n"
+      "export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle-0}\n"
+      "export NCCL_DEBUG=${NCCL_DEBUG:-WARN}\n"
+      "\n";
   return text + meeting_place(site);
 }
 
@@ -393,7 +440,8 @@ std::string go_on(const Plan& plan, const InstanceType* type) {
 
 // srun's own code may be that of a rank which was ended because another had left.
 std::string attempt_end(const Plan& plan, const Site& site) {
-  return (plan.is_timed ? "" : "kill \"$watcher\" 2> /dev/null\n") + fmt::format(
+  return fmt::format(
+      "kill \"$watcher\" 2> /dev/null\n"
       "# Rank 0 wrote how the trainer left; without that it left badly, whatever srun says.\n"
       "of_exit() {{\n"
       "  sed -n \"s/.*\\\"$1\\\"[[:space:]]*:[[:space:]]*$2.*/\\1/p\" \"$run_dir\"/{exit} 2> /dev/null |\n"
@@ -436,7 +484,7 @@ std::optional<SegmentName> parse_comment(const std::string& comment) {
   const std::size_t colon = rest.find(':');
   if (colon == std::string_view::npos || colon == 0) return std::nullopt;
   const std::string_view digits = rest.substr(colon + 1);
-  SegmentName name{std::string(rest.substr(0, colon)), 0};
+  SegmentName name{.run_id = std::string(rest.substr(0, colon))};
   const auto [end, error] =
       std::from_chars(digits.data(), digits.data() + digits.size(), name.segment);
   if (error != std::errc{} || end != digits.data() + digits.size() || name.segment < 0 ||

@@ -4,6 +4,7 @@
 // Plan -> the exact batch script and job of Slurm. Pure; the text is golden in the tests.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@ namespace scheduler {
 struct SegmentName {
   std::string run_id;
   int segment = 0;
+  std::int64_t used_s = 0;  // Of a timed run's hours, by earlier segments. Not in the comment.
 };
 
 // "trainyard:RUN:SEGMENT", the job's comment, and back.

@@ -434,7 +434,8 @@ ExitStatus resume(const Client& client, const std::string& run, const TrainOptio
   if (asked.time_limit_s) resources.time_limit_s = asked.time_limit_s;
   for (const auto& [key, value] : asked.slurm) resources.slurm[key] = value;
 
-  launch.name = {known.at("run"), static_cast<int>(known.at("segments").size())};
+  launch.name = {known.at("run"), static_cast<int>(known.at("segments").size()),
+                 known.at("allocated_s")};
   launch.run_dir = known.at("run_dir");
   launch.progress = {read_progress(launch.run_dir).epochs_done, known.at("allocated_s")};
   const DataCheck data = look_at_data(launch.request.args.data, true);

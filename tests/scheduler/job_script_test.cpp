@@ -157,6 +157,14 @@ class ScriptRun {
 
 constexpr char kExitZero[] = "printf '{\"code\": 0}' > \"$RUN/exit.json\"\n";
 
+// Slurm's times are those of a place where clocks are put back; nobody asks for them but in UTC seconds.
+const std::string kTimes =
+    "[ \"$SLURM_TIME_FORMAT\" = %s ] && [[ $* = *'--format=%S %e' ]] || exit 1\n";
+// A squeue that names this end of a job of an hour.
+std::string ends_at(std::int64_t end) {
+  return kTimes + "echo " + std::to_string(end - 3'600) + " " + std::to_string(end);
+}
+
 TEST(JobScript, IsAsWrittenDown) {
   test::expect_golden(kGolden / "timed_2x4.sbatch",
                       render_job_script(timed_plan(), kName, "/runs/ada/r7k2m", site()));
@@ -242,14 +250,13 @@ TEST(JobScript, TellsTheTrainerWhoItIsAndWhenTheAllocationEnds) {
 
 TEST(JobScript, TheDeadlineLiesBeforeTheEndThatSlurmNames) {
   ScriptRun script;
-  script.make_srun(std::string("echo $TRAINYARD_DEADLINE > \"$RUN/deadline\"\n") + kExitZero);
-  script.make_squeue("echo 2026-11-24T10:00:00");
+  script.make_srun(std::string("echo $TRAINYARD_DEADLINE > \"$RUN/told\"\n") + kExitZero);
+  script.make_squeue(kTimes + "echo 1800000000 1800009000");
 
-  EXPECT_EQ(script.run(timed_plan()), 0);
+  EXPECT_EQ(script.run(timed_plan()), 0) << script.log();
 
-  std::tm end{};
-  end.tm_year = 126, end.tm_mon = 10, end.tm_mday = 24, end.tm_hour = 10, end.tm_isdst = -1;
-  EXPECT_EQ(std::stoll(test::read_file(script.file("deadline"))), std::mktime(&end) - 5);
+  EXPECT_EQ(test::read_file(script.file("told")), "1800008995\n");
+  EXPECT_EQ(test::read_file(script.file("deadline")), "1800008995 1\n");
 }
 
 TEST(JobScript, ATimedRunOfSeveralJobsKnowsItsLastByItsLimit) {
@@ -266,12 +273,7 @@ TEST(JobScript, ATimedRunOfSeveralJobsKnowsItsLastByItsLimit) {
                                          {"one job for all hours", 3'600, 0, "1", 5}}) {
     SCOPED_TRACE(row.what);
     ScriptRun script;
-    script.make_squeue(
-        "case $* in\n"
-        "  *'--format=%S %e') echo $(date -d @1800000000 +%FT%T) $(date -d @" +
-        std::to_string(1'800'000'000 + row.limit_s) + " +%FT%T) ;;\n"
-        "  *--format=%e) date -d @" + std::to_string(1'800'000'000 + row.limit_s) + " +%FT%T ;;\n"
-        "esac");
+    script.make_squeue(kTimes + "echo 1800000000 " + std::to_string(1'800'000'000 + row.limit_s));
     script.make_srun(
         std::string("echo $TRAINYARD_LAST_ATTEMPT $TRAINYARD_DEADLINE > \"$RUN/told\"\n") + kExitZero);
     Plan plan = timed_plan();
@@ -285,17 +287,63 @@ TEST(JobScript, ATimedRunOfSeveralJobsKnowsItsLastByItsLimit) {
   }
 }
 
-TEST(JobScript, WhereSqueueSaysNothingATimedRunOfSeveralJobsGoesByItsPlan) {
-  ScriptRun script;
-  script.make_srun(std::string("echo $((TRAINYARD_DEADLINE - TRAINYARD_ALLOCATION_START)) "
-                               "$TRAINYARD_LAST_ATTEMPT > \"$RUN/told\"\n") + kExitZero);
+Plan timed_plan_of_jobs() {
   Plan plan = timed_plan();
   plan.auto_resume = true;
   plan.job_limit_s = plan.time_limit_s = 3'600;
+  return plan;
+}
+
+// Whether it is the last is left to the trainer, which knows its hours.
+TEST(JobScript, WhereSqueueSaysNothingATimedRunOfSeveralJobsGoesByItsPlan) {
+  ScriptRun script;
+  script.make_srun(std::string("echo $((TRAINYARD_DEADLINE - TRAINYARD_ALLOCATION_START)) "
+                               "${TRAINYARD_LAST_ATTEMPT-unknown} > \"$RUN/told\"\n") +
+                   kExitZero);
+
+  EXPECT_EQ(script.run(timed_plan_of_jobs()), 0) << script.log();
+
+  EXPECT_EQ(test::read_file(script.file("told")), "3570 unknown\n");
+}
+
+TEST(JobScript, ATimedRunOfSeveralJobsAsksMoreThanOnceWhetherItIsTheLast) {
+  ScriptRun script;
+  script.make_srun(std::string("echo $TRAINYARD_LAST_ATTEMPT > \"$RUN/told\"\n") + kExitZero);
+  script.make_squeue("echo >> \"$RUN/asked\"; [ \"$(wc -l < \"$RUN/asked\")\" -ge 3 ] || exit 1\n"
+                     "echo 1800000000 1800003540");
+
+  EXPECT_EQ(script.run(timed_plan_of_jobs()), 0) << script.log();
+
+  EXPECT_EQ(test::read_file(script.file("told")), "1\n");
+}
+
+// The service cuts the limit of a job that Slurm started again too early.
+TEST(JobScript, ALimitThatIsCutWhileTheJobRunsReachesTheTrainer) {
+  ScriptRun script;
+  const std::int64_t now = time(nullptr);
+  // 32 s are left, and the next time 31 s of a job that is a minute shorter.
+  script.make_squeue(kTimes + "start=" + std::to_string(now + 32 - 3'600) + "\n" +
+                     "[ -e \"$RUN/asked\" ] && echo $((start + 60)) " + std::to_string(now + 31) +
+                     " || echo $start " + std::to_string(now + 32) + "\n: > \"$RUN/asked\"");
+  script.make_srun("until grep -q ' 1$' \"$RUN/deadline\"; do sleep 0.1; done\n" +
+                   std::string(kExitZero));
+
+  EXPECT_EQ(script.run(timed_plan_of_jobs()), 0) << script.log();
+
+  EXPECT_EQ(test::read_file(script.file("deadline")), std::to_string(now + 31 - 5) + " 1\n");
+}
+
+TEST(JobScript, TheTrainerOfAResumedTimedRunIsToldWhatTheBooksSayItHasUsed) {
+  ScriptRun script;
+  script.make_srun(
+      std::string("echo ${TRAINYARD_SECONDS_USED-none} > \"$RUN/told\"\n") + kExitZero);
+  const Plan plan = timed_plan();
 
   EXPECT_EQ(script.run(plan), 0) << script.log();
+  EXPECT_EQ(test::read_file(script.file("told")), "none\n");
 
-  EXPECT_EQ(test::read_file(script.file("told")), "3570 0\n");
+  EXPECT_EQ(script.run(plan, {"r7k2m", 1, 1'234}), 0) << script.log();
+  EXPECT_EQ(test::read_file(script.file("told")), "1234\n");
 }
 
 TEST(JobScript, AnEpochsRunLeavesEarlierTheLongerItIs) {
@@ -304,19 +352,22 @@ TEST(JobScript, AnEpochsRunLeavesEarlierTheLongerItIs) {
   };
   for (const Row& row : std::vector<Row>{{5'520, 30}, {120, 30}, {60, 15}}) {
     SCOPED_TRACE(row.limit_s);
+    ScriptRun script;
+    script.make_squeue(ends_at(1'800'000'000));
+    script.make_srun(kExitZero);
     Plan plan = epochs_plan();
     plan.time_limit_s = row.limit_s;
 
-    const std::string text = render_job_script(plan, kName, "/runs/x", site());
+    EXPECT_EQ(script.run(plan), 0) << script.log();
 
-    EXPECT_NE(text.find("left=$(($(end_of_job) - " + std::to_string(row.lead_s) + " - "),
-              std::string::npos);
+    EXPECT_EQ(test::read_file(script.file("deadline")),
+              std::to_string(1'800'000'000 - row.lead_s) + " \n");
   }
 }
 
 TEST(JobScript, AnEpochsRunIsAskedToLeaveWhenItsLimitComesNear) {
   ScriptRun script;
-  script.make_squeue("date -d @$(($(date +%s) + 29)) +%FT%T");
+  script.make_squeue(ends_at(time(nullptr) + 29));
   script.make_srun("until [ -e \"$RUN/stop\" ]; do sleep 0.1; done\n"
                    "printf '{\"code\": 10}' > \"$RUN/exit.json\"\n");
 
@@ -325,11 +376,36 @@ TEST(JobScript, AnEpochsRunIsAskedToLeaveWhenItsLimitComesNear) {
 
 TEST(JobScript, AnEpochsRunWhoseLimitWasRaisedGoesOn) {
   ScriptRun script;
-  script.make_squeue("n=31; [ ! -e \"$RUN/asked\" ] || n=9999; : > \"$RUN/asked\"\n"
-                     "date -d @$(($(date +%s) + n)) +%FT%T");
-  script.make_srun(std::string("sleep 3; [ ! -e \"$RUN/stop\" ] || exit 1\n") + kExitZero);
+  const std::int64_t now = time(nullptr);
+  script.make_squeue("[ ! -e \"$RUN/asked\" ] || { " + ends_at(now + 9'999) + "; exit; }\n" +
+                     ": > \"$RUN/asked\"\n" + ends_at(now + 32));
+  script.make_srun("echo \"$TRAINYARD_DEADLINE_FILE\" > \"$RUN/told\"; sleep 4\n"
+                   "[ ! -e \"$RUN/stop\" ] || exit 1\n" + std::string(kExitZero));
 
-  EXPECT_EQ(script.run(epochs_plan()), 0);
+  EXPECT_EQ(script.run(epochs_plan()), 0) << script.log();
+
+  EXPECT_EQ(test::read_file(script.file("told")), script.file("deadline").string() + "\n");
+  EXPECT_EQ(test::read_file(script.file("deadline")), std::to_string(now + 9'999 - 30) + " \n");
+}
+
+// Slurm's end at the limit would be the end of the run.
+TEST(JobScript, ATrainerThatDoesNotLeaveInTimeIsEndedAndTheRunGoesOnThreeTimesAtOneCheckpoint) {
+  for (Plan plan : {epochs_plan(), timed_plan_of_jobs()}) {
+    SCOPED_TRACE(plan.is_timed);
+    plan.auto_resume = true;
+    ScriptRun script;
+    script.make_srun("trap '' USR2\nexec sleep 60\n");
+    for (int i = 0; i < 4; ++i) {
+      std::filesystem::remove(script.file("scontrol"));
+      script.make_squeue(ends_at(time(nullptr) + 9));  // 7 s before it the trainer is ended.
+
+      EXPECT_EQ(script.run(plan), 128 + SIGTERM) << script.log();
+
+      EXPECT_EQ(std::filesystem::exists(script.file("scontrol")), i < 3) << i << script.log();
+    }
+  }
+  Plan plan = epochs_plan();  // Nobody allowed it: the time is the trainer's to the last second.
+  EXPECT_EQ(render_job_script(plan, kName, "/runs/x", site()).find("KILL"), std::string::npos);
 }
 
 TEST(JobScript, AnyFolderNameIsOneWord) {
