@@ -68,8 +68,8 @@ void add_timed_continuation(const Run& run, const View& view, UtcSeconds now,
   if (limit_s == 0) {
     actions.push_back(CancelJob{
         job.id, fmt::format("{}{} s of them are left, less than the {} s that another job needs. "
-                            "Its weights are those of its last epoch; it can be resumed with a "
-                            "larger time",
+                            "Its weights are those of its last epoch, or where none is finished of "
+                            "its last checkpoint; it can be resumed with a larger time",
                             kHoursUsed, std::max<std::int64_t>(left_s, 0),
                             patience.margin_s + segment.plan.job_shortest_s)});
   } else if (job.time_limit_s > limit_s) {
@@ -88,6 +88,17 @@ std::int64_t timed_limit_s(const Plan& plan, std::int64_t left_s, std::int64_t m
   if (plan.job_limit_s == 0 || fits_s < plan.job_limit_s) return fits_s;
   const bool is_last = left_s - plan.job_limit_s < margin_s + plan.job_shortest_s;
   return is_last ? plan.job_limit_s - kMinute : plan.job_limit_s;
+}
+
+void add_late_limit(const Run& run, const View& view, const Patience& patience,
+                    std::vector<Action>& actions) {
+  const Segment& segment = run.last();
+  if (segment.plan.job_limit_s == 0 || view.job->state != JobState::kRunning) return;
+  const std::int64_t limit_s =
+      timed_limit_s(segment.plan, hours_left_s(segment), patience.margin_s);
+  if (limit_s > 0 && view.job->time_limit_s > limit_s) {
+    actions.push_back(CutLimit{view.job->id, limit_s});
+  }
 }
 
 bool is_continuation(const Run& run, const View& view) {

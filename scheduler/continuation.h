@@ -30,4 +30,9 @@ inline constexpr std::string_view kHoursUsed = "hours: ";
 void add_continuation(const Run& run, const View& view, UtcSeconds now, const Patience& patience,
                       std::vector<Action>& actions);
 
+// Of a timed run's job that runs, all attempts before it in the books: one that Slurm put back into
+// the queue itself may have started before its limit was set. It is set late; its script looks again.
+void add_late_limit(const Run& run, const View& view, const Patience& patience,
+                    std::vector<Action>& actions);
+
 }  // namespace scheduler

@@ -207,6 +207,7 @@ void add_coverage(const Run& run, const View& view, UtcSeconds now, const Patien
   }
   if (is_covered(run, view, now, patience)) {
     if (is_waiting && is_our_hold(job)) actions.push_back(ReleaseJob{job.id});
+    add_late_limit(run, view, patience, actions);
     return;
   }
   if (segment.is_plain && is_waiting) {

@@ -319,6 +319,29 @@ TEST_F(TimedTest, ItsLostHoursAreSpentAndItGoesOnWithTheRest) {
   expect_all_released(1'100 + 1'190 + 200);  // What the lost node cost was given back to the fund.
 }
 
+// 1360 s are left: the job's limit of 1200 s is paid, and another could not follow it.
+TEST_F(TimedTest, ALastJobThatSlurmStartsBeforeTheServiceLooksIsCutWhileItRuns) {
+  const JobId id = launch();
+  start(id);
+  world.tick(1'180);
+  requeue_held(id);
+  wait();
+  start(id);
+  world.tick(700);
+  world.cluster.requeue(id);
+  world.cluster.records[id][1].state = JobState::kPreempted;
+
+  start(id);
+  wait();
+
+  EXPECT_EQ(job(id).time_limit_s, 1'140);
+  world.tick(1'000);
+  world.cluster.end(id, JobState::kCompleted, 0);
+  wait();
+  EXPECT_EQ(world.state(), "finished");
+  expect_all_released(1'180 + 700 + 1'040);
+}
+
 TEST_F(TimedTest, WhereNoJobIsWorthItsRestItStopsAndSaysSo) {
   const JobId id = launch();
   for (const std::int64_t lasts_s : {1'180, 1'180, 760}) {
