@@ -114,25 +114,45 @@ expect_exact_bill() { # [ATTEMPTS]
   expect_exact_bill 1
 }
 
-@test "ranks: one that hangs and one that is killed end their attempts, and the run goes on" {
+# So many attempts have begun where the one before them ended.
+has_resumed() { [[ $(cat "$run_dir"/slurm-*.out | grep -cE "^resuming .* at epoch") -ge $1 ]]; }
+
+# One moment: an attempt has trained for an epoch, and a random rank of it is stopped or killed a
+# random time later. The attempt ends by itself, names the rank, and the run goes on from what was saved.
+strike() { # ATTEMPT SIGNAL
+  local attempt=$1 signal=$2 victim=$((RANDOM % 4)) before log
+  before=$(epochs_of "$tytest_user" "$run_id")
+  eventually 250 has_epochs $((before + 1))
+  sleep "$((RANDOM % 4)).$((RANDOM % 10))"
+  kill -s "$signal" "$(process_of_rank "$victim")"
+  echo "# attempt $attempt: SIG$signal of rank $victim at $(date +%T), after epoch $(epochs_of "$tytest_user" "$run_id")" >&3
+  if [[ $signal == STOP ]]; then
+    eventually 250 attempt_ended "$attempt" ".code == 31"
+  else
+    eventually 250 attempt_ended "$attempt" ".is_crash == 1"
+  fi
+  eventually 250 has_resumed $((attempt + 1))
+  log=$(cat "$run_dir"/slurm-*.out | sed -n "/^---- run .*, attempt $attempt: /,/^---- run .*, attempt $((attempt + 1)): /p")
+  if [[ $signal == STOP ]]; then
+    grep -qE "watchdog: rank $victim \(.*(silent|stopped|missing)" <<<"$log"
+  else
+    # The watchdog names it, or srun is faster and says by which signal one of its host was ended.
+    grep -qE "watchdog: rank $victim \(|$tytest-n$((victim / 2 + 1)): tasks? [0-9,-]+: Killed" <<<"$log"
+  fi
+}
+
+# More of them by hand: TRAINYARD_MOMENTS=20 TRAINYARD_SEED=7 bats -f moments tests/slurm/ranks.bats
+@test "ranks: stopped and killed at random moments, they end their attempts, and the run goes on by itself, charged to the second" {
+  local moments=${TRAINYARD_MOMENTS:-2} seed=${TRAINYARD_SEED:-$RANDOM} moment
+  echo "# $moments moments, TRAINYARD_SEED=$seed" >&3
+  RANDOM=$seed
   cp "$tytest_state/etc/site.toml" "$BATS_TEST_TMPDIR/site.toml"
   sed -i 's/^watchdog_limit_s = .*/watchdog_limit_s = 30/' "$tytest_state/etc/site.toml"
   tytrain epochs=10000 batch=16 val=false --gpus 4 --nodes 2 --auto-resume
-  eventually 250 has_epochs 1
-  kill -STOP "$(process_of_rank 3)"
-  eventually 250 attempt_ended 0 ".code == 31"
-  grep -qE "watchdog: rank 3 \($tytest-n2\).*(silent|stopped|missing)" "$run_dir"/slurm-*.out
-
-  # It goes on from what was saved, on the same nodes: nobody knows yet whose fault it was.
-  eventually 250 grep -q "^resuming .* at epoch" "$run_dir"/slurm-*.out
+  for ((moment = 0; moment < moments; ++moment)); do
+    strike "$moment" "$([[ $((moment % 2)) == 0 ]] && echo STOP || echo KILL)"
+  done
   local before
-  before=$(epochs_of "$tytest_user" "$run_id")
-  eventually 250 has_epochs $((before + 1))
-  # The watchdog names it, or srun is faster and says by which signal a rank was ended.
-  kill -KILL "$(process_of_rank 2)"
-  eventually 250 attempt_ended 1 ".is_crash == 1"
-  sed -n '/^---- run .*, attempt 1: /,$p' "$run_dir"/slurm-*.out |
-    grep -qE "watchdog: rank 2 \($tytest-n2\)|$tytest-n2: tasks? 2[-,]?3?: Killed"
   before=$(epochs_of "$tytest_user" "$run_id")
   eventually 250 has_epochs $((before + 1))
   # Each rank computes with what Slurm gave it.
@@ -141,7 +161,8 @@ expect_exact_bill() { # [ATTEMPTS]
   as "$tytest_user" trainyard stop "$run_id"
   eventually 250 is_over "$run_id"
   state_is stopped
-  expect_exact_bill 3
+  expect_exact_bill $((moments + 1))
+  echo "# $((moments + 1)) attempts, charged $(as "$tytest_user" trainyard show "$run_id" --json | jq .charged) milli-GPU-s, to the second what Slurm recorded" >&3
 }
 
 attempt_has_started() {

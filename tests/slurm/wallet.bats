@@ -61,6 +61,28 @@ has_expired() { (($(date +%s) > $1)); }
   [[ $status -eq 2 ]]
 }
 
+@test "wallet, scenario 26: deposits that come at once, while a job is paid, all count" {
+  local codes=() each job pids=() before
+  fund() { as "$buyer" trainyard funds --json | jq ".funds[] | select(.fund == \"user:$buyer\") | .$1"; }
+  as trainyard trainyard admin grant "user:$buyer" 1h
+  before=$(fund granted)
+  for each in 1 2 3; do codes+=("$(as trainyard trainyard admin voucher 2h)"); done
+  job=$(as "$buyer" sbatch --parsable --partition=metered --gpus=1 --time=2 --output=/dev/null \
+    --wrap 'sleep 2')
+  for each in 1 2 3 4 5 6; do
+    as trainyard trainyard admin grant "user:$buyer" 1h >/dev/null 3>&- & pids+=($!)
+  done
+  for each in "${codes[@]}"; do
+    as "$buyer" trainyard wallet topup --voucher "$each" >/dev/null 3>&- & pids+=($!)
+  done
+  for each in "${pids[@]}"; do wait "$each"; done
+  is_paid() { [[ $(fund held) -eq 0 && $(fund charged) -gt 0 ]]; }
+  eventually 60 is_paid || { as "$buyer" squeue --jobs "$job"; return 1; }
+  [[ $(fund granted) -eq $((before + 12 * 3600000)) ]]
+  [[ $(fund available) -eq $(($(fund granted) - $(fund charged))) ]]
+  as trainyard trainyard admin audit
+}
+
 @test "wallet: a quote pays for one run of its own user, at what was quoted, until it expires" {
   local old mine id run_id
   as "$neighbour" trainyard wallet topup --voucher "$(as trainyard trainyard admin voucher 2h)"
