@@ -435,5 +435,28 @@ TEST(DatabaseFault, WritersOfTwoProcessesQueue) {
   EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
 }
 
+// Who reads a limit, adds to it and writes it back loses what another deposits meanwhile.
+TEST(DatabaseFault, Scenario26DepositsOfTwoProcessesAtOnceAllCount) {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("ledger.db");
+  Books books(path);
+  const auto deposit_fifty = [&path](const std::string& who) {
+    Books own(path);
+    for (int i = 0; i < 50; ++i) {
+      const auto given = own.ledger.grant(grant_of(who + std::to_string(i), "user:ada", {3}), kNow);
+      if (!given || *given != GrantStatus::kGranted) return 1;
+    }
+    return 0;
+  };
+
+  Child left([&](int) { return deposit_fifty("left"); });
+  Child right([&](int) { return deposit_fifty("right"); });
+
+  EXPECT_EQ(left.wait_for_exit(), 0);
+  EXPECT_EQ(right.wait_for_exit(), 0);
+  EXPECT_EQ(must(books.ledger.balance("user:ada"))->available, Amount{300});
+  EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
+}
+
 }  // namespace
 }  // namespace accounting
