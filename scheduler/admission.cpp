@@ -231,7 +231,7 @@ Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller,
   const bool is_same = quote.content == quoted_content(admission.request, admission.data);
   if (is_same && plan.quote.hold > quote.hold && !plan.is_timed &&
       !admission.request.resources.time_limit_s) {
-    fit_into(plan, quote.hold, facts_->margin_s());
+    fit_into(plan, quote.hold, facts_->margin_s(plan.partition));
   }
   if (plan.quote.hold > quote.hold) {
     return Quoted{refuse(fmt::format("quote {} is for at most {}; this run needs a hold of {}. Ask "
@@ -430,8 +430,8 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
     case accounting::HoldStatus::kExceedsAvailable: {
       const auto balance = ledger_.balance(plan.fund);
       if (!balance) return tl::unexpected(of(balance.error()));
-      return AdmitOutcome{
-          beyond_fund(plan, *balance ? spendable(**balance) : Amount{}, facts_->margin_s())};
+      return AdmitOutcome{beyond_fund(plan, *balance ? spendable(**balance) : Amount{},
+                                      facts_->margin_s(plan.partition))};
     }
     default:
       return tl::unexpected(Error{fmt::format("hold {} of {}: the ledger answered status {}", hold,

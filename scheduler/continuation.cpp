@@ -64,14 +64,15 @@ void add_timed_continuation(const Run& run, const View& view, UtcSeconds now,
   const Segment& segment = run.last();
   const JobSnapshot& job = *view.job;
   const std::int64_t left_s = hours_left_s(segment);
-  const std::int64_t limit_s = timed_limit_s(segment.plan, left_s, patience.margin_s);
+  const std::int64_t margin_s = patience.margin_s(segment.plan);
+  const std::int64_t limit_s = timed_limit_s(segment.plan, left_s, margin_s);
   if (limit_s == 0) {
     actions.push_back(CancelJob{
         job.id, fmt::format("{}{} s of them are left, less than the {} s that another job needs. "
                             "Its weights are those of its last epoch, or where none is finished of "
                             "its last checkpoint; it can be resumed with a larger time",
                             kHoursUsed, std::max<std::int64_t>(left_s, 0),
-                            patience.margin_s + segment.plan.job_shortest_s)});
+                            margin_s + segment.plan.job_shortest_s)});
   } else if (job.time_limit_s > limit_s) {
     actions.push_back(CutLimit{job.id, limit_s});
   } else if (job.is_held && is_covered(run, view, now, patience)) {

@@ -28,7 +28,7 @@ constexpr std::int64_t kDatabaseRetryS = 5;
 // The last sighting of a running job is written down this often.
 constexpr std::int64_t kSightingS = 20;
 // An admin may change Slurm's configuration while the service lives.
-constexpr std::int64_t kFactsS = 600;
+constexpr std::int64_t kFactsS = 60;
 // Clocks of the service and of slurmctld may differ by this.
 constexpr std::int64_t kClockSlackS = 300;
 
@@ -90,10 +90,7 @@ Patience Dispatcher::patience() const {
   patience.record_wait_s = site_->record_wait_s;
   patience.extend_lead_s = site_->extend_lead_s;
   patience.longest_limit_s = site_->limits.max_time_s.value_or(0);
-  if (facts_) {
-    patience.margin_s = facts_->margin_s();
-    patience.partition_max_s = &facts_->partition_max_s;
-  }
+  if (facts_) patience.facts = &*facts_;
   return patience;
 }
 

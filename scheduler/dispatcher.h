@@ -136,7 +136,7 @@ class Dispatcher {
       : site_(&site), db_(&db), cluster_(&cluster), ledger_(std::move(ledger)),
         store_(std::move(store)) {}
 
-  // Reads them where they are not known, or were read ten minutes ago and Slurm answers.
+  // Reads them where they are not known, or were read a minute ago and Slurm answers.
   [[nodiscard]] Expected<void> learn_facts(UtcSeconds now);
   // admission.cpp: the plan with the quote's weight, or why the quote does not fit it.
   [[nodiscard]] Expected<std::variant<Plan, Refusal>> by_quote(const Caller& caller, Plan plan,

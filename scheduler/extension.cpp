@@ -161,7 +161,7 @@ Expected<void> Dispatcher::fund_attempt(Run& run, const FundAttempt& action, Utc
   if (is_unchanged) return {};
   const Plan plan = run.last().plan;
   const int segment = run.last().index;
-  const std::int64_t margin_s = patience().margin_s;
+  const std::int64_t margin_s = patience().margin_s(plan);
   const auto payable = payable_by(ledger_, plan.fund, run.about.user);
   if (!payable) return tl::unexpected(payable.error());
   const auto room = quote_room(*db_, ledger_, run.last().hold_id);

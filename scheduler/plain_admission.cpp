@@ -232,7 +232,7 @@ Expected<std::optional<Refusal>> Dispatcher::why_not_held(const Caller& owner,
     asked.amount.milli_gpu_s += each.plan.quote.hold.milli_gpu_s * tasks;
     asked.gpus += each.plan.gpus * tasks;
     asked.runs += tasks;
-    parts.push_back(each.arithmetic(facts_->margin_s()));
+    parts.push_back(each.arithmetic(facts_->margin_s(each.plan.partition)));
   }
   const auto rule = rule_refusal(ledger_, why, asked);
   if (!rule || *rule) return rule;

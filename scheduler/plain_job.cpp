@@ -120,6 +120,9 @@ PlanOutcome plan_of_job(const JobSnapshot& job, const Site& site, const ClusterF
   if (job.time_limit_s > kLimitMax_s) {
     return refuse("the job has no time limit; give one with --time");
   }
+  if (!facts.ends_jobs(job.partition)) {
+    return refuse(fmt::format("partition {}: {}", job.partition, kNothingEndsJobs));
+  }
   const auto longest = facts.partition_max_s.find(job.partition);
   if (longest != facts.partition_max_s.end() && job.time_limit_s > longest->second) {
     return refuse(fmt::format(
@@ -158,7 +161,7 @@ PlanOutcome plan_of_job(const JobSnapshot& job, const Site& site, const ClusterF
   plan.quote.basis = "time limit of the job";
   const auto expected = accounting::usage_amount(plan.gpus, job.time_limit_s, *weight);
   const auto hold =
-      accounting::usage_amount(plan.gpus, job.time_limit_s + facts.margin_s(), *weight);
+      accounting::usage_amount(plan.gpus, job.time_limit_s + facts.margin_s(job.partition), *weight);
   if (!expected || !hold) {
     return refuse(fmt::format("{} GPUs x {} is more than the books can hold", plan.gpus,
                               minutes(job.time_limit_s)));

@@ -91,7 +91,9 @@ class Planner {
     choose_type();
     choose_layout();
     choose_account(user);
-    if (request_.args.time_h) {
+    if (!facts_.ends_jobs(plan_.partition)) {
+      refuse("partition = \"{}\": {}", plan_.partition, kNothingEndsJobs);
+    } else if (request_.args.time_h) {
       plan_hours();
     } else {
       plan_epochs();
@@ -272,7 +274,7 @@ class Planner {
     if (!plan_.auto_resume) check_longest(left, left_s, kAskForFewerHours);
     if (type_ == nullptr) return;
 
-    const std::int64_t margin_s = facts_.margin_s();
+    const std::int64_t margin_s = facts_.margin_s(plan_.partition);
     const std::int64_t needed_s = margin_s + type_->startup_s + kMinute;
     plan_.time_limit_s = (left_s - margin_s) / kMinute * kMinute;
     if (left_s < needed_s || plan_.time_limit_s < kMinute) {
@@ -295,7 +297,7 @@ class Planner {
 
   // One job, where the hours fit into it or hardly more than it.
   void fit_into_jobs(std::int64_t left_s, std::int64_t needed_s) {
-    plan_.job_shortest_s = needed_s - facts_.margin_s();
+    plan_.job_shortest_s = needed_s - facts_.margin_s(plan_.partition);
     if (plan_.time_limit_s <= longest_s()) return;
     plan_.time_limit_s = longest_s();
     if (left_s - longest_s() >= needed_s) plan_.job_limit_s = longest_s();
@@ -336,7 +338,7 @@ class Planner {
       plan_.quote.low_s = type_->startup_s + *rest_s - band_s(*rest_s);
       plan_.quote.high_s = type_->startup_s + *rest_s + band_s(*rest_s);
     }
-    held_s_ = plan_.time_limit_s + facts_.margin_s();
+    held_s_ = plan_.time_limit_s + facts_.margin_s(plan_.partition);
   }
 
   // How much longer or shorter than the estimate it may take, rounded up.

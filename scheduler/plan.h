@@ -9,6 +9,7 @@
 #include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -24,10 +25,24 @@ namespace scheduler {
 struct ClusterFacts {
   std::string name;
   std::int64_t kill_wait_s = 30;
-  std::int64_t over_time_limit_s = 0;
+  std::int64_t over_time_limit_s = 0;  // Of slurm.conf; kNoEnd_s: UNLIMITED.
   std::map<std::string, std::int64_t> partition_max_s = {};  // MaxTime, of those that have one.
+  // OverTimeLimit, of those that have one of their own: it takes the place of slurm.conf's.
+  std::map<std::string, std::int64_t> partition_over_time_s = {};
+
+  static constexpr std::int64_t kNoEnd_s = INT32_MAX;
+  [[nodiscard]] std::int64_t over_time_s(const std::string& partition) const {
+    const auto own = partition_over_time_s.find(partition);
+    return own == partition_over_time_s.end() ? over_time_limit_s : own->second;
+  }
+  // False: no limit ends a job there, and no hold covers it.
+  [[nodiscard]] bool ends_jobs(const std::string& partition) const {
+    return over_time_s(partition) < kNoEnd_s;
+  }
   // A job may outlive its limit by this: OverTimeLimit + KillWait + two sweeps of the controller.
-  [[nodiscard]] std::int64_t margin_s() const { return over_time_limit_s + kill_wait_s + 60; }
+  [[nodiscard]] std::int64_t margin_s(const std::string& partition) const {
+    return over_time_s(partition) + kill_wait_s + 60;
+  }
 };
 
 // What the client counted in the data set.
@@ -74,6 +89,10 @@ struct Plan {
   std::map<std::string, std::string> slurm;
   Quote quote;
 };
+
+// Why nothing runs where ClusterFacts::ends_jobs says no.
+inline constexpr std::string_view kNothingEndsJobs =
+    "OverTimeLimit is UNLIMITED there in Slurm: no limit ends a job, and no hold covers it.";
 
 using PlanOutcome = std::variant<Plan, Refusal>;
 

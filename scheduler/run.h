@@ -204,12 +204,15 @@ struct Patience {
   std::int64_t unclaimed_hold_s = 300;
   std::int64_t record_wait_s = 900;
   std::int64_t stop_grace_s = 300;      // After this a stop becomes a cancel.
-  std::int64_t margin_s = 90;           // ClusterFacts::margin_s.
   std::int64_t extend_lead_s = 600;     // A run that needs longer is looked after so long before its end.
   std::int64_t longest_limit_s = 0;     // The site's; 0: none.
-  // MaxTime of Slurm's partitions, of those that have one; outlives this.
-  const std::map<std::string, std::int64_t>* partition_max_s = nullptr;
+  // How late Slurm ends jobs and what its partitions allow; outlives this. nullptr: not known yet.
+  const ClusterFacts* facts = nullptr;
   std::int64_t clock_slack_s = 300;     // Clocks of the service and of slurmctld may differ by this.
+
+  [[nodiscard]] std::int64_t margin_s(const Plan& plan) const {
+    return facts == nullptr ? ClusterFacts{}.margin_s("") : facts->margin_s(plan.partition);
+  }
 };
 
 // Actions on the cluster, repeated every tick until the view shows their effect.

@@ -174,7 +174,7 @@ bool is_covered(const Run& run, const View& view, UtcSeconds now, const Patience
   if (!job.partition.empty() && job.partition != plan.partition) return false;
   if (!segment.is_plain && job.gpus > plan.gpus) return false;
   const auto needed = accounting::usage_amount(std::max(job.gpus, plan.gpus),
-                                               job.time_limit_s + patience.margin_s,
+                                               job.time_limit_s + patience.margin_s(plan),
                                                plan.quote.weight_milli);
   return needed && *needed <= segment.remaining();
 }
@@ -223,7 +223,7 @@ void add_coverage(const Run& run, const View& view, UtcSeconds now, const Patien
   }
   const std::int64_t covered_s =
       limit_that_fits_s(segment.remaining(), std::max(job.gpus, plan.gpus),
-                        plan.quote.weight_milli, patience.margin_s);
+                        plan.quote.weight_milli, patience.margin_s(plan));
   const bool has_other_gpus = !segment.is_plain && job.gpus > plan.gpus;
   if (has_other_gpus || (!job.partition.empty() && job.partition != plan.partition)) {
     actions.push_back(CancelJob{
@@ -247,9 +247,9 @@ std::int64_t stretch_s(const Plan& plan, const JobSnapshot& job, const Patience&
     stretch = std::min(stretch, patience.longest_limit_s - job.time_limit_s);
   }
   if (plan.tier_max_s > 0) stretch = std::min(stretch, plan.tier_max_s - job.time_limit_s);
-  if (patience.partition_max_s != nullptr) {
-    const auto longest = patience.partition_max_s->find(plan.partition);
-    if (longest != patience.partition_max_s->end()) {
+  if (patience.facts != nullptr) {
+    const auto longest = patience.facts->partition_max_s.find(plan.partition);
+    if (longest != patience.facts->partition_max_s.end()) {
       stretch = std::min(stretch, longest->second - job.time_limit_s);
     }
   }

@@ -72,6 +72,11 @@ std::int64_t limit_seconds(std::uint32_t minutes) {
   return minutes == INFINITE || minutes == NO_VAL ? INT64_MAX / 1'000'000 : std::int64_t{minutes} * 60;
 }
 
+// Of an OverTimeLimit. With "UNLIMITED" limits do not bind at all, which no hold can cover.
+std::int64_t over_time_seconds(std::uint16_t minutes) {
+  return minutes == INFINITE16 ? ClusterFacts::kNoEnd_s : std::int64_t{minutes} * 60;
+}
+
 // "0-2,7%4" -> 0, 1, 2, 7. Slurm may print a step: "0-8:4".
 std::vector<int> tasks_of(const std::string& text) {
   std::vector<int> tasks;
@@ -283,9 +288,7 @@ class SlurmCluster final : public Cluster {
     facts.name = copy(conf->cluster_name);
     facts.kill_wait_s = conf->kill_wait;
     controllers_ = static_cast<int>(conf->control_cnt);
-    // Minutes; "unlimited" means that limits do not bind at all, which no hold can cover.
-    facts.over_time_limit_s =
-        conf->over_time_limit == INFINITE16 ? INT32_MAX : std::int64_t{conf->over_time_limit} * 60;
+    facts.over_time_limit_s = over_time_seconds(conf->over_time_limit);
     slurm_free_ctl_conf(conf);
     partition_info_msg_t* partitions = nullptr;
     if (const int rc = slurm_load_partitions(0, &partitions, SHOW_ALL); rc != SLURM_SUCCESS) {
@@ -293,6 +296,9 @@ class SlurmCluster final : public Cluster {
     }
     for (std::uint32_t i = 0; i < partitions->record_count; ++i) {
       const partition_info_t& partition = partitions->partition_array[i];
+      if (partition.over_time_limit != NO_VAL16) {
+        facts.partition_over_time_s[copy(partition.name)] = over_time_seconds(partition.over_time_limit);
+      }
       if (partition.max_time == INFINITE || partition.max_time == NO_VAL) continue;
       facts.partition_max_s[copy(partition.name)] = std::int64_t{partition.max_time} * 60;
     }

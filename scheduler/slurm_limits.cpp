@@ -30,6 +30,14 @@ std::int64_t least_weight_milli(const Site& site, std::int64_t now) {
   return std::max<std::int64_t>(least, 1);
 }
 
+// Do trainings or paid plain jobs run there?
+bool is_used(const Site& site, const std::string& partition) {
+  return site.managed.has(partition) ||
+         std::any_of(site.types.begin(), site.types.end(), [&partition](const InstanceType& type) {
+           return type.partition == partition;
+         });
+}
+
 Expected<Spendable> spendable_of(accounting::Ledger& ledger) {
   const auto balances = ledger.balances();
   if (!balances) return tl::unexpected(Error{"the books: " + balances.error().message});
@@ -72,6 +80,11 @@ std::vector<std::string> weaknesses(const SlurmPolicy& policy, const Site& site)
   }
   if (policy.is_over_time_unlimited) {
     found.push_back("OverTimeLimit of slurm.conf is UNLIMITED: no limit ends a job, and no hold covers it");
+  }
+  for (const std::string& partition : policy.unlimited_partitions) {
+    if (!is_used(site, partition)) continue;
+    found.push_back(fmt::format("OverTimeLimit of partition {} is UNLIMITED: no limit ends a job there, "
+                                "and nothing is admitted to it", partition));
   }
   if (policy.suspends_to_preempt) {
     found.push_back("PreemptMode of slurm.conf suspends: a suspended job keeps its GPUs and is charged "

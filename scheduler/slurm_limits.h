@@ -32,6 +32,7 @@ struct SlurmPolicy {
   bool has_submit_plugin = false;                 // JobSubmitPlugins names lua.
   bool has_start_gate = false;                    // PrologSlurmctld
   bool is_over_time_unlimited = false;            // OverTimeLimit
+  std::vector<std::string> unlimited_partitions;  // OverTimeLimit=UNLIMITED of their own.
   bool suspends_to_preempt = false;               // PreemptMode
   std::int64_t min_job_age_s = 0;
   std::vector<Qos> qos;

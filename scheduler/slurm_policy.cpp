@@ -71,6 +71,16 @@ Expected<SlurmPolicy> load_slurm_policy() {
   policy.suspends_to_preempt = (conf->preempt_mode & (PREEMPT_MODE_SUSPEND | PREEMPT_MODE_GANG)) != 0;
   policy.min_job_age_s = conf->min_job_age;
   slurm_free_ctl_conf(conf);
+  partition_info_msg_t* partitions = nullptr;
+  if (slurm_load_partitions(0, &partitions, SHOW_ALL) != SLURM_SUCCESS) {
+    return tl::unexpected(slurm_error("reading Slurm's partitions", errno));
+  }
+  for (std::uint32_t i = 0; i < partitions->record_count; ++i) {
+    const partition_info_t& partition = partitions->partition_array[i];
+    if (partition.over_time_limit != INFINITE16) continue;
+    policy.unlimited_partitions.push_back(copy(partition.name));
+  }
+  slurm_free_partition_info_msg(partitions);
   const auto gpu = gpu_tres();
   if (!gpu) return tl::unexpected(gpu.error());
   const auto table = load_table(ASSOC_MGR_INFO_FLAG_QOS);

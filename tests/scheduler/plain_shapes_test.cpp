@@ -147,6 +147,33 @@ TEST_F(PlainShapesTest, ALimitBeyondThatOfThePartitionIsToldAndHoldsNoHours) {
   EXPECT_FALSE(job(id).is_held);
 }
 
+// Slurm ends a job so much later than its limit: held from the start, and cut where it comes later.
+TEST_F(PlainShapesTest, TheOverTimeLimitOfThePartitionIsHeldAndCutsWhatDoesNotCoverIt) {
+  world.cluster.about.partition_over_time_s["metered"] = 240;
+  world.restart();
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.tick();
+  EXPECT_EQ(world.balance().held.milli_gpu_s, (600 + 240 + kMargin) * 1000);
+  world.cluster.start(id);
+  world.tick();
+  EXPECT_EQ(job(id).time_limit_s, 600);
+
+  world.cluster.about.partition_over_time_s["metered"] = 360;
+  world.tick(61);
+  EXPECT_EQ(job(id).time_limit_s, 480);
+}
+
+TEST_F(PlainShapesTest, NothingIsLetIntoAPartitionWhereNoLimitEndsAJob) {
+  world.cluster.about.partition_over_time_s["metered"] = ClusterFacts::kNoEnd_s;
+  world.restart();
+  const JobId id = world.cluster.submit_plain(1, 600);
+  world.tick();
+  EXPECT_TRUE(job(id).is_held_by_admin);
+  EXPECT_NE(job(id).comment.find("partition metered: OverTimeLimit is UNLIMITED"), std::string::npos)
+      << job(id).comment;
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+}
+
 // An epochs run is not given a longer limit than its partition has.
 TEST_F(PlainShapesTest, ARunIsExtendedUpToTheLimitOfItsPartition) {
   world.cluster.about.partition_max_s["gpu"] = 900;

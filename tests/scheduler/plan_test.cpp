@@ -367,6 +367,20 @@ TEST(Plan, TheMarginIsTheClustersOwn) {
   EXPECT_EQ(c.plan().time_limit_s, 3'180);  // 3600 - 370, down to the minute.
 }
 
+TEST(Plan, APartitionsOwnOverTimeLimitTakesThePlaceOfTheClusters) {
+  Case c;
+  c.facts = {.name = "demo", .kill_wait_s = 10, .over_time_limit_s = 300};
+  c.facts.partition_over_time_s = {{"gpu", 600}, {"cheap", ClusterFacts::kNoEnd_s}};
+  c.request.args.time_h = 1;
+  EXPECT_EQ(c.plan().time_limit_s, 2'880);  // 3600 - 670, down to the minute.
+
+  c.request.args.time_h.reset();
+  c.request.resources.time_limit_s = 1'800;
+  EXPECT_EQ(c.plan().quote.hold, Amount{(1'800 + 670) * 1'000});
+  c.facts.partition_over_time_s["gpu"] = 0;  // Also where it is the shorter one.
+  EXPECT_EQ(c.plan().quote.hold, Amount{(1'800 + 70) * 1'000});
+}
+
 TEST(Plan, RefusesWithBothNumbersAndWhatWouldFit) {
   struct Row {
     const char* reason;
@@ -461,6 +475,9 @@ TEST(Plan, RefusesWithBothNumbersAndWhatWouldFit) {
          c.facts.partition_max_s = {{"gpu", 3'600}};
          c.request.args.time_h = 2;
        }},
+      {"partition = \"gpu\": OverTimeLimit is UNLIMITED there in Slurm: no limit ends a job, and no hold "
+       "covers it.",
+       [](Case& c) { c.facts.partition_over_time_s = {{"gpu", ClusterFacts::kNoEnd_s}}; }},
       {"0 train images: no estimate can be made. Give a time limit.", [](Case& c) { c.data = {}; }},
       {"partition = \"gpu\" is not the \"cheap\" of type \"small\" (site.toml:44), whose GPUs "
        "Slurm "
@@ -622,6 +639,7 @@ Case any_case(Dice& dice) {
              .kill_wait_s = dice.number(0, 65'535),
              .over_time_limit_s = dice.number(0, 86'400),
              .partition_max_s = c.facts.partition_max_s};
+  if (dice.coin()) c.facts.partition_over_time_s = {{"gpu", dice.number(0, 86'400)}};
   return c;
 }
 
@@ -645,7 +663,8 @@ TEST(Plan, WhateverIsAskedTheHoldCoversTheLimit) {
     ++plans;
     __extension__ using Wide = __int128;
     const Wide rate = Wide{plan->gpus} * plan->quote.weight_milli;
-    const std::int64_t covered_s = plan->time_limit_s + c.facts.margin_s();
+    const std::int64_t margin_s = c.facts.margin_s(plan->partition);
+    const std::int64_t covered_s = plan->time_limit_s + margin_s;
     if (plan->is_timed) {
       ++timed_plans;
       const std::int64_t left_s =
@@ -656,13 +675,13 @@ TEST(Plan, WhateverIsAskedTheHoldCoversTheLimit) {
       for (std::int64_t rest_s = left_s; plan->job_limit_s > 0;) {
         // Whatever a job takes of its limit, the next one is inside what it leaves.
         rest_s -= dice.number(0, plan->job_limit_s);
-        const std::int64_t next_s = timed_limit_s(*plan, rest_s, c.facts.margin_s());
+        const std::int64_t next_s = timed_limit_s(*plan, rest_s, margin_s);
         if (next_s == 0) break;
-        EXPECT_LE(next_s + c.facts.margin_s(), rest_s);
+        EXPECT_LE(next_s + margin_s, rest_s);
         EXPECT_LE(next_s, plan->job_limit_s);
         EXPECT_GE(next_s, 60);
         const bool is_last = next_s < plan->job_limit_s;
-        const bool is_enough = rest_s - next_s >= c.facts.margin_s() + plan->job_shortest_s;
+        const bool is_enough = rest_s - next_s >= margin_s + plan->job_shortest_s;
         EXPECT_TRUE(is_last || is_enough) << rest_s;
         if (is_last) break;
       }
@@ -678,7 +697,7 @@ TEST(Plan, WhateverIsAskedTheHoldCoversTheLimit) {
     EXPECT_EQ(plan->batch_per_rank * plan->ranks, c.request.args.batch);
     EXPECT_LE(plan->gpus, c.site.limits.max_gpus.value_or(1'000'000));
     const std::int64_t fits_s = limit_that_fits_s(plan->quote.hold, plan->gpus,
-                                                  plan->quote.weight_milli, c.facts.margin_s());
+                                                  plan->quote.weight_milli, margin_s);
     EXPECT_GE(fits_s, plan->time_limit_s);
   }
   EXPECT_GT(plans - timed_plans, 100);

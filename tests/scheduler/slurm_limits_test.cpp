@@ -58,6 +58,10 @@ TEST(SlurmLimits, EachWeaknessIsNamed) {
             std::string::npos);
   EXPECT_NE(only([](SlurmPolicy& p) { p.is_over_time_unlimited = true; }).find("OverTimeLimit"),
             std::string::npos);
+  // Of a partition that nobody pays for it is the site's own affair.
+  EXPECT_NE(only([](SlurmPolicy& p) { p.unlimited_partitions = {"debug", "gpu"}; })
+                .find("OverTimeLimit of partition gpu is UNLIMITED"),
+            std::string::npos);
   EXPECT_NE(only([](SlurmPolicy& p) { p.suspends_to_preempt = true; }).find("PreemptMode"),
             std::string::npos);
   EXPECT_NE(only([](SlurmPolicy& p) { p.min_job_age_s = 2; }).find("MinJobAge of slurm.conf is 2 s"),
