@@ -115,9 +115,7 @@ void add_continuation(const Run& run, const View& view, UtcSeconds now, const Pa
     actions.push_back(CancelJob{job.id, why});
     return;
   }
-  const bool is_other = job.gpus > segment.plan.gpus ||
-                        (!job.partition.empty() && job.partition != segment.plan.partition);
-  if (is_other) return;  // add_coverage() rejects it.
+  if (!is_as_planned(segment, job)) return;  // add_coverage() rejects it.
   if (segment.pause_requested) {
     if (!job.is_held) actions.push_back(HoldJob{job.id, "paused by " + segment.stopped_by});
     return;

@@ -246,12 +246,18 @@ class Planner {
     plan_.slurm = asked.slurm;
     if (type_ == nullptr) return;
     plan_.partition = asked.partition.empty() ? type_->partition : asked.partition;
+    if (plan_.partition == type_->partition) return;
+    const InstanceType* priced = site_.find_type_at(plan_.partition, type_->gres);
     // Without a type in the GRES the partition alone tells which GPUs come, and so what they cost.
-    if (plan_.partition != type_->partition && type_->gres.find(':') == std::string::npos) {
+    if (type_->gres.find(':') == std::string::npos) {
       refuse(
           "partition = \"{}\" is not the \"{}\" of type \"{}\" ({}), whose GPUs Slurm knows by "
           "their partition only. Leave partition out or choose another type.",
           plan_.partition, type_->partition, type_->name, at(type_->line));
+    } else if (priced != nullptr) {
+      refuse("partition = \"{}\" is that of type \"{}\" ({}), which has its own weight. Ask for type = "
+             "\"{}\", or leave partition out.",
+             plan_.partition, priced->name, at(priced->line), priced->name);
     }
   }
 

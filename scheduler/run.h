@@ -243,6 +243,8 @@ using Action = std::variant<ReleaseJob, HoldJob, AskToStop, CancelJob, CutLimit,
                                 const AllocationRecord& record, const Patience& patience);
 // Did a look or a client name this submit time of this job as the run's?
 [[nodiscard]] bool is_known_submit(const Run& run, JobId job, UtcSeconds submit);
+// Partition, number and type of GPUs are those of the plan, or fewer of them: others have other prices.
+[[nodiscard]] bool is_as_planned(const Segment& segment, const JobSnapshot& job);
 // What is held for the open segment pays for the view's job, as it is asked for or allocated now.
 [[nodiscard]] bool is_covered(const Run& run, const View& view, UtcSeconds now,
                               const Patience& patience);

@@ -165,14 +165,25 @@ std::vector<EventBody> observe(const Run& run, const View& view, UtcSeconds now,
   return events;
 }
 
+bool is_as_planned(const Segment& segment, const JobSnapshot& job) {
+  const Plan& plan = segment.plan;
+  if (!job.partition.empty() && job.partition != plan.partition) return false;
+  // A plain job's plan names no GPUs of Slurm's, and grows with it.
+  if (segment.is_plain) return true;
+  const auto types = gpu_types_in(plan.tres_per_node);
+  const bool is_other_type =
+      !types.empty() && (job.has_several_gpu_types ||
+                         (!job.gpu_type.empty() && job.gpu_type != types.front()));
+  return job.gpus <= plan.gpus && !is_other_type;
+}
+
 bool is_covered(const Run& run, const View& view, UtcSeconds now, const Patience& patience) {
   const Segment& segment = run.last();
   const Plan& plan = segment.plan;
   if (segment.rejected || segment.closed || view.job == nullptr) return false;
   if (!earlier_attempts_are_charged(run, view, now, patience)) return false;
   const JobSnapshot& job = *view.job;
-  if (!job.partition.empty() && job.partition != plan.partition) return false;
-  if (!segment.is_plain && job.gpus > plan.gpus) return false;
+  if (!is_as_planned(segment, job)) return false;
   const auto needed = accounting::usage_amount(std::max(job.gpus, plan.gpus),
                                                job.time_limit_s + patience.margin_s(plan),
                                                plan.quote.weight_milli);
@@ -224,12 +235,12 @@ void add_coverage(const Run& run, const View& view, UtcSeconds now, const Patien
   const std::int64_t covered_s =
       limit_that_fits_s(segment.remaining(), std::max(job.gpus, plan.gpus),
                         plan.quote.weight_milli, patience.margin_s(plan));
-  const bool has_other_gpus = !segment.is_plain && job.gpus > plan.gpus;
-  if (has_other_gpus || (!job.partition.empty() && job.partition != plan.partition)) {
+  if (!is_as_planned(segment, job)) {
     actions.push_back(CancelJob{
-        job.id, fmt::format("the job was changed: it has {} GPUs in partition {}, planned and held "
-                            "are {} GPUs in partition {}",
-                            job.gpus, job.partition, plan.gpus, plan.partition)});
+        job.id, fmt::format("the job was changed: it has {} GPUs{} in partition {}, planned and held "
+                            "are {} GPUs of type {} in partition {}",
+                            job.gpus, job.gpu_type.empty() ? "" : " (" + job.gpu_type + ")",
+                            job.partition, plan.gpus, plan.type, plan.partition)});
   } else if (covered_s < 60) {
     actions.push_back(CancelJob{job.id, fmt::format("budget: {} of the hold are left, not enough "
                                                     "for another attempt",

@@ -449,6 +449,14 @@ const InstanceType* Site::find_type(const std::string& name) const {
   return nullptr;
 }
 
+const InstanceType* Site::find_type_at(const std::string& partition,
+                                       const std::string& gres) const {
+  for (const InstanceType& type : types) {
+    if (type.partition == partition && (type.gres == gres || type.gres == "gpu")) return &type;
+  }
+  return nullptr;
+}
+
 SiteOutcome read_site(const std::string& path) {
   SiteOutcome outcome;
   outcome.site.path = path;

@@ -122,6 +122,9 @@ struct Site {
   std::vector<InstanceType> types;
 
   [[nodiscard]] const InstanceType* find_type(const std::string& name) const;
+  // The type that has the price of these GPUs in this partition; nullptr: none is about it.
+  [[nodiscard]] const InstanceType* find_type_at(const std::string& partition,
+                                                 const std::string& gres) const;
 };
 
 struct SiteOutcome {

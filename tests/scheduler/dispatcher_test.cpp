@@ -214,6 +214,29 @@ TEST_F(DispatcherTest, ALimitThatSomebodyRaisedIsCutBack) {
   EXPECT_EQ(world.cluster.jobs.at(job).time_limit_s, 600);
 }
 
+// The GPUs of the type "h100" cost there what the type "metered" does, which may not be in the tier.
+TEST_F(DispatcherTest, APartitionThatAnotherTypePricesIsRefusedAndNamesThatType) {
+  Admission admission = world.admission();
+  admission.request.resources.partition = "metered";
+  const auto outcome = world.dispatcher().admit(kAda, admission, world.cluster.now);
+  ASSERT_TRUE(outcome);
+  const auto* refusal = std::get_if<Refusal>(&*outcome);
+  ASSERT_NE(refusal, nullptr);
+  EXPECT_NE(refusal->reasons.front().find("is that of type \"metered\""), std::string::npos)
+      << refusal->reasons.front();
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+}
+
+TEST_F(DispatcherTest, AJobThatWasGivenGpusOfAnotherTypeIsCancelled) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.jobs.at(job).gpu_type = "h100";
+  world.tick();
+  EXPECT_TRUE(world.cluster.cancelled.empty());
+  world.cluster.jobs.at(job).gpu_type = "b300";
+  world.tick();
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{job});
+}
+
 TEST_F(DispatcherTest, AJobThatWasGivenMoreGpusIsCancelled) {
   const JobId job = world.launch(world.admission());
   world.cluster.jobs.at(job).gpus = 4;

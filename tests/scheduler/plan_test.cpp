@@ -486,6 +486,17 @@ TEST(Plan, RefusesWithBothNumbersAndWhatWouldFit) {
          c.request.resources.type = "small";
          c.request.resources.partition = "gpu";
        }},
+      {"partition = \"metered\" is that of type \"dear\" (site.toml:50), which has its own weight. Ask "
+       "for type = \"dear\", or leave partition out.",
+       [](Case& c) {
+         InstanceType dear = h100();
+         dear.name = "dear";
+         dear.partition = "metered";
+         dear.weights = {{0, 4'000}};
+         dear.line = 50;
+         c.site.types.push_back(dear);
+         c.request.resources.partition = "metered";
+       }},
       {"slurm.exclusive takes all 4 GPUs of a node; this run asks for 2 a node and would hold too "
        "little. gpus = 4 would fit.",
        [](Case& c) {
