@@ -238,7 +238,7 @@ class Auditor {
     AuditedHold* hold = draw(t, Direction::kOut);
     if (hold == nullptr) return;
     check_accounts(t, held_account(hold->fund), fund_account(hold->fund));
-    lots_.returned(t.hold_id, hold->remaining, t.amount);
+    lots_.returned(t, hold->remaining);
     hold->remaining.milli_gpu_s -= std::clamp(t.amount, Amount{0}, hold->remaining).milli_gpu_s;
   }
 
@@ -325,7 +325,7 @@ class Auditor {
       fault(t, "it returns {} mGPUs of the {} mGPUs left of hold {}", t.amount.milli_gpu_s,
             hold->remaining.milli_gpu_s, t.hold_id);
     }
-    lots_.returned(t.hold_id, hold->remaining, t.amount);
+    lots_.returned(t, hold->remaining);
     hold->remaining = {0};
     hold->closed_seq = t.seq;
   }

@@ -54,11 +54,15 @@ void LotAuditor::expired(const Transfer& t) {
 }
 
 void LotAuditor::held(const Transfer& t, const std::string& fund, const std::string& hold_id) {
+  const bool is_quotes = t.kind == "hold" && t.ref;
+  const bool is_passed_on =
+      is_quotes && t.seq == passed_on_seq_ + 1 && *t.ref == passed_on_quote_;
+  if (is_quotes) quotes_[hold_id] = *t.ref;
   std::int64_t left = t.amount.milli_gpu_s;
   const auto found = live_.find(fund);
   if (found == live_.end()) return;
   for (auto& [key, lot] : found->second) {
-    if (lot->remaining > Amount{0} && lot->expires <= t.ts_us / 1'000'000) {
+    if (!is_passed_on && lot->remaining > Amount{0} && lot->expires <= t.ts_us / 1'000'000) {
       faults_.push_back(fmt::format("transfer {} ({}): it spends of grant {}, which had expired.",
                                     t.seq, t.id, key.second));
     }
@@ -80,13 +84,18 @@ void LotAuditor::charged(const std::string& hold_id, Amount amount) {
   }
 }
 
-void LotAuditor::returned(const std::string& hold_id, Amount remaining_before, Amount amount) {
+void LotAuditor::returned(const Transfer& t, Amount remaining_before) {
+  const std::string& hold_id = t.hold_id;
+  if (const auto quote = quotes_.find(hold_id); t.kind == "release" && quote != quotes_.end()) {
+    passed_on_seq_ = t.seq;
+    passed_on_quote_ = quote->second;
+  }
   const auto found = draws_.find(hold_id);
   if (found == draws_.end()) return;
   std::int64_t drawn = 0;
   for (const auto& [key, draw] : found->second) drawn += draw.milli_gpu_s;
   // After it the hold has this much; what is drawn beyond that goes back, latest first.
-  const std::int64_t kept = remaining_before.milli_gpu_s - amount.milli_gpu_s;
+  const std::int64_t kept = remaining_before.milli_gpu_s - t.amount.milli_gpu_s;
   std::int64_t back = std::max<std::int64_t>(0, drawn - kept);
   for (auto draw = found->second.rbegin(); draw != found->second.rend(); ++draw) {
     const std::int64_t part = std::min(back, draw->second.milli_gpu_s);

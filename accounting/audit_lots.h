@@ -21,7 +21,7 @@ class LotAuditor {
   void expired(const Transfer& t);
   void held(const Transfer& t, const std::string& fund, const std::string& hold_id);
   void charged(const std::string& hold_id, Amount amount);
-  void returned(const std::string& hold_id, Amount remaining_before, Amount amount);
+  void returned(const Transfer& t, Amount remaining_before);
   void repaid(const std::string& fund, Amount amount);
 
   [[nodiscard]] Expected<void> compare(Database& db);
@@ -40,6 +40,10 @@ class LotAuditor {
   std::map<std::string, Lot> lots_;                             // By grant.
   std::map<std::string, std::map<Soonest, Lot*>> live_;         // By fund: active and dated.
   std::map<std::string, std::map<Soonest, Amount>> draws_;      // By hold.
+  std::map<std::string, std::string> quotes_;                   // Of the holds that have one.
+  // A quote's hold that was released last: the very next hold, of its run, gets its hours whole.
+  std::int64_t passed_on_seq_ = 0;
+  std::string passed_on_quote_;
   std::vector<std::string> faults_;
 };
 

@@ -93,6 +93,24 @@ Expected<void> post_debt(Database& db, const Transfer& charge, const std::string
   return repay(db, fund, transfer.id, now);
 }
 
+// The transfer of a release; what it gives back may have to go on from the fund (settle_fund).
+Expected<void> post_release(Database& db, const std::string& hold_id, const OpenHold& hold,
+                            const std::string& reason, UtcSeconds now) {
+  Transfer transfer;
+  transfer.id = release_id(hold_id);
+  transfer.kind = "release";
+  transfer.debit = held_account(hold.fund);
+  transfer.credit = fund_account(hold.fund);
+  transfer.amount = hold.remaining;
+  transfer.hold_id = hold_id;
+  transfer.run = hold.run;
+  transfer.note = printable_note(reason);
+  transfer.content_hash = release_content_hash(hold_id);
+  auto done = post(db, transfer, now);
+  if (done) done = return_draws(db, hold_id, hold.remaining, transfer.amount);
+  return done;
+}
+
 Expected<std::int64_t> schema_version(Database& db) {
   std::int64_t version = 0;
   bool has_meta = false;
@@ -197,6 +215,11 @@ Expected<GrantStatus> Ledger::grant(const Grant& request, UtcSeconds now) {
 }
 
 Expected<HoldStatus> Ledger::hold(const Hold& hold, UtcSeconds now) {
+  return hold_from("", "", hold, now);
+}
+
+Expected<HoldStatus> Ledger::hold_from(const std::string& kept, const std::string& reason,
+                                       const Hold& hold, UtcSeconds now) {
   Database& db = *db_;
   return answer_of<HoldStatus>(db, "hold", hold.id, [&]() -> Expected<HoldStatus> {
     const std::string content = content_hash(hold);
@@ -225,12 +248,20 @@ Expected<HoldStatus> Ledger::hold(const Hold& hold, UtcSeconds now) {
     if (const auto turned = turn_lots(db, hold.fund, now); !turned) {
       return tl::unexpected(turned.error());
     }
+    if (!kept.empty()) {
+      const auto open = find_hold(db, kept);
+      if (!open) return tl::unexpected(open.error());
+      if (!*open || !(*open)->is_open || (*open)->fund != hold.fund) return HoldStatus::kInvalid;
+      const auto released = post_release(db, kept, **open, reason, now);
+      if (!released) return tl::unexpected(released.error());
+    }
     const auto refused = why_not(db, hold);
     if (!refused) return tl::unexpected(refused.error());
     if (*refused) return **refused;
 
     auto done = post(db, transfer, now);
     if (done) done = draw_from_lots(db, hold.fund, hold.id, hold.amount);
+    if (done && !kept.empty()) done = settle_fund(db, hold.fund, release_id(kept), now);
     if (!done) return tl::unexpected(done.error());
     return HoldStatus::kHeld;
   });
@@ -302,19 +333,8 @@ Expected<ReleaseStatus> Ledger::release(const std::string& hold_id, const std::s
     if (!*hold) return ReleaseStatus::kUnknownHold;
     if (!(*hold)->is_open) return ReleaseStatus::kAlreadyReleased;
 
-    Transfer transfer;
-    transfer.id = release_id(hold_id);
-    transfer.kind = "release";
-    transfer.debit = held_account((*hold)->fund);
-    transfer.credit = fund_account((*hold)->fund);
-    transfer.amount = (*hold)->remaining;
-    transfer.hold_id = hold_id;
-    transfer.run = (*hold)->run;
-    transfer.note = printable_note(reason);
-    transfer.content_hash = release_content_hash(hold_id);
-    auto done = post(db, transfer, now);
-    if (done) done = return_draws(db, hold_id, (*hold)->remaining, transfer.amount);
-    if (done) done = settle_fund(db, (*hold)->fund, transfer.id, now);
+    auto done = post_release(db, hold_id, **hold, reason, now);
+    if (done) done = settle_fund(db, (*hold)->fund, release_id(hold_id), now);
     if (!done) return tl::unexpected(done.error());
     return ReleaseStatus::kReleased;
   });

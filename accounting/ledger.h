@@ -230,6 +230,12 @@ class Ledger {
 
   [[nodiscard]] Expected<GrantStatus> grant(const Grant& grant, UtcSeconds now);
   [[nodiscard]] Expected<HoldStatus> hold(const Hold& hold, UtcSeconds now);
+  // A hold in the place of another of its fund (a quote's, by its run): that one is released for
+  // `reason`, and the new one gets its hours before what is over of them expires, for they were set
+  // aside in time. What it leaves goes where a release puts it. Inside the caller's transaction,
+  // which is to be rolled back where the status is not kHeld.
+  [[nodiscard]] Expected<HoldStatus> hold_from(const std::string& kept, const std::string& reason,
+                                               const Hold& hold, UtcSeconds now);
   // Charges usage_amount(gpus, seconds, weight) against the hold. Seconds may be 0.
   [[nodiscard]] Expected<ChargeOutcome> charge(const Charge& charge, UtcSeconds now);
   // Returns what is left of the hold to its fund and closes it.

@@ -100,15 +100,19 @@ void fit_into(Plan& plan, Amount quoted, std::int64_t margin_s) {
   plan.quote.expected = *expected;
 }
 
-// Marks the quote as the run's, and gives back the hours that were kept for it, for the run's own
-// hold to take.
-accounting::Expected<void> claim_quote(accounting::Till till, accounting::Ledger& ledger,
-                                       const std::string& quote, const std::string& run,
-                                       UtcSeconds now) {
-  const auto is_ours = till.use_quote(quote, run);
+// Marks the quote as the run's, whose hold takes the place of the one that was kept for it.
+accounting::Expected<accounting::HoldStatus> hold_by_quote(accounting::Till till,
+                                                           accounting::Ledger& ledger,
+                                                           const accounting::Hold& hold,
+                                                           UtcSeconds now) {
+  const auto is_ours = till.use_quote(hold.quote, hold.run);
   if (!is_ours) return tl::unexpected(is_ours.error());
-  if (!*is_ours) return tl::unexpected(accounting::Error{"quote " + quote + " is another run's"});
-  return release_quote(ledger, quote, "for run " + run, now);
+  if (!*is_ours) {
+    return tl::unexpected(accounting::Error{"quote " + hold.quote + " is another run's"});
+  }
+  const auto kept = quote_holds(ledger, hold.quote);
+  if (!kept) return tl::unexpected(kept.error());
+  return ledger.hold_from(kept->open, "for run " + hold.run, hold, now);
 }
 
 // The price of the quote, or of the day.
@@ -383,19 +387,16 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
   accounting::HoldStatus status = accounting::HoldStatus::kInvalid;
   const std::string hold = hold_id(run.id, admission.segment);
   const auto done = db_->transact([&]() -> accounting::Expected<void> {
-    if (!admission.quote.empty()) {
-      const auto used = claim_quote(till(), ledger_, admission.quote, run.id, now);
-      if (!used) return used;
-    }
-    const auto held = ledger_.hold({.id = hold,
-                                    .fund = plan.fund,
-                                    .amount = plan.quote.hold,
-                                    .run = run.id,
-                                    .actor = caller.user,
-                                    .gpus = plan.gpus,
-                                    .expires_after_s = 0,
-                                    .quote = admission.quote},
-                                   now);
+    const accounting::Hold wanted{.id = hold,
+                                  .fund = plan.fund,
+                                  .amount = plan.quote.hold,
+                                  .run = run.id,
+                                  .actor = caller.user,
+                                  .gpus = plan.gpus,
+                                  .expires_after_s = 0,
+                                  .quote = admission.quote};
+    const auto held = admission.quote.empty() ? ledger_.hold(wanted, now)
+                                              : hold_by_quote(till(), ledger_, wanted, now);
     if (!held) return tl::unexpected(held.error());
     status = *held;
     // A refusal leaves nothing behind, the use of a quote neither.

@@ -235,6 +235,41 @@ TEST_F(Quotes, HoursThatARuleDoesNotLetBeKeptAreNamed) {
   EXPECT_EQ(done(kBob, payment("pay_2", 100, "nosuch")).at("not_kept"), "there is no quote nosuch");
 }
 
+// What is set aside for a quote of a grant that ends meanwhile stays set aside for its run.
+TEST_F(Quotes, AQuoteThatWasPaidIsHonouredThoughTheGrantThatItsHoursAreOfHasEnded) {
+  set_price(3'600);
+  const json quoted = quote("quoteone", 10);
+  const std::int64_t hold = quoted.at("hold");
+  const auto granted = world.dispatcher().ledger().grant(
+      {.id = "dated", .fund = "user:ada", .amount = {hold + 7'000}, .actor = "root", .note = "",
+       .expires = world.cluster.now + 1'000}, world.cluster.now);
+  ASSERT_TRUE(granted && *granted == accounting::GrantStatus::kGranted);
+  ASSERT_EQ(done(kBob, payment("pay_1", quoted.at("cost_minor"), "quoteone")).at("kept"), true);
+  // It may use all that was bought beside what is kept.
+  const auto spent = world.dispatcher().ledger().hold(
+      {.id = "spent/0", .fund = "user:ada", .amount = world.balance().available, .run = "spent",
+       .actor = "ada"}, world.cluster.now);
+  ASSERT_TRUE(spent && *spent == accounting::HoldStatus::kHeld);
+  world.tick(2'000);
+  world.expect_books_are_right();
+
+  // A refusal leaves what is kept as it was.
+  EXPECT_NE(refusal(kAda, admit("runtwo", 2'000, "quoteone")).find("is for at most"), std::string::npos);
+  set("runs_max", "1");
+  EXPECT_NE(refusal(kAda, admit("runone", 10, "quoteone")).find("may have 1 runs"), std::string::npos);
+  set("runs_max", nullptr);
+  EXPECT_EQ(done(kAda, admit("runone", 10, "quoteone")).at("was_known"), false);
+  EXPECT_EQ(done(kAda, admit("runone", 10, "quoteone")).at("was_known"), true);
+  EXPECT_EQ(world.balance().expired.milli_gpu_s, 0);
+  world.expect_books_are_right();
+
+  // What the run leaves of it has expired.
+  const auto left = world.dispatcher().ledger().release("runone/0", "done", world.cluster.now);
+  ASSERT_TRUE(left && *left == accounting::ReleaseStatus::kReleased);
+  EXPECT_EQ(world.balance().expired.milli_gpu_s, hold);
+  EXPECT_EQ(world.balance().available.milli_gpu_s, 0);
+}
+
 TEST_F(Quotes, HoursThatAreKeptAreNoRun) {
   set_price(3'600);
   set("runs_max", "1");
