@@ -191,6 +191,16 @@ Expected<std::vector<std::string>> Dispatcher::beyond_tier_of(const Caller& call
   return std::vector<std::string>{};
 }
 
+Expected<std::optional<Refusal>> Dispatcher::why_never(const Caller& caller, const Plan& plan) const {
+  const auto name = ledger_.setting("user:" + caller.user, "tier");
+  if (!name) return tl::unexpected(of(name.error()));
+  if (const Tier* tier = find_tier(*site_, name->value_or(""))) {
+    std::vector<std::string> reasons = beyond_tier(*tier, plan, 0, caller.user, site_->path);
+    if (!reasons.empty()) return std::optional{Refusal{std::move(reasons)}};
+  }
+  return lasting_refusal(ledger_, {plan.fund, caller.user, plan.quote.hold, plan.gpus});
+}
+
 Expected<std::variant<Plan, Refusal>> Dispatcher::by_quote(const Caller& caller, Plan plan,
                                                            const Admission& admission,
                                                            UtcSeconds now) {

@@ -127,6 +127,9 @@ class Dispatcher {
   // The request with the user's default fund, where it names none and he has set one.
   [[nodiscard]] Expected<TrainingRequest> with_default_fund(const Caller& caller,
                                                             TrainingRequest request) const;
+  // admission.cpp: why no run of this plan could begin, whatever is paid and whatever else ends: the
+  // user's tier or a rule of the fund, in the words of admit(). Nothing: it could.
+  [[nodiscard]] Expected<std::optional<Refusal>> why_never(const Caller& caller, const Plan& plan) const;
   [[nodiscard]] UtcSeconds last_poll() const { return last_poll_; }
   [[nodiscard]] const std::string& trouble() const { return trouble_; }  // Why Slurm is not seen.
 

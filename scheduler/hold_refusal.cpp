@@ -22,6 +22,40 @@ Expected<std::int64_t> number_of(const accounting::Ledger& ledger, const std::st
   return *value ? std::strtoll((*value)->c_str(), nullptr, 10) : 0;
 }
 
+bool is_of_gpus(HoldStatus status) {
+  return status == HoldStatus::kExceedsGpus || status == HoldStatus::kExceedsMemberGpus;
+}
+bool is_of_runs(HoldStatus status) {
+  return status == HoldStatus::kExceedsRuns || status == HoldStatus::kExceedsMemberRuns;
+}
+bool is_of_member(HoldStatus status) {
+  return status == HoldStatus::kExceedsMemberGpus || status == HoldStatus::kExceedsMemberRuns;
+}
+
+// The setting that such a status is about.
+Expected<std::string> rule_of(const accounting::Ledger& ledger, HoldStatus status,
+                              const HoldAsked& asked) {
+  const std::string what = is_of_gpus(status) ? "gpus" : "runs";
+  if (!is_of_member(status)) return what + "_max";
+  const std::string own = what + "/" + asked.member;
+  const auto has_own = ledger.setting(asked.fund, own);
+  if (!has_own) return tl::unexpected(of(has_own.error()));
+  return *has_own ? own : "member_" + what + "_max";
+}
+
+// What of the member's cap is left; nothing where he has none.
+Expected<std::optional<Amount>> cap_left(const accounting::Ledger& ledger, const std::string& fund,
+                                         const std::string& member) {
+  const auto has_cap = ledger.setting(fund, "cap/" + member);
+  if (!has_cap) return tl::unexpected(of(has_cap.error()));
+  if (!*has_cap) return std::optional<Amount>{};
+  const auto cap = number_of(ledger, fund, "cap/" + member);
+  if (!cap) return tl::unexpected(cap.error());
+  const auto use = ledger.member_use(fund, member);
+  if (!use) return tl::unexpected(of(use.error()));
+  return std::optional{Amount{*cap - use->milli_gpu_s}};
+}
+
 }  // namespace
 
 Expected<std::optional<Refusal>> rule_refusal(const accounting::Ledger& ledger, HoldStatus status,
@@ -50,21 +84,12 @@ Expected<std::optional<Refusal>> rule_refusal(const accounting::Ledger& ledger, 
                               asked.member, to_gpu_hours({*cap}), asked.fund, to_gpu_hours(*use),
                               to_gpu_hours(asked.amount)));
   }
-  const bool is_gpus =
-      status == HoldStatus::kExceedsGpus || status == HoldStatus::kExceedsMemberGpus;
-  const bool is_runs =
-      status == HoldStatus::kExceedsRuns || status == HoldStatus::kExceedsMemberRuns;
-  if (!is_gpus && !is_runs) return std::optional<Refusal>{};
-  const bool is_member =
-      status == HoldStatus::kExceedsMemberGpus || status == HoldStatus::kExceedsMemberRuns;
-  std::string rule = is_gpus ? "gpus_max" : "runs_max";
-  if (is_member) {
-    const std::string own = (is_gpus ? "gpus/" : "runs/") + asked.member;
-    const auto has_own = ledger.setting(asked.fund, own);
-    if (!has_own) return tl::unexpected(of(has_own.error()));
-    rule = *has_own ? own : "member_" + rule;
-  }
-  const auto most = number_of(ledger, asked.fund, rule);
+  const bool is_gpus = is_of_gpus(status);
+  if (!is_gpus && !is_of_runs(status)) return std::optional<Refusal>{};
+  const bool is_member = is_of_member(status);
+  const auto rule = rule_of(ledger, status, asked);
+  if (!rule) return tl::unexpected(rule.error());
+  const auto most = number_of(ledger, asked.fund, *rule);
   if (!most) return tl::unexpected(most.error());
   const auto use = ledger.open_use(asked.fund, is_member ? asked.member : "");
   if (!use) return tl::unexpected(of(use.error()));
@@ -82,6 +107,30 @@ Expected<std::optional<Refusal>> rule_refusal(const accounting::Ledger& ledger, 
       other));
 }
 
+Expected<std::optional<Refusal>> lasting_refusal(const accounting::Ledger& ledger,
+                                                 const HoldAsked& asked) {
+  const auto payable = payable_by(ledger, asked.fund, asked.member);
+  if (!payable) return tl::unexpected(payable.error());
+  if (payable->bound == HoldStatus::kFundClosed || payable->bound == HoldStatus::kInDebt) {
+    return rule_refusal(ledger, payable->bound, asked);
+  }
+  const auto left = cap_left(ledger, asked.fund, asked.member);
+  if (!left) return tl::unexpected(left.error());
+  if (*left && **left < asked.amount) return rule_refusal(ledger, HoldStatus::kExceedsMemberCap, asked);
+  for (const HoldStatus status : {HoldStatus::kExceedsGpus, HoldStatus::kExceedsRuns,
+                                  HoldStatus::kExceedsMemberGpus, HoldStatus::kExceedsMemberRuns}) {
+    const auto rule = rule_of(ledger, status, asked);
+    if (!rule) return tl::unexpected(rule.error());
+    const auto is_set = ledger.setting(asked.fund, *rule);
+    if (!is_set) return tl::unexpected(of(is_set.error()));
+    if (!*is_set) continue;
+    const auto most = number_of(ledger, asked.fund, *rule);
+    if (!most) return tl::unexpected(most.error());
+    if ((is_of_gpus(status) ? asked.gpus : asked.runs) > *most) return rule_refusal(ledger, status, asked);
+  }
+  return std::optional<Refusal>{};
+}
+
 Expected<Payable> payable_by(const accounting::Ledger& ledger, const std::string& fund,
                              const std::string& member) {
   const auto balance = ledger.balance(fund);
@@ -92,16 +141,9 @@ Expected<Payable> payable_by(const accounting::Ledger& ledger, const std::string
   if (*closed) return Payable{{}, HoldStatus::kFundClosed};
   if ((*balance)->owed > Amount{}) return Payable{{}, HoldStatus::kInDebt};
   Payable payable{{(*balance)->available.milli_gpu_s + (*balance)->credit_limit.milli_gpu_s}};
-  const auto has_cap = ledger.setting(fund, "cap/" + member);
-  if (!has_cap) return tl::unexpected(of(has_cap.error()));
-  if (*has_cap) {
-    const auto cap = number_of(ledger, fund, "cap/" + member);
-    if (!cap) return tl::unexpected(cap.error());
-    const auto use = ledger.member_use(fund, member);
-    if (!use) return tl::unexpected(of(use.error()));
-    const Amount left{*cap - use->milli_gpu_s};
-    if (left < payable.amount) payable = {left, HoldStatus::kExceedsMemberCap};
-  }
+  const auto left = cap_left(ledger, fund, member);
+  if (!left) return tl::unexpected(left.error());
+  if (*left && **left < payable.amount) payable = {**left, HoldStatus::kExceedsMemberCap};
   payable.amount = std::max(payable.amount, Amount{});
   return payable;
 }

@@ -23,6 +23,11 @@ struct HoldAsked {
                                                             accounting::HoldStatus status,
                                                             const HoldAsked& asked);
 
+// The same of the rules that bind whenever it is asked, not only while other runs are open: closed, in
+// debt, a cap that is used up, more at once than there may ever be. Nothing where hours alone want.
+[[nodiscard]] Expected<std::optional<Refusal>> lasting_refusal(const accounting::Ledger& ledger,
+                                                               const HoldAsked& asked);
+
 // What the fund pays for this member: what is available or may go below zero, within his cap. `bound`
 // is what a hold of more would be answered.
 struct Payable {

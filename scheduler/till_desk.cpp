@@ -147,6 +147,10 @@ json answer_quote(Dispatcher& dispatcher, Till& till, const Site& site, const Ca
   if (const auto* refusal = std::get_if<Refusal>(&outcome)) return refused(refusal->reasons);
   const Plan& plan = std::get<Plan>(outcome);
   if (!may_spend(caller, plan.fund)) return refused({"fund " + plan.fund + " is not yours to spend"});
+  // Before money is asked for what could not begin.
+  const auto never = dispatcher.why_never(caller, plan);
+  if (!never) return failed(never.error().message);
+  if (*never) return refused((*never)->reasons);
   const auto price = till.price_at(now);
   if (!price) return failed(price.error().message);
   const accounting::Quote quote{.id = id,

@@ -270,6 +270,52 @@ TEST_F(Quotes, AQuoteThatWasPaidIsHonouredThoughTheGrantThatItsHoursAreOfHasEnde
   EXPECT_EQ(world.balance().available.milli_gpu_s, 0);
 }
 
+// Money is asked for nothing that could not begin.
+TEST_F(Quotes, WhatCouldNeverBeginIsNotQuoted) {
+  set_price(3'600);
+  int quotes = 0;
+  const auto why = [&] {
+    json request = admit("unused", 10);
+    request["verb"] = "quote";
+    request["id"] = "q" + std::to_string(++quotes);
+    return refusal(kAda, request);
+  };
+  const auto only = [&](const std::string& name, const json& value) {
+    set(name, value);
+    const std::string words = why();
+    set(name, nullptr);
+    return words;
+  };
+  world.grant("user:ada", 1);
+  EXPECT_EQ(why(), "it was done");
+  EXPECT_EQ(only("closed", "1").rfind("fund user:ada is closed to new runs", 0), 0u);
+  EXPECT_EQ(only("cap/ada", "1000").rfind("ada may use 0.000 GPU-h of fund user:ada", 0), 0u);
+  EXPECT_EQ(only("gpus_max", "1").rfind("fund user:ada may have 1 GPUs at once", 0), 0u);
+  EXPECT_EQ(only("member_gpus_max", "1").rfind("ada may have 1 GPUs of fund user:ada at once", 0), 0u);
+  EXPECT_EQ(only("gpus/ada", "1").rfind("ada may have 1 GPUs of fund user:ada at once", 0), 0u);
+  // What binds only while another run is open does not.
+  set("runs_max", "1");
+  set("gpus_max", "2");
+  done(kAda, admit("another", 10));
+  EXPECT_EQ(why(), "it was done");
+
+  auto& ledger = world.dispatcher().ledger();
+  ASSERT_TRUE(ledger.hold({.id = "owing/0", .fund = "user:ada", .amount = {1'000}, .run = "owing",
+                           .actor = "ada"}, world.cluster.now));
+  const auto charged = ledger.charge(
+      {.id = "other/1/0", .hold_id = "owing/0", .cluster = "other", .gpus = 1, .seconds = 10'000,
+       .weight_milli = 1'000, .note = "", .excess = accounting::Excess::kFundOwes}, world.cluster.now);
+  ASSERT_TRUE(charged && charged->status == accounting::ChargeStatus::kCharged);
+  EXPECT_EQ(why().rfind("fund user:ada owes", 0), 0u);
+
+  Tier tier;
+  tier.name = "free";
+  tier.is_default = true;
+  tier.max_gpus = 1;
+  world.site.tiers = {tier};
+  EXPECT_EQ(why().rfind("gpus = 2 exceeds the 1 of tier free", 0), 0u);
+}
+
 TEST_F(Quotes, HoursThatAreKeptAreNoRun) {
   set_price(3'600);
   set("runs_max", "1");
