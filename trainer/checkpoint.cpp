@@ -104,19 +104,21 @@ void write_pointer(const std::string& folder, const std::vector<Generation>& gen
   write_durably(folder + "/" + kPointerFile, json.dump(2) + "\n");
 }
 
-// Checkpoints that no pointer names: older generations and leftovers of a crash.
+// Checkpoints that no pointer names: older generations, and one of a crash before its pointer.
 void remove_unnamed(const std::string& folder, const std::vector<Generation>& generations) {
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename();
-    if (!name.starts_with("last-") || !(name.ends_with(".ckpt") || name.ends_with(".ckpt.part"))) {
-      continue;
-    }
+    if (!name.starts_with("last-") || !name.ends_with(".ckpt")) continue;
     const bool is_named =
         std::any_of(generations.begin(), generations.end(),
                     [&](const Generation& generation) { return generation.file == name; });
     std::error_code ignored;  // Whatever stays is removed next time.
     if (!is_named) fs::remove(entry.path(), ignored);
   }
+}
+
+void check_owner(const TrainState& state) {
+  if (state.check_owner) state.check_owner();
 }
 
 void append(NamedTensors& all, const std::string& prefix, const NamedTensors& tensors) {
@@ -307,6 +309,7 @@ Progress parse_progress(const std::string& json_text) {
 }
 
 void save_checkpoint(const std::string& folder, TrainState state) {
+  check_owner(state);
   fs::create_directories(folder);
   const std::vector<Generation> generations = read_pointer(folder).generations;
   const std::vector<Generation> files = files_in(folder);
@@ -336,7 +339,9 @@ void save_checkpoint(const std::string& folder, TrainState state) {
   for (const Generation& generation : generations) {
     if (kept.size() < kGenerations) kept.push_back(generation);
   }
+  check_owner(state);  // A save takes long.
   write_pointer(folder, kept);
+  check_owner(state);
   remove_unnamed(folder, kept);
 }
 
@@ -351,6 +356,7 @@ LoadReport load_checkpoint(const std::string& folder, TrainState state) {
     std::erase_if(whole,
                   [&](const Generation& each) { return each.serial > found->generation.serial; });
     if (whole.empty()) whole = {found->generation};
+    check_owner(state);
     write_pointer(folder, whole);
   }
   report.is_found = true;

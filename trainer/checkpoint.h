@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -70,10 +71,12 @@ struct TrainState {
   // What rounding on the wire left over (GradientReducer::wire_state): saved as it is, and set by
   // loading. Null: none.
   std::vector<std::pair<std::string, torch::Tensor>>* wire = nullptr;
+  // Asked before each change of the folder: throws where it is another's by now. Null: never.
+  std::function<void()> check_owner = nullptr;
 };
 
-// Makes a new generation in `folder` and removes the oldest. Throws std::system_error; the
-// generations that were there stay valid.
+// Makes a new generation in `folder` and removes the oldest. Throws std::system_error, or what
+// check_owner throws; the generations that were there stay valid.
 void save_checkpoint(const std::string& folder, TrainState state);
 
 struct LoadReport {

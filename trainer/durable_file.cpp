@@ -2,11 +2,15 @@
 #include "trainer/durable_file.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
+#include <array>
+#include <atomic>
 #include <cerrno>
+#include <climits>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -38,9 +42,17 @@ void sync_folder_of(const std::string& path) {
   }
 }
 
+// Of this writer alone, whatever else writes the same file on other hosts, or in this process.
+std::string part_of(const std::string& path) {
+  static std::atomic<int> count = 0;
+  std::array<char, HOST_NAME_MAX + 1> host{};
+  static_cast<void>(::gethostname(host.data(), HOST_NAME_MAX));
+  return fmt::format("{}.{}.{}.{}{}", path, host.data(), ::getpid(), count++, kPartEnd);
+}
+
 }  // namespace
 
-DurableFile::DurableFile(std::string path) : path_(std::move(path)), part_path_(path_ + ".part") {
+DurableFile::DurableFile(std::string path) : path_(std::move(path)), part_path_(part_of(path_)) {
   constexpr mode_t kMode = 0644;
   descriptor_ = ::open(part_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kMode);
   if (descriptor_ < 0) throw_errno(part_path_ + ": open");

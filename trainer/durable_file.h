@@ -2,8 +2,9 @@
 // trainer/durable_file.h
 //
 // Files that are there whole or not at all: written aside, synced, renamed, and the folder synced.
-// A crash at any point leaves the file that was there before. Failures throw std::system_error
-// naming the path and the system's reason.
+// A crash at any point leaves the file that was there before, and perhaps the part beside it. No
+// two writers share a part: PATH.HOST.PID.N.part. Failures throw std::system_error naming the path
+// and the system's reason.
 #pragma once
 
 #include <cstddef>
@@ -14,15 +15,17 @@
 
 namespace trainer {
 
+inline constexpr std::string_view kPartEnd = ".part";
+
 class DurableFile {
  public:
-  explicit DurableFile(std::string path);  // Opens PATH.part.
-  ~DurableFile();                          // Removes PATH.part where not committed.
+  explicit DurableFile(std::string path);  // Opens its part.
+  ~DurableFile();                          // Removes the part where not committed.
   DurableFile(const DurableFile&) = delete;
   DurableFile& operator=(const DurableFile&) = delete;
 
   void write(std::span<const std::byte> bytes);
-  void commit();
+  void commit();  // Fails, too, where somebody has removed the part.
 
   // Of what was written so far.
   [[nodiscard]] std::uint32_t crc32() const { return crc32_; }

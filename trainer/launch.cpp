@@ -158,6 +158,7 @@ Launch read_launch() {
   launch.segment = static_cast<int>(number("TRAINYARD_SEGMENT").value_or(0));
   launch.attempt = static_cast<int>(
       number("TRAINYARD_ATTEMPT").value_or(number("SLURM_RESTART_COUNT").value_or(0)));
+  if (const char* job = std::getenv("SLURM_JOB_ID")) launch.job = job;
   return launch;
 }
 

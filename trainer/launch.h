@@ -54,6 +54,7 @@ struct Launch {
   double preflight_s = 120;        // TRAINYARD_PREFLIGHT_S: as long as it may take; train.h
   int segment = 0;                 // TRAINYARD_SEGMENT
   int attempt = 0;                 // TRAINYARD_ATTEMPT, else SLURM_RESTART_COUNT
+  std::string job;                 // SLURM_JOB_ID; empty: no Slurm job.
 };
 // Throws std::invalid_argument where a variable is no number.
 [[nodiscard]] Launch read_launch();

@@ -12,6 +12,7 @@
 #include <system_error>
 #include <vector>
 
+#include "trainer/durable_file.h"
 #include "trainer/nccl_communicator.h"
 #include "trainer/run_folder.h"
 
@@ -115,7 +116,7 @@ void write_report(const PreflightPlace& place, const contract::PreflightReport& 
   const std::string text = contract::to_json_text(report);
   for (const std::string& name : {contract::preflight_file(place.segment, place.attempt),
                                   std::string(contract::kPreflightFile)}) {
-    write_among_ranks(fmt::format("{}/{}", place.run_dir, name), text);
+    write_durably(fmt::format("{}/{}", place.run_dir, name), text);
   }
 }
 

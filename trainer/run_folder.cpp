@@ -7,10 +7,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <charconv>
-#include <climits>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -97,14 +95,6 @@ std::optional<Deadline> read_deadline(const std::string& path) {
   return deadline;
 }
 
-void write_among_ranks(const std::string& path, std::string_view text) {
-  std::array<char, HOST_NAME_MAX + 1> host{};
-  static_cast<void>(::gethostname(host.data(), HOST_NAME_MAX));
-  const std::string own = fmt::format("{}.{}.{}", path, host.data(), ::getpid());
-  write_durably(own, text);
-  fs::rename(own, path);
-}
-
 RunFolder::RunFolder(std::string path) : path_(std::move(path)) {
   fs::create_directories(weights());
 }
@@ -138,9 +128,9 @@ void RunFolder::write_exit_record(const ExitRecord& record) {
     json["bad_nodes"] = fmt::format("{}", fmt::join(record.bad_nodes, ","));
   }
   using Handler = nlohmann::ordered_json::error_handler_t;
-  // Ranks that fail together may write at once.
-  write_among_ranks(fmt::format("{}/{}", path_, contract::kExitFile),
-                    json.dump(2, ' ', false, Handler::replace) + "\n");
+  // Ranks that fail together may write at once: the last one stays.
+  write_durably(fmt::format("{}/{}", path_, contract::kExitFile),
+                json.dump(2, ' ', false, Handler::replace) + "\n");
 }
 
 void RunFolder::write_args(const contract::TrainArgs& args) {

@@ -50,10 +50,6 @@ struct Deadline {
 // Nothing where there is no such file, or none that says it.
 [[nodiscard]] std::optional<Deadline> read_deadline(const std::string& path);
 
-// A file that several ranks may write at once, whole or not at all: each writes aside under a name of
-// its own (PATH.HOST.PID), and the last one stays. Throws std::system_error.
-void write_among_ranks(const std::string& path, std::string_view text);
-
 class RunFolder {
  public:
   // Makes the folder and weights/ where they are missing. Throws std::filesystem::filesystem_error.

@@ -46,6 +46,8 @@ TrainingRun::TrainingRun(const contract::TrainSpec& spec, const Surroundings& ar
       communicator_(around.communicator),
       console_(around.communicator.rank() == 0 ? around.output : Surroundings::Output::kNone),
       folder_(spec.run_dir),
+      own_owner_(spec.run_dir),
+      owner_(around.owner != nullptr ? *around.owner : own_owner_),
       run_id_(spec.run_id),
       input_(prepare_input(spec.args, communicator_)),
       args_(input_.args),
@@ -233,6 +235,7 @@ void TrainingRun::make_loader() {
 }
 
 void TrainingRun::resume_or_start() {
+  leave_if_taken_over();
   LoadReport report;
   std::string pretrained;
   agree_on_input(communicator_, [&] {
@@ -388,7 +391,9 @@ std::optional<contract::PreflightReport> TrainingRun::look_at_nodes() {
                         .exit_code = static_cast<int>(ExitCode::kStalled),
                         .last_words =
                             [this, place](const LastWords& words) {
-                              leave_unfinished_preflight(place, words);
+                              if (owner_.why_lost().empty()) {
+                                leave_unfinished_preflight(place, words);
+                              }
                               if (around_.last_words) around_.last_words(words);
                             },
                         .what = "for the preflight to end"});
@@ -407,6 +412,17 @@ std::optional<contract::PreflightReport> TrainingRun::look_at_nodes() {
 }
 
 TrainOutcome TrainingRun::run() {
+  try {
+    return train_to_end();
+  } catch (const TakenOver&) {
+    console_.print(taken_over_);
+    communicator_.barrier();
+    return {ExitCode::kEnvironment, taken_over_, progress_.epoch, progress_.step};
+  }
+}
+
+TrainOutcome TrainingRun::train_to_end() {
+  owner_.take(communicator_);
   if (is_first_rank()) folder_.remove_exit_record();
   if (const auto report = look_at_nodes()) {
     const Reached before = saved_position(folder_.path());

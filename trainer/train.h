@@ -16,6 +16,7 @@
 #include "trainer/contract/exit_code.h"
 #include "trainer/contract/preflight.h"
 #include "trainer/contract/train_spec.h"
+#include "trainer/run_owner.h"
 #include "trainer/watchdog.h"
 
 namespace at {
@@ -48,6 +49,8 @@ struct Surroundings {
   int segment = 0, attempt = 0;
   // Where the training is, for who has to say how it ended: written after each batch.
   Position* position = nullptr;
+  // Of the run's folder (run_owner.h), of this process. Null: the training makes its own.
+  RunOwner* owner = nullptr;
   std::int64_t stop_at_step = 0;  // As if asked to stop once so many batches are done; 0: never.
   bool is_traced = false;         // RUN/trace.jsonl (step_trace.h). Rank 0's word counts.
   // A look at the nodes before the training (preflight.h); none: not wanted.
@@ -84,8 +87,9 @@ class BadInput : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Writes RUN/exit.json for every outcome that it returns. Throws BadInput before any training;
-// other exceptions may leave other ranks waiting: the caller aborts them.
+// Writes RUN/exit.json for every outcome that it returns, but where another process has taken the
+// run over: the outcome is kEnvironment then, and nothing is written any more. Throws BadInput
+// before any training; other exceptions may leave other ranks waiting: the caller aborts them.
 [[nodiscard]] TrainOutcome train(const contract::TrainSpec& spec, const Surroundings& around);
 
 }  // namespace trainer

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 #include "trainer/train_run.h"
 
@@ -16,6 +17,28 @@ namespace {
 constexpr double kStepRecordSeconds = 1;
 
 }  // namespace
+
+// Rank 0's look; others know nothing.
+bool TrainingRun::is_taken_over() {
+  if (taken_over_.empty() && is_first_rank()) taken_over_ = owner_.why_lost();
+  return !taken_over_.empty();
+}
+
+// A collective.
+void TrainingRun::leave_if_taken_over() {
+  if (agreed(is_taken_over())) throw TakenOver();
+}
+
+// Rank 0 writes, where the folder is still this run's. Where it is not, nothing happens: the ranks
+// learn of it when they next agree on something.
+void TrainingRun::change_folder(const std::function<void()>& change) {
+  if (!is_first_rank() || is_taken_over()) return;
+  try {
+    change();
+  } catch (const std::runtime_error&) {
+    if (!is_taken_over()) throw;  // Else the new owner has removed what this one was writing.
+  }
+}
 
 ResultsRow TrainingRun::results_row(const std::optional<Validation>& validation) const {
   ResultsRow row{.epoch = progress_.epoch, .time_s = seconds_used()};
@@ -53,29 +76,30 @@ void TrainingRun::save() {
   progress_.seconds_used = seconds_used();
   const double started = around_.now();
   wire_state_ = replica_->wire_state();
-  if (is_first_rank()) {
+  change_folder([&] {
     // Where no epoch is finished yet: a run that ends with this checkpoint leaves a model.
     if (progress_.best_epoch == 0) save_newest_weights(/*is_best=*/true, /*fitness=*/0);
     save_checkpoint(folder_.weights(), state());
     progress_.save_seconds = around_.now() - started;
     record("checkpoint", {{"save_s", progress_.save_seconds}});
-  }
+  });
   wire_state_.clear();
   saved_at_ = batch_started_ = around_.now();
 }
 
 void TrainingRun::record(std::string kind, std::map<std::string, double> values, std::string text) {
-  if (!is_first_rank()) return;
-  folder_.append_metrics({.kind = std::move(kind),
-                          .time = around_.now(),
-                          .epoch = std::min(progress_.epoch + (progress_.epoch_batch > 0 ? 1 : 0),
-                                            std::max(1, epochs_shown())),
-                          .epochs = epochs_shown(),
-                          .step = progress_.step,
-                          .steps_per_epoch = progress_.batches_per_epoch,
-                          .train_seconds = seconds_used(),
-                          .values = std::move(values),
-                          .text = std::move(text)});
+  change_folder([&] {
+    folder_.append_metrics({.kind = std::move(kind),
+                            .time = around_.now(),
+                            .epoch = std::min(progress_.epoch + (progress_.epoch_batch > 0 ? 1 : 0),
+                                              std::max(1, epochs_shown())),
+                            .epochs = epochs_shown(),
+                            .step = progress_.step,
+                            .steps_per_epoch = progress_.batches_per_epoch,
+                            .train_seconds = seconds_used(),
+                            .values = std::move(values),
+                            .text = std::move(text)});
+  });
 }
 
 // Measures the pace and tells people and files, at most once a second.
@@ -129,6 +153,7 @@ void TrainingRun::warn_unreadable() {
 
 // The table of the best weights. Those of an earlier attempt are read and measured again.
 void TrainingRun::evaluate_best() {
+  leave_if_taken_over();
   const std::string best = folder_.weights() + "/best.safetensors";
   const double needed_s = may_deadline_move() ? 0 : closing_seconds(pace());
   if (!best_validation_ && interrupted(needed_s) == Interruption::kNone) {
@@ -152,14 +177,15 @@ void TrainingRun::evaluate_best() {
 
 TrainOutcome TrainingRun::leave(ExitCode code, std::string message,
                                 std::vector<std::string> bad_nodes) {
+  leave_if_taken_over();
   record("end", {}, std::string(reason_of(code)));
   TrainOutcome outcome{code, std::move(message), progress_.epoch, progress_.step,
                        std::move(bad_nodes)};
-  if (is_first_rank()) {
+  change_folder([&] {
     folder_.remove_stop_file();  // It is obeyed: the next attempt shall not stop at once.
     folder_.write_exit_record(
         {code, outcome.message, outcome.epoch, outcome.step, around_.attempt, outcome.bad_nodes});
-  }
+  });
   console_.print(outcome.message);
   // A rank that leaves with a code may end the others: not before everything is written.
   communicator_.barrier();

@@ -173,6 +173,7 @@ Signals TrainingRun::agree(const BatchStep::Result& result) {
     if (around_.stop_at_step > 0 && progress_.step + 1 >= around_.stop_at_step) signals.stop += 1;
     signals.deadline = is_deadline_near(now) ? 1 : 0;
     signals.save = args_.save && now - saved_at_ >= kCheckpointIntervalSeconds ? 1 : 0;
+    signals.taken_over = taken_over_.empty() ? 0 : 1;
     signals.epochs_planned = progress_.epochs_planned;
     if (is_timed()) {
       signals.time_is_up = seconds_left() <= closing_seconds(pace()) ? 1 : 0;
@@ -181,6 +182,7 @@ Signals TrainingRun::agree(const BatchStep::Result& result) {
   }
   communicator_.all_reduce_sum(
       std::span<double>(reinterpret_cast<double*>(&signals), sizeof signals / sizeof(double)));
+  if (signals.taken_over > 0) throw TakenOver();
   return signals;
 }
 
@@ -220,6 +222,7 @@ void TrainingRun::step_optimizer(const StepRates& rates) {
 }
 
 void TrainingRun::reload() {
+  leave_if_taken_over();
   const int reloads = progress_.reloads + 1;
   console_.print(
       fmt::format("the loss is not a number at epoch {}, batch {}: loading the last "
@@ -330,10 +333,10 @@ std::optional<ExitCode> TrainingRun::finish_epoch(bool is_time_up) {
   }
 
   const ResultsRow row = results_row(validation);
-  if (is_first_rank()) {
+  change_folder([&] {
     folder_.add_results(row);
     save_weights_of_epoch(is_best, validation ? validation->metrics.fitness() : 0);
-  }
+  });
   progress_.epoch_batch = 0;
   progress_.loss_sums = {};
   progress_.loss_batches = 0;

@@ -11,9 +11,12 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 
 #include "trainer/batch_step.h"
@@ -26,6 +29,7 @@
 #include "trainer/optimizer.h"
 #include "trainer/replica.h"
 #include "trainer/run_folder.h"
+#include "trainer/run_owner.h"
 #include "trainer/run_pictures.h"
 #include "trainer/schedule.h"
 #include "trainer/step_trace.h"
@@ -38,6 +42,9 @@
 
 namespace trainer {
 
+// The folder is another process' by now. Raised on all ranks alike.
+class TakenOver : public std::exception {};
+
 inline constexpr int kReloadsMax = 3;  // After a loss that is not a number.
 
 // What the ranks tell each other after the forward pass of a batch, summed.
@@ -49,9 +56,10 @@ struct Signals {
   double deadline = 0;
   double time_is_up = 0;  // Only rank 0 looks at the clock.
   double save = 0;
+  double taken_over = 0;      // Only rank 0 looks whose the folder is.
   double epochs_planned = 0;  // Rank 0's.
 };
-static_assert(sizeof(Signals) == 10 * sizeof(double), "Signals travel as an array of doubles.");
+static_assert(sizeof(Signals) == 11 * sizeof(double), "Signals travel as an array of doubles.");
 
 class TrainingRun {
  public:
@@ -77,9 +85,13 @@ class TrainingRun {
   }
   int epochs_shown() const { return static_cast<int>(std::ceil(progress_.epochs_planned - 1e-9)); }
   TrainState state() {
-    return {replica_->model(), replica_->average(), replica_->optimizer(), progress_, &wire_state_};
+    return {replica_->model(), replica_->average(), replica_->optimizer(), progress_, &wire_state_,
+            [this] { if (is_taken_over()) throw std::runtime_error(taken_over_); }};
   }
   Pace pace() const;
+
+  // To the end, whatever it is, or to TakenOver.
+  TrainOutcome train_to_end();
 
   // Before the loop.
   std::optional<contract::PreflightReport> look_at_nodes();  // Where something is wrong.
@@ -129,6 +141,9 @@ class TrainingRun {
   }
 
   // Files.
+  bool is_taken_over();
+  void leave_if_taken_over();
+  void change_folder(const std::function<void()>& change);
   void save();
   WeightsInfo weights_info(double fitness) const {
     return {.class_names = input_.class_names,
@@ -149,6 +164,9 @@ class TrainingRun {
   Communicator& communicator_;
   Console console_;
   RunFolder folder_;
+  RunOwner own_owner_;  // Where the surroundings bring none.
+  RunOwner& owner_;
+  std::string taken_over_;  // By whom, as rank 0 has seen; empty: by nobody.
   std::string run_id_;
   TrainInput input_;
   const contract::TrainArgs& args_;

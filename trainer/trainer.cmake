@@ -18,7 +18,7 @@ include(export_sources.cmake)
 set(trainer_plain_sources
   batch_moments.cpp bench_collectives.cpp bench_report.cpp console.cpp durable_file.cpp id_exchange.cpp launch.cpp
   local_communicator.cpp mpi_communicator.cpp ${TRAINER_NCCL_SOURCE} norm_act_kernels.cpp
-  preflight.cpp rank_setup.cpp run_folder.cpp start_watch.cpp tensor_header.cpp time_budget.cpp train_input.cpp
+  preflight.cpp rank_setup.cpp run_folder.cpp run_owner.cpp start_watch.cpp tensor_header.cpp time_budget.cpp train_input.cpp
   watch_link.cpp watchdog.cpp)
 
 module_library(trainer
@@ -26,7 +26,7 @@ module_library(trainer
     amp.h assigner.h auto_batch.h batch_moments.h batch_step.h bench.h bench_collectives.h bfloat16.h blocks.h boxes.h
     checkpoint.h communicator.h console.h device.h durable_file.h ema.h
     gradient_reducer.h id_exchange.h launch.h layout.h loss.h model.h nccl_communicator.h norm_act.h norm_act_kernels.h optimizer.h
-    preflight.h rank_setup.h replica.h run_folder.h run_pictures.h schedule.h start_watch.h step_trace.h sync_norm.h tensor_file.h tensor_header.h time_budget.h train.h train_input.h train_words.h
+    preflight.h rank_setup.h replica.h run_folder.h run_owner.h run_pictures.h schedule.h start_watch.h step_trace.h sync_norm.h tensor_file.h tensor_header.h time_budget.h train.h train_input.h train_words.h
     validate.h watch_link.h watchdog.h weights_file.h
     ${TRAINER_DATA_HEADERS} ${TRAINER_EXPORT_HEADERS}
   SOURCES

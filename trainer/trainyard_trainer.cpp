@@ -14,6 +14,7 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <memory>
 #include <new>
 #include <set>
 
@@ -23,6 +24,7 @@
 #include "trainer/preflight.h"
 #include "trainer/rank_setup.h"
 #include "trainer/run_folder.h"
+#include "trainer/run_owner.h"
 #include "trainer/train.h"
 #include "trainer/train_words.h"
 #include "trainer/verbs.h"
@@ -36,6 +38,7 @@ using contract::ExitCode;
 
 std::atomic<bool> stop_requested = false;
 Position position;
+std::unique_ptr<RunOwner> owner;  // Of the run's folder; null where there is none yet.
 
 void request_stop(int) {
   stop_requested = true;
@@ -92,7 +95,15 @@ Failure failure_of(const std::exception& error) {
   return {ExitCode::kEnvironment, text};
 }
 
+// And says so: the folder is to be left alone.
+bool is_taken_over() {
+  const std::string why = owner ? owner->why_lost() : std::string();
+  if (!why.empty()) fmt::print(stderr, "exit.json is left alone: {}\n", why);
+  return !why.empty();
+}
+
 void write_exit_record(const std::string& run_dir, const Failure& failure, int attempt) {
+  if (is_taken_over()) return;
   try {
     const int epoch = position.epoch;
     const Reached reached = epoch < 0 ? saved_position(run_dir) : Reached{epoch, position.step};
@@ -116,6 +127,7 @@ std::function<void(const LastWords&)> last_words_of(const contract::TrainSpec& s
     fmt::print(stderr, "{}\n", words.message);
     std::fflush(nullptr);
     if (words.is_over) return;  // What the training came to stands there already.
+    if (is_taken_over()) return;
     Failure failure{static_cast<ExitCode>(words.exit_code), words.message};
     if (failure.code == ExitCode::kBadNode) {
       leave_unfinished_preflight(place, words);
@@ -142,6 +154,7 @@ Ranks ranks_of(const contract::TrainSpec& spec, const Launch& launch, int* argc,
 int run_training(const contract::TrainSpec& spec, const Launch& launch, double started, int* argc,
                  char*** argv) {
   Ranks ranks;
+  owner = std::make_unique<RunOwner>(spec.run_dir, launch.job, launch.attempt);
   try {
     ranks = ranks_of(spec, launch, argc, argv);
   } catch (const std::exception& error) {
@@ -167,6 +180,7 @@ int run_training(const contract::TrainSpec& spec, const Launch& launch, double s
         .segment = launch.segment,
         .attempt = launch.attempt,
         .position = &position,
+        .owner = owner.get(),
         .stop_at_step = launch.stop_at_step,
         .is_traced = launch.is_traced,
         .preflight = launch.has_preflight ? std::optional(contract::PreflightLimits())

@@ -122,6 +122,31 @@ TEST(Checkpoint, FallsBackWhereTheNewestIsDamagedAndSaysSo) {
   EXPECT_TRUE(load_checkpoint(weights, saved.state()).warnings.empty());
 }
 
+// Before the file, before the pointer, before the older ones are removed.
+TEST(Checkpoint, OfAFolderThatIsLostInTheMiddleOfASaveNothingOfOthersIsTouched) {
+  const TempFolder folder;
+  const std::string weights = folder.at("weights");
+  Saved saved(1);
+  save_checkpoint(weights, saved.state());
+  save_checkpoint(weights, saved.state());
+  for (const int lost_at : {1, 2, 3}) {
+    SCOPED_TRACE(lost_at);
+    const std::string pointer = read_file(weights + "/last.json");
+    TrainState state = saved.state();
+    int looks = 0;
+    state.check_owner = [&] {
+      if (++looks == lost_at) throw std::runtime_error("lost");
+    };
+
+    EXPECT_THROW(save_checkpoint(weights, state), std::runtime_error);
+
+    EXPECT_EQ(read_file(weights + "/last.json") == pointer, lost_at < 3);
+    for (const char* name : {"/last-000001.ckpt", "/last-000002.ckpt"}) {
+      EXPECT_TRUE(fs::exists(weights + name)) << name;
+    }
+  }
+}
+
 TEST(Checkpoint, ATornFileIsNotUsedAndNoneLeftIsAnError) {
   const TempFolder folder;
   const std::string weights = folder.at("weights");
