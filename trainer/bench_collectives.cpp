@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "trainer/bfloat16.h"
+#include "trainer/contract/json_text.h"
 #include "trainer/nccl_communicator.h"
 
 namespace trainer {
@@ -180,7 +181,7 @@ std::string to_json_text(const CollectiveReport& report) {
                             {"bus_gb_s", row.bus_gb_s},
                             {"wrong", row.wrong}});
   }
-  return json.dump(2);
+  return contract::json_text(json, 2);
 }
 
 }  // namespace trainer

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "trainer/bench.h"
+#include "trainer/contract/json_text.h"
 
 namespace trainer {
 
@@ -56,7 +57,7 @@ std::string to_json_text(const BenchReport& report) {
                               {"median_ms", stage.median_ms},
                               {"batch_ms", stage.batch_ms}});
   }
-  return json.dump(2);
+  return contract::json_text(json, 2);
 }
 
 }  // namespace trainer

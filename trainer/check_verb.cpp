@@ -9,6 +9,7 @@
 
 #include "trainer/contract/dataset.h"
 #include "trainer/contract/exit_code.h"
+#include "trainer/contract/json_text.h"
 #include "trainer/dataset_check.h"
 #include "trainer/verbs.h"
 
@@ -217,10 +218,7 @@ int run_check(const CheckRequest& request) {
   const DatasetCheck check =
       check_dataset(report, {.decode_images = request.decodes, .threads = threads});
   if (request.is_json) {
-    // Paths may hold any bytes.
-    fmt::print(
-        "{}\n",
-        to_json(report, check).dump(2, ' ', false, nlohmann::detail::error_handler_t::replace));
+    fmt::print("{}\n", contract::json_text(to_json(report, check), 2));
   } else {
     print_text(report, check, request.faults_max);
   }

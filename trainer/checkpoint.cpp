@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "trainer/contract/json_text.h"
 #include "trainer/durable_file.h"
 #include "trainer/tensor_file.h"
 
@@ -101,7 +102,7 @@ void write_pointer(const std::string& folder, const std::vector<Generation>& gen
   nlohmann::ordered_json json;
   json["format"] = kFormat;
   json["generations"] = nlohmann::json(generations);
-  write_durably(folder + "/" + kPointerFile, json.dump(2) + "\n");
+  write_durably(folder + "/" + kPointerFile, contract::json_text(json, 2) + "\n");
 }
 
 // Checkpoints that no pointer names: older generations, and one of a crash before its pointer.
@@ -286,7 +287,7 @@ std::optional<Found> newest(const std::string& folder, std::vector<std::string>&
 }  // namespace
 
 std::string to_json_text(const Progress& progress) {
-  return nlohmann::json(progress).dump();
+  return contract::json_text(nlohmann::json(progress));
 }
 
 Progress parse_progress(const std::string& json_text) {

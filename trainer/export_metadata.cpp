@@ -5,6 +5,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "trainer/contract/json_text.h"
+
 namespace trainer {
 
 namespace {
@@ -41,7 +43,7 @@ std::string to_json_text(const ExportMetadata& metadata) {
   for (std::size_t i = 0; i < metadata.class_names.size(); ++i) {
     json["names"][std::to_string(i)] = metadata.class_names[i];
   }
-  return json.dump();
+  return contract::json_text(json);
 }
 
 std::map<std::string, std::string> to_properties(const ExportMetadata& metadata) {

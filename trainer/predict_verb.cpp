@@ -12,6 +12,7 @@
 
 #include "trainer/chart.h"
 #include "trainer/contract/exit_code.h"
+#include "trainer/contract/json_text.h"
 #include "trainer/draw.h"
 #include "trainer/durable_file.h"
 #include "trainer/image.h"
@@ -195,7 +196,7 @@ class PredictionRun {
     for (const Detection& found : detections) {
       entry["detections"].push_back(to_json(found, names()));
     }
-    put((is_first_entry_ ? "\n" : ",\n") + entry.dump());
+    put((is_first_entry_ ? "\n" : ",\n") + contract::json_text(entry));
     is_first_entry_ = false;
     ++frames_;
     detections_ += static_cast<std::int64_t>(detections.size());
@@ -218,7 +219,7 @@ class PredictionRun {
     const nlohmann::ordered_json summary = {{"ok", skipped_.empty()},     {"out", request_.out},
                                             {"sources", sources_.size()}, {"frames", frames_},
                                             {"detections", detections_},  {"skipped", skipped_}};
-    fmt::print("{}\n", summary.dump(2));
+    fmt::print("{}\n", contract::json_text(summary, 2));
   }
 
   const PredictRequest& request_;

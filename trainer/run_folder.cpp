@@ -17,6 +17,7 @@
 #include <system_error>
 #include <utility>
 
+#include "trainer/contract/json_text.h"
 #include "trainer/contract/train_spec.h"
 #include "trainer/durable_file.h"
 
@@ -127,10 +128,9 @@ void RunFolder::write_exit_record(const ExitRecord& record) {
   if (!record.bad_nodes.empty()) {
     json["bad_nodes"] = fmt::format("{}", fmt::join(record.bad_nodes, ","));
   }
-  using Handler = nlohmann::ordered_json::error_handler_t;
   // Ranks that fail together may write at once: the last one stays.
   write_durably(fmt::format("{}/{}", path_, contract::kExitFile),
-                json.dump(2, ' ', false, Handler::replace) + "\n");
+                contract::json_text(json, 2) + "\n");
 }
 
 void RunFolder::write_args(const contract::TrainArgs& args) {
@@ -138,7 +138,7 @@ void RunFolder::write_args(const contract::TrainArgs& args) {
   const nlohmann::json json = args;
   std::string text;
   for (const contract::ArgInfo& info : contract::train_arg_table()) {
-    text += fmt::format("{}: {}\n", info.name, json.at(info.name).dump());
+    text += fmt::format("{}: {}\n", info.name, contract::json_text(json.at(info.name)));
   }
   write_durably(fmt::format("{}/{}", path_, contract::kArgsFile), text);
 }

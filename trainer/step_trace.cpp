@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "trainer/contract/json_text.h"
 #include "trainer/durable_file.h"
 #include "trainer/gradient_reducer.h"
 
@@ -77,7 +78,7 @@ void StepTrace::note(const Progress& progress, const Batch& batch, const BatchPl
   line["accumulate"] = plan.accumulate;
   line["losses"] = losses;
   std::ofstream file(path_, std::ios::app);
-  file << line.dump() << "\n";
+  file << contract::json_text(line) << "\n";
   file.flush();
   if (!file) throw std::system_error(errno, std::generic_category(), path_);
 }

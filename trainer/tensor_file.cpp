@@ -10,6 +10,7 @@
 #include <span>
 #include <stdexcept>
 
+#include "trainer/contract/json_text.h"
 #include "trainer/durable_file.h"
 #include "trainer/tensor_header.h"
 
@@ -73,7 +74,7 @@ WrittenFile write_tensor_file(const std::string& path, const TensorFile& file) {
                     {"data_offsets", {offset, end}}};
     offset = end;
   }
-  std::string text = header.dump();
+  std::string text = contract::json_text(header);
   text.resize((text.size() + kTensorHeaderLengthBytes - 1) / kTensorHeaderLengthBytes *
                   kTensorHeaderLengthBytes,
               ' ');

@@ -9,6 +9,7 @@
 #include <span>
 
 #include "trainer/contract/archive.h"
+#include "trainer/contract/json_text.h"
 #include "trainer/train.h"
 
 namespace trainer {
@@ -97,8 +98,7 @@ void merge_classes(contract::Dataset& dataset) {
 // without a word.
 void agree_on_arguments(const contract::TrainArgs& args, Communicator& communicator) {
   using nlohmann::json;
-  const std::string own =
-      json(args).dump(-1, ' ', false, json::error_handler_t::replace);
+  const std::string own = contract::json_text(json(args));
   const std::string sent = communicator.rank() == 0 ? own : std::string();
   const std::vector<std::byte> first =
       communicator.all_gather(std::as_bytes(std::span(sent))).front();

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "trainer/contract/dataset.h"
+#include "trainer/contract/json_text.h"
 #include "trainer/durable_file.h"
 #include "trainer/plots.h"
 #include "trainer/predictions.h"
@@ -137,7 +138,9 @@ class BatchFiles {
     if (batches_ < kBatchesDrawn) draw(batch, detections);
     ++batches_;
   }
-  void finish() const { write_durably(folder_ + "/predictions.json", predictions_.dump() + "\n"); }
+  void finish() const {
+    write_durably(folder_ + "/predictions.json", contract::json_text(predictions_) + "\n");
+  }
 
  private:
   static constexpr int kBatchesDrawn = 3;
@@ -196,7 +199,7 @@ int validate_weights(ValRequest request, const Launch& launch) {
     fmt::print(stderr, "{} It is used all the same.\n", note);
   }
   const std::string table = to_table(result.metrics, subject.class_names.size());
-  const std::string json = to_json(request, subject, result).dump(2) + "\n";
+  const std::string json = contract::json_text(to_json(request, subject, result), 2) + "\n";
   if (!request.out.empty()) {
     files.finish();
     write_durably(request.out + "/table.txt", table);

@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "trainer/contract/json_text.h"
 #include "trainer/durable_file.h"
 #include "trainer/tensor_file.h"
 #include "trainer/train.h"
@@ -173,7 +174,7 @@ void save_weights(const std::string& path, const DetectionModel& model, const We
   TensorFile file;
   file.metadata = {{"format", "pt"},  // What public readers look for: the layout is that of torch.
                    {"model", model.name()},
-                   {"class_names", nlohmann::json(info.class_names).dump()},
+                   {"class_names", contract::json_text(nlohmann::json(info.class_names))},
                    {"imgsz", std::to_string(info.imgsz)},
                    {"epoch", std::to_string(info.epoch)},
                    {"fitness", fmt::format("{}", info.fitness)}};

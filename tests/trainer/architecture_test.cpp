@@ -131,6 +131,8 @@ TEST(Architecture, FaultsNameTheLineAndWhatIsKnown) {
       {"Detect, [nc]]", "Detect, [80]]", "my.yaml:15: Detect takes [nc]; 80 does not fit."},
       {"  - [-1, 1, SPPF, [64]]", "  - [-1, 1, SPPF]",
        "my.yaml:14: a row is [from, repeats, module, args]."},
+      {"backbone:", "backbone:  # gr\xfc\xdf",
+       "my.yaml:5: the byte \\xfc is not UTF-8. Save the file as UTF-8."},
   };
   for (const FaultCase& each : cases) {
     SCOPED_TRACE(std::string(each.part) + " -> " + each.other);

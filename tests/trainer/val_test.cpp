@@ -240,5 +240,59 @@ TEST(Val, SaysWhatDoesNotFit) {
             std::string::npos);
 }
 
+// Linux lets a name be any bytes, here Latin-1; JSON does not.
+TEST(TrainVerb, TakesNamesOfFilesThatAreNotUtf8) {
+  const TempFolder folder;
+  fs::copy(fs::path(small_dataset(folder)).parent_path(), folder.at("dat\xfcm"),
+           fs::copy_options::recursive);
+  for (const std::string part : {"images", "labels"}) {
+    const fs::path file = *fs::directory_iterator(folder.at("dat\xfcm/" + part + "/val"));
+    fs::rename(file, file.parent_path() / ("bl\xfct" + file.extension().string()));
+  }
+  const std::string model = folder.write("m\xfc.yaml",
+                                         "backbone:\n"
+                                         "  - [-1, 1, Conv, [8, 3, 2]]\n"
+                                         "  - [-1, 1, Conv, [16, 3, 4]]\n"
+                                         "head:\n"
+                                         "  - [[1], 1, Detect, [nc]]\n");
+  const std::string train = fmt::format(
+      "train --run {} data={}/data.yaml model={} batch=2 imgsz=32 workers=1 plots=false epochs=",
+      folder.at("r\xfcn"), folder.at("dat\xfcm"), model);
+  const std::string weights = folder.at("r\xfcn/weights/last.safetensors");
+
+  for (const std::string& arguments :
+       {train + "1", train + "2",  // Resumed: the checkpoint knows the model by its name.
+        fmt::format("val --weights {} --data {}/data.yaml --out {} --json", weights,
+                    folder.at("dat\xfcm"), folder.at("val")),
+        fmt::format("predict --weights {0} --source {1}/images/val --out {2} --json", weights,
+                    folder.at("dat\xfcm"), folder.at("found"))}) {
+    const ProgramRun run = run_trainer(arguments);
+    EXPECT_EQ(run.code, 0) << arguments << run.errors;
+  }
+
+  const std::string replaced = "bl\xef\xbf\xbdt";
+  EXPECT_NE(reference::read_text(folder.at("found/predictions.json")).find(replaced),
+            std::string::npos);
+  EXPECT_EQ(load_model(weights).info.epoch, 2);
+}
+
+TEST(TrainVerb, RefusesClassNamesThatAreNotUtf8AsCheckDoes) {
+  const TempFolder folder;
+  const std::string data = small_dataset(folder);
+  folder.write("scenes/data.yaml",
+               "train: images/train\nval: images/val\nnames: [a, b, c, \"Wei\xdf\"]\n");
+  const std::string fault = "data.yaml:3: the byte \\xdf is not UTF-8.";
+
+  const ProgramRun check = run_trainer("check " + data);
+  const ProgramRun train =
+      run_trainer(fmt::format("train --run {} data={} imgsz=32", folder.at("run"), data));
+
+  EXPECT_EQ(check.code, 20);
+  EXPECT_NE(check.output.find(fault), std::string::npos) << check.output;
+  EXPECT_EQ(train.code, 20);
+  EXPECT_NE(train.errors.find(fault), std::string::npos) << train.errors;
+  EXPECT_EQ(reference::read_json(folder.at("run/exit.json"))["reason"], "bad_input");
+}
+
 }  // namespace
 }  // namespace trainer

@@ -21,6 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kModelYamlBytesMax = 1 << 20;
+constexpr std::size_t kPathBytesMax = 4096;
 
 // What a row gives: how wide, and how many pixels of the image a cell spans.
 struct Shape {
@@ -235,7 +236,8 @@ bool is_model_file(std::string_view model) {
 }
 
 std::string model_name(std::string_view model) {
-  return is_model_file(model) ? fs::path(model).stem().string() : std::string(model);
+  return is_model_file(model) ? printable(fs::path(model).stem().string(), kPathBytesMax)
+                              : std::string(model);
 }
 
 Architecture parse_architecture(std::string_view yaml, const std::string& name,

@@ -60,7 +60,7 @@ inline constexpr int kStrideMax = 32;  // Image sides are multiples of it.
 // True for "my.yaml", "./yolov8n.yaml"; false for "yolov8n" and "yolov8n.yaml".
 [[nodiscard]] bool is_model_file(std::string_view model);
 
-// A name for people: "yolov8n", and "my" for "models/my.yaml".
+// A name for people: "yolov8n", and "my" for "models/my.yaml"; printable (line_fault.h).
 [[nodiscard]] std::string model_name(std::string_view model);
 
 // The work of one image of 640 px and 80 classes in 10^9 floating-point operations, a product and its

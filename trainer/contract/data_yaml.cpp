@@ -181,6 +181,12 @@ class Parser {
 }  // namespace
 
 DataYaml parse_data_yaml(std::string_view text) {
+  // Names of classes go into weights and metrics, which are JSON.
+  if (const std::optional<LineFault> fault = utf8_fault(text)) {
+    DataYaml yaml;
+    yaml.faults.push_back(*fault);
+    return yaml;
+  }
   try {
     return Parser().parse(YAML::Load(std::string(text)));
   } catch (const YAML::Exception& exception) {

@@ -48,6 +48,19 @@ std::string printable(std::string_view text, std::size_t bytes_max) {
   return result;
 }
 
+std::optional<LineFault> utf8_fault(std::string_view text) {
+  for (int line = 1; !text.empty();) {
+    const std::size_t length = utf8_length(text);
+    if (length == 0) {
+      return LineFault{line, fmt::format("the byte {} is not UTF-8. Save the file as UTF-8.",
+                                         printable(text.substr(0, 1)))};
+    }
+    if (text[0] == '\n') ++line;
+    text.remove_prefix(length);
+  }
+  return std::nullopt;
+}
+
 std::string counted(long long count, std::string_view noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : noun.ends_with('s') ? "es" : "s");
 }

@@ -4,6 +4,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "trainer/contract/json_text.h"
+
 namespace contract {
 
 namespace {
@@ -29,7 +31,7 @@ std::string to_json_line(const MetricsRecord& record) {
   json["train_seconds"] = record.train_seconds;
   json["values"] = record.values;
   json["text"] = record.text;
-  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return json_text(json);
 }
 
 std::optional<MetricsRecord> parse_metrics_line(std::string_view line) {

@@ -356,6 +356,11 @@ class Parser {
 }  // namespace
 
 ModelYaml parse_model_yaml(std::string_view text, char size, std::vector<LineFault>& faults) {
+  // The whole text goes into weights and checkpoints, whose headers are JSON.
+  if (const std::optional<LineFault> fault = utf8_fault(text)) {
+    faults.push_back(*fault);
+    return {};
+  }
   try {
     return Parser(size, faults).parse(YAML::Load(std::string(text)));
   } catch (const YAML::Exception& exception) {

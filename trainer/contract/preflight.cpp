@@ -9,6 +9,8 @@
 #include <set>
 #include <stdexcept>
 
+#include "trainer/contract/json_text.h"
+
 namespace contract {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PreflightReport::Fault, rank, host, problem)
@@ -191,11 +193,11 @@ double bus_bytes_per_s(const PreflightReport& report) {
 std::string to_json_text(const PreflightReport& report) {
   nlohmann::ordered_json json = nlohmann::json(report);
   json["bus_bytes_per_s"] = bus_bytes_per_s(report);
-  return json.dump(2) + "\n";
+  return json_text(json, 2) + "\n";
 }
 
 std::string to_json_text(const RankReport& report) {
-  return nlohmann::json(report).dump();
+  return json_text(nlohmann::json(report));
 }
 
 RankReport parse_rank_report(const std::string& json_text) {
