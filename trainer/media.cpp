@@ -8,6 +8,7 @@
 #include <array>
 #include <cctype>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <set>
 #include <stdexcept>
@@ -71,18 +72,53 @@ std::vector<std::string> files_of(const std::string& given) {
   throw std::invalid_argument(given + ": no such file or folder.");
 }
 
+// Gives each source a name that no other has, and no frame of a video, which is NAME_FRAME.
+class Stems {
+ public:
+  std::string take(const std::string& own, MediaSource::Kind kind) {
+    std::string stem = own;
+    for (int i = 2; is_taken(stem, kind); ++i) stem = fmt::format("{}_{}", own, i);
+    taken_.emplace(stem, kind);
+    return stem;
+  }
+
+ private:
+  [[nodiscard]] bool is_taken(const std::string& stem, MediaSource::Kind kind) const {
+    if (taken_.contains(stem)) return true;
+    if (kind == MediaSource::Kind::kImage) {
+      const std::size_t end = stem.rfind('_');
+      if (end == std::string::npos || !is_frame(stem, end)) return false;
+      const auto video = taken_.find(stem.substr(0, end));
+      return video != taken_.end() && video->second == MediaSource::Kind::kVideo;
+    }
+    for (auto it = taken_.lower_bound(stem + "_"); it != taken_.end(); ++it) {
+      if (!it->first.starts_with(stem + "_")) return false;
+      if (it->second == MediaSource::Kind::kImage && is_frame(it->first, stem.size())) return true;
+    }
+    return false;
+  }
+
+  // A number without zeros in front stands behind the "_" at `end`.
+  static bool is_frame(const std::string& stem, std::size_t end) {
+    const std::string number = stem.substr(end + 1);
+    return !number.empty() && number.front() != '0' &&
+           number.find_first_not_of("0123456789") == std::string::npos;
+  }
+
+  std::map<std::string, MediaSource::Kind> taken_;
+};
+
 }  // namespace
 
 std::vector<MediaSource> find_media(const std::vector<std::string>& given) {
   std::vector<MediaSource> sources;
-  std::set<std::string> seen, stems;
+  std::set<std::string> seen;
+  Stems stems;
   for (const std::string& name : given) {
     for (const std::string& path : files_of(name)) {
       if (!seen.insert(fs::weakly_canonical(path).string()).second) continue;
-      const std::string own = fs::path(path).stem().string();
-      std::string stem = own;
-      for (int i = 2; !stems.insert(stem).second; ++i) stem = fmt::format("{}_{}", own, i);
-      sources.push_back({path, stem, *kind_of(path)});
+      const MediaSource::Kind kind = *kind_of(path);
+      sources.push_back({path, stems.take(fs::path(path).stem().string(), kind), kind});
     }
   }
   return sources;

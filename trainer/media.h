@@ -14,7 +14,9 @@ namespace trainer {
 
 struct MediaSource {
   std::string path;
-  std::string stem;  // Of the file, with a number where another source has the same: "cat_2".
+  // Of the file, with a number where another source has the same: "cat_2". "clip_2" beside a video
+  // "clip" counts as the same: its second frame has that name.
+  std::string stem;
   enum class Kind { kImage, kVideo } kind = Kind::kImage;
 };
 

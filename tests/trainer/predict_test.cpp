@@ -243,6 +243,24 @@ TEST(Predictions, AreWrittenAsOtherProgramsReadThem) {
   const std::vector<Detection> found = {{{10, 20, 40, 60}, .5F, 2}};
 
   EXPECT_EQ(to_label_rows(found, 100, 200, Scores::kWithout), "2 0.25 0.2 0.3 0.2\n");
+TEST(Media, PicturesAndFramesOfVideosHaveNamesOfTheirOwn) {
+  const TempFolder folder;
+  for (const std::string name : {"a/clip.avi", "a/clip_01.jpg", "a/clip_2.jpg", "a/clip_2.mp4",
+                                 "b/dog_7.jpg", "b/dog.mkv", "b/dog_7_3.png"}) {
+    folder.write(name, "content");
+  }
+
+  std::vector<std::string> stems;
+  for (const MediaSource& source :
+       find_media({folder.at("a"), folder.at("b/dog_7.jpg"), folder.at("b")})) {
+    stems.push_back(source.stem);
+  }
+
+  // clip.avi, clip_01.jpg, clip_2.jpg, clip_2.mp4; dog_7.jpg, dog.mkv, dog_7_3.png
+  EXPECT_EQ(stems, (std::vector<std::string>{"clip", "clip_01", "clip_2_2", "clip_2_3", "dog_7",
+                                             "dog_2", "dog_7_3"}));
+}
+
   EXPECT_EQ(to_label_rows(found, 100, 200, Scores::kWith), "2 0.25 0.2 0.3 0.2 0.5\n");
   EXPECT_EQ(to_coco_results("/data/000042.jpg", found).dump(),
             R"([{"image_id":42,"file_name":"000042.jpg","category_id":3,)"
