@@ -22,7 +22,6 @@
 #include <utility>
 
 #include "trainer/contract/disk.h"
-#include "trainer/contract/image_header.h"
 #include "trainer/image.h"
 
 namespace trainer {
@@ -85,14 +84,8 @@ std::optional<std::uint64_t> difference_hash(const cv::Mat& pixels) {
 }
 
 void read_size(Image& image) {
-  for (const std::size_t bytes : {contract::kImageHeaderBytes, std::size_t{1} << 20}) {
-    const contract::FileBytes start = contract::read_file_start(image.entry->path, bytes);
-    const auto header = contract::read_image_header(start.bytes);
-    if (header && header->width > 0 && header->height > 0) {
-      image.width = header->width, image.height = header->height;
-      return;
-    }
-  }
+  const cv::Size size = read_image_size(image.entry->path);
+  image.width = size.width, image.height = size.height;
 }
 
 std::optional<ImageFinding> decode(Image& image) {

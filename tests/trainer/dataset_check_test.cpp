@@ -76,6 +76,25 @@ TEST_F(Check, CountsWhatEachSplitHolds) {
   }
 }
 
+TEST_F(Check, MeasuresATurnedPhotographAsItIsSeen) {
+  std::vector<unsigned char> jpeg;
+  cv::imencode(".jpg", blocks(4), jpeg);  // 200 x 100 as stored.
+  constexpr char kQuarterTurn = 6;
+  folder_.write("images/val/c.jpg",
+                with_exif(std::string(jpeg.begin(), jpeg.end()), kQuarterTurn, 0));
+  std::filesystem::remove(folder_.at("images/val/c.png"));
+
+  for (const bool decode_images : {false, true}) {
+    SCOPED_TRACE(decode_images);
+    const DatasetCheck result = check(decode_images);
+
+    const SplitFacts& val = result.splits[1];
+    EXPECT_EQ(val.width.median, 100);
+    EXPECT_EQ(val.height.median, 200);
+    EXPECT_NEAR(val.aspect.median, 0.5, 1e-6);  // Of a box of half of both.
+  }
+}
+
 TEST_F(Check, FindsTheSameFileInTwoSplits) {
   std::filesystem::copy_file(folder_.at("images/train/a.png"), folder_.at("images/val/copy.png"));
   std::filesystem::copy_file(folder_.at("images/train/a.png"), folder_.at("images/train/twin.png"));

@@ -54,17 +54,6 @@ TEST(ImageSize, IsWhatReadingGives) {
   EXPECT_EQ(trainer::read_image_size(folder.at("gone.jpg")), cv::Size());
 }
 
-// An EXIF block with one entry, the orientation, and `filler` bytes behind it.
-std::string with_exif(const std::string& jpeg, char orientation, std::size_t filler) {
-  using namespace std::string_literals;
-  std::string block = "Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0"s;
-  block += orientation;
-  block += "\0\0\0\0\0\0"s + std::string(filler, '\0');
-  const std::size_t size = block.size() + 2;
-  return jpeg.substr(0, 2) + "\xff\xe1"s + static_cast<char>(size >> 8) +
-         static_cast<char>(size & 0xff) + block + jpeg.substr(2);
-}
-
 TEST(ImageSize, OfATurnedPhotographIsThatOfThePicture) {
   const TempFolder folder;
   std::vector<unsigned char> bytes;
