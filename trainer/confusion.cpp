@@ -2,7 +2,6 @@
 #include "trainer/confusion.h"
 
 #include <algorithm>
-#include <functional>
 #include <stdexcept>
 
 namespace trainer {
@@ -53,24 +52,44 @@ void ConfusionMatrix::add(const std::vector<Detection>& detections,
       is_used[d] = true;
       predicted = certain[d].cls;
     }
-    ++counts_.at(index(predicted, truths[t].cls));
+    count(predicted, truths[t].cls, 1);
   }
   for (std::size_t d = 0; d < certain.size(); ++d) {
-    if (!is_used[d]) ++counts_.at(index(certain[d].cls, classes_));
+    if (!is_used[d]) count(certain[d].cls, classes_, 1);
   }
 }
 
-void ConfusionMatrix::merge(const std::vector<std::int64_t>& counts) {
-  if (counts.size() != counts_.size()) {
+void ConfusionMatrix::merge(const std::vector<Cell>& cells) {
+  const auto fits = [&](const Cell& cell) {
+    return cell.predicted >= 0 && cell.predicted <= classes_ && cell.truth >= 0 &&
+           cell.truth <= classes_ && cell.count > 0;
+  };
+  if (!std::all_of(cells.begin(), cells.end(), fits)) {
     throw std::runtime_error("confusion matrices of different classes");
   }
-  std::transform(counts.begin(), counts.end(), counts_.begin(), counts_.begin(), std::plus<>());
+  for (const Cell& cell : cells) count(cell.predicted, cell.truth, cell.count);
+}
+
+std::int64_t ConfusionMatrix::at(int predicted, int truth) const {
+  const auto found = counts_.find({predicted, truth});
+  return found == counts_.end() ? 0 : found->second;
 }
 
 double ConfusionMatrix::share(int predicted, int truth) const {
-  std::int64_t all = 0;
-  for (int row = 0; row <= classes_; ++row) all += at(row, truth);
-  return all == 0 ? 0 : static_cast<double>(at(predicted, truth)) / static_cast<double>(all);
+  const auto all = counts_of_truth_.find(truth);
+  if (all == counts_of_truth_.end()) return 0;
+  return static_cast<double>(at(predicted, truth)) / static_cast<double>(all->second);
+}
+
+std::vector<ConfusionMatrix::Cell> ConfusionMatrix::cells() const {
+  std::vector<Cell> cells;
+  for (const auto& [place, count] : counts_) cells.push_back({place.first, place.second, count});
+  return cells;
+}
+
+void ConfusionMatrix::count(int predicted, int truth, std::int64_t times) {
+  counts_[{predicted, truth}] += times;
+  counts_of_truth_[truth] += times;
 }
 
 }  // namespace trainer

@@ -77,7 +77,7 @@ std::vector<std::vector<TrueBox>> targets_by_image(const Batch& batch) {
 }
 
 constexpr std::uint64_t kPartMagic =
-    0x3230'4c41'5645'5954;  // "TYEVAL02"; ranks share one machine type.
+    0x3330'4c41'5645'5954;  // "TYEVAL03"; ranks share one machine type.
 
 template <typename T>
 void put(std::vector<std::byte>& bytes, const std::vector<T>& values) {
@@ -162,7 +162,7 @@ std::vector<std::byte> Evaluator::serialize() const {
   put(bytes, scores_);
   put(bytes, predicted_classes_);
   put(bytes, matches_);
-  put(bytes, confusion_.counts());
+  put(bytes, confusion_.cells());
   return bytes;
 }
 
@@ -176,7 +176,7 @@ void Evaluator::merge(std::span<const std::byte> bytes) {
   const auto scores = take<float>(bytes);
   const auto predicted_classes = take<int>(bytes);
   const auto matches = take<std::uint16_t>(bytes);
-  const auto confusion = take<std::int64_t>(bytes);
+  const auto confusion = take<ConfusionMatrix::Cell>(bytes);
   const auto is_class = [&](int cls) { return cls >= 0 && cls < static_cast<int>(names_.size()); };
   if (!bytes.empty() || images_per_class.size() != names_.size() ||
       scores.size() != matches.size() || scores.size() != predicted_classes.size() ||

@@ -216,6 +216,7 @@ void plot_curves(const std::vector<ClassCurves>& curves, const std::vector<std::
 
 void plot_confusion(const ConfusionMatrix& matrix, const std::vector<std::string>& names,
                     const std::string& folder) {
+  if (matrix.classes() > kConfusionClassesMax) return;
   constexpr double kShownMin = 0.005;  // A share below it stays blank.
   Matrix shares{.title = "Confusion matrix, shares of the true class",
                 .row_label = "predicted",
@@ -226,8 +227,8 @@ void plot_confusion(const ConfusionMatrix& matrix, const std::vector<std::string
   shares.names.emplace_back("background");
   Matrix counts = shares;
   counts.title = "Confusion matrix";
-  const double most = static_cast<double>(
-      std::max<std::int64_t>(1, *std::max_element(matrix.counts().begin(), matrix.counts().end())));
+  std::int64_t most = 1;
+  for (const ConfusionMatrix::Cell& cell : matrix.cells()) most = std::max(most, cell.count);
   for (int row = 0; row <= matrix.classes(); ++row) {
     for (Matrix* target : {&shares, &counts}) {
       target->shades.emplace_back();
@@ -238,7 +239,7 @@ void plot_confusion(const ConfusionMatrix& matrix, const std::vector<std::string
       shares.shades.back().push_back(share);
       shares.texts.back().push_back(share < kShownMin ? "" : fmt::format("{:.2f}", share));
       const std::int64_t count = matrix.at(row, column);
-      counts.shades.back().push_back(static_cast<double>(count) / most);
+      counts.shades.back().push_back(static_cast<double>(count) / static_cast<double>(most));
       counts.texts.back().push_back(count == 0 ? "" : fmt::format("{}", count));
     }
   }

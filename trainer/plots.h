@@ -26,7 +26,9 @@ void plot_curves(const std::vector<ClassCurves>& curves, const std::vector<std::
                  const std::string& folder);
 
 // FOLDER/confusion_matrix.png (counts) and confusion_matrix_normalized.png (shares of the true
-// class), with the background as the last row and column.
+// class), with the background as the last row and column. Nothing is written of more classes than
+// kConfusionClassesMax, which would have less than a pixel each.
+inline constexpr int kConfusionClassesMax = 500;
 void plot_confusion(const ConfusionMatrix& matrix, const std::vector<std::string>& names,
                     const std::string& folder);
 

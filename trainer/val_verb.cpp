@@ -76,6 +76,30 @@ Subject load_subject(ValRequest& request) {
   return subject;
 }
 
+// A whole table of few classes; of many its cells above 0.
+nlohmann::ordered_json confusion_json(const ConfusionMatrix& confusion,
+                                      std::vector<std::string> names) {
+  using Json = nlohmann::ordered_json;
+  names.emplace_back("background");
+  Json json = {{"names", std::move(names)}};
+  if (confusion.classes() > kConfusionClassesMax) {
+    json["cells"] = Json::array();
+    for (const ConfusionMatrix::Cell& cell : confusion.cells()) {
+      json["cells"].push_back({cell.predicted, cell.truth, cell.count});
+    }
+    return json;
+  }
+  json["predicted_by_true"] = Json::array();
+  for (int row = 0; row <= confusion.classes(); ++row) {
+    std::vector<std::int64_t> counts;
+    for (int column = 0; column <= confusion.classes(); ++column) {
+      counts.push_back(confusion.at(row, column));
+    }
+    json["predicted_by_true"].push_back(counts);
+  }
+  return json;
+}
+
 nlohmann::ordered_json to_json(const ValRequest& request, const Subject& subject,
                                const Validation& result) {
   const EvalMetrics& metrics = result.metrics;
@@ -107,16 +131,7 @@ nlohmann::ordered_json to_json(const ValRequest& request, const Subject& subject
                                {"ap50_95", own.ap50_95},
                                {"ap", result.curves[i].ap}});
   }
-  nlohmann::ordered_json counts = nlohmann::ordered_json::array();
-  for (int row = 0; row <= result.confusion.classes(); ++row) {
-    counts.push_back(nlohmann::ordered_json::array());
-    for (int column = 0; column <= result.confusion.classes(); ++column) {
-      counts.back().push_back(result.confusion.at(row, column));
-    }
-  }
-  std::vector<std::string> names = subject.class_names;
-  names.emplace_back("background");
-  json["confusion"] = {{"names", names}, {"predicted_by_true", counts}};
+  json["confusion"] = confusion_json(result.confusion, subject.class_names);
   return json;
 }
 

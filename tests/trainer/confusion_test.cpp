@@ -65,10 +65,25 @@ TEST(Confusion, AddsTheCountsOfOtherRanks) {
   matrix.add({{kHere, .9F, 0}}, {{kHere, 0}});
   other.add({}, {{kHere, 0}});
 
-  matrix.merge(other.counts());
+  matrix.merge(other.cells());
 
-  EXPECT_EQ(matrix.counts(), (std::vector<std::int64_t>{1, 0, 1, 0}));
-  EXPECT_THROW(matrix.merge({1}), std::runtime_error);
+  using Cell = ConfusionMatrix::Cell;
+  EXPECT_EQ(matrix.cells(), (std::vector<Cell>{{0, 0, 1}, {1, 0, 1}}));
+  EXPECT_DOUBLE_EQ(matrix.share(0, 0), .5);
+  EXPECT_THROW(matrix.merge({{0, 0, 1}, {2, 0, 1}}), std::runtime_error);
+  EXPECT_EQ(matrix.at(0, 0), 1) << "nothing of what does not fit is added";
+}
+
+// A data set may have 65,536 of them: a table of cells would take 32 GiB.
+TEST(Confusion, OfManyClassesHoldsWhatWasCounted) {
+  constexpr int kClasses = 65'536;
+  ConfusionMatrix matrix(kClasses);
+
+  matrix.add({{kHere, .9F, 65'535}}, {{kHere, 65'535}, {kThere, 4}});
+
+  EXPECT_EQ(matrix.at(65'535, 65'535), 1);
+  EXPECT_EQ(matrix.at(kClasses, 4), 1);
+  EXPECT_EQ(matrix.cells().size(), 2U);
 }
 
 }  // namespace

@@ -210,6 +210,15 @@ TEST(Plots, CurvesAndMatricesOfFewAndManyClasses) {
   }
 }
 
+TEST(Plots, NoMatrixIsDrawnOfMoreClassesThanAPageShows) {
+  const TempFolder folder;
+
+  trainer::plot_confusion(trainer::ConfusionMatrix(65'536), std::vector<std::string>(65'536, "a"),
+                          folder.at(""));
+
+  EXPECT_TRUE(std::filesystem::is_empty(folder.at("")));
+}
+
 TEST(Plots, LabelsShowEveryClass) {
   const TempFolder folder;
   std::vector<contract::ImageEntry> images(3);

@@ -160,6 +160,24 @@ TEST(Val, TakesAllClassesForOne) {
   EXPECT_EQ(json["classes"][0]["instances"], json["instances"]);
 }
 
+TEST(Val, OfManyClassesListsWhatTheMatrixCounts) {
+  const TempFolder folder;
+  const std::string data = small_dataset(folder);
+  folder.write("scenes/data.yaml", "train: images/train\nval: images/val\nnc: 501\n");
+  const std::string weights = some_weights(folder, std::vector<std::string>(501, "a"));
+
+  const ProgramRun run = run_trainer(
+      fmt::format("val --weights {} --data {} --json --out {}", weights, data, folder.at("out")));
+
+  ASSERT_EQ(run.code, 0) << run.errors;
+  const auto confusion = nlohmann::json::parse(run.output)["confusion"];
+  EXPECT_EQ(keys(confusion), (std::vector<std::string>{"cells", "names"}));
+  int counted = 0;
+  for (const auto& cell : confusion["cells"]) counted += cell[1] < 501 ? cell[2].get<int>() : 0;
+  EXPECT_EQ(counted, nlohmann::json::parse(run.output)["instances"]);
+  EXPECT_FALSE(fs::exists(folder.at("out/confusion_matrix.png")));
+}
+
 TEST(Val, RefusesAFileThatHoldsNoWeightsAndSaysWhatToDo) {
   const TempFolder folder;
   const std::string data = small_dataset(folder);
