@@ -141,7 +141,7 @@ class Bench {
 
   [[nodiscard]] BenchReport report(std::int64_t batches, int threads) const {
     const double batch_s = clock_.seconds() / static_cast<double>(batches);
-    BenchReport report{.model = replica_ ? args_.model : "loader",
+    BenchReport report{.model = replica_ ? contract::model_name(args_.model) : "loader",
             .device = device_.str(),
             .imgsz = args_.imgsz,
             .batch = args_.batch,

@@ -14,7 +14,6 @@
 
 #include "trainer/bench.h"
 #include "trainer/bench_collectives.h"
-#include "trainer/contract/architecture.h"
 #include "trainer/scenes.h"
 #include "trainer/verbs.h"
 #include "trainer/rank_setup.h"
@@ -141,8 +140,14 @@ Verb add_bench_verb(CLI::App& program, const Launch& launch) {
   BenchOptions& options = request->options;
   options.args.data = kSynthetic;
   options.args.imgsz = 320;
-  command->add_option("--model", options.args.model, "default: yolov8n")
-      ->check(CLI::IsMember(contract::known_models()));
+  command
+      ->add_option("--model", options.args.model, "a known one or a .yaml file; default: yolov8n")
+      ->check([](const std::string& model) {
+        contract::TrainArgs args;
+        args.model = model;
+        const auto fault = contract::check_model(args);
+        return fault ? fault->message : std::string();
+      });
   command->add_option("--imgsz", options.args.imgsz, "default: 320");
   command->add_option("--batch", options.args.batch, "default: 16");
   command->add_option("--data", options.args.data, "YAML file of a data set; default: synthetic");

@@ -259,7 +259,8 @@ Verb add_predict_verb(CLI::App& program, const Launch& launch) {
   command->add_option("--max-det", request->max_det, "detections in a picture at most")
       ->check(CLI::Range(1, 10'000))
       ->capture_default_str();
-  command->add_option("--batch", request->batch, "pictures at once; changes no result")
+  command
+      ->add_option("--batch", request->batch, "pictures at once; results differ by rounding alone")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   command->add_flag("--rect,!--no-rect", request->is_rect,

@@ -218,6 +218,7 @@ void TrainingRun::choose_batch(const contract::Architecture& architecture, int c
       "batch = {}: {}", batch,
       saved ? "as the run began"
             : device_.is_cuda() ? "found by trial" : "the default, there is no GPU to try it on"));
+  warn_of_large_batch(input_);
 }
 
 void TrainingRun::make_loader() {

@@ -138,6 +138,15 @@ void agree_on_input(Communicator& communicator, const std::function<void()>& wor
   }
 }
 
+void warn_of_large_batch(TrainInput& input) {
+  const auto images = std::ssize(input.dataset.train);
+  if (input.args.batch <= images) return;
+  input.warnings.push_back(
+      fmt::format("batch = {}, but there are {} training images: batches are filled up, so each of "
+                  "them has images more than once. Use at most {}.",
+                  input.args.batch, images, images));
+}
+
 TrainInput prepare_input(const contract::TrainArgs& args, Communicator& communicator) {
   TrainInput input;
   input.args = args;
@@ -164,6 +173,7 @@ TrainInput prepare_input(const contract::TrainArgs& args, Communicator& communic
     input.class_names = {"item"};
   }
   input.batch_per_rank = args.batch / communicator.size();
+  warn_of_large_batch(input);
 
   // Ranks that see different files would train on different orders without noticing.
   std::array<std::int64_t, 4> counts = {static_cast<std::int64_t>(input.dataset.train.size()),

@@ -26,6 +26,9 @@ struct TrainInput {
 // A collective. Throws BadInput.
 [[nodiscard]] TrainInput prepare_input(const contract::TrainArgs& args, Communicator& communicator);
 
+// Adds a warning where a batch cannot be of different images.
+void warn_of_large_batch(TrainInput& input);
+
 // Runs `work` on every rank; if it throws std::invalid_argument or BadInput anywhere, every rank
 // throws BadInput with the text of the first rank that failed. A collective.
 void agree_on_input(Communicator& communicator, const std::function<void()>& work);

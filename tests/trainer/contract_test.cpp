@@ -33,6 +33,16 @@ struct MessageCase {
   const char* message;
 };
 
+TEST(TrainArgs, HelpOffersNothingThatIsRefused) {
+  for (const ArgInfo& info : train_arg_table()) {
+    if (info.range != "true or false") continue;
+    SCOPED_TRACE(info.name);
+    TrainArgs args;
+    EXPECT_FALSE(set_train_arg(args, info.name, "true").has_value());
+    EXPECT_FALSE(set_train_arg(args, info.name, "false").has_value());
+  }
+}
+
 TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
   const MessageCase cases[] = {
       {"epochs", "-3", "epochs = -3 is below the smallest allowed value 1."},
@@ -59,6 +69,9 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
       {"classes", "0,,2", "classes = \"0,,2\" is not a whole number or a list such as [0, 2]."},
       {"classes", "0,-2", "classes = 0,-2 is below the smallest allowed value 0."},
       {"multi_scale", "0.95", "multi_scale = 0.95 is above the largest allowed value 0.9."},
+      {"amp", "fp16",
+       "amp = fp16 is not supported by this trainer: it would need a scaled loss, bfloat16 has the "
+       "range of float32 and needs none. Use bf16."},
       {"amp", "fp8",
        "amp = \"fp8\" is not known. Known: true, false, bf16, fp32. Did you mean \"fp32\"?"},
       {"imgsz", "100", "imgsz = 100 is not a multiple of 32. The nearest are 96 and 128."},

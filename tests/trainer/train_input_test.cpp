@@ -101,6 +101,19 @@ TEST_F(Input, ClassesComeBeforeOneClassForAll) {
   EXPECT_EQ(some.class_names, std::vector<std::string>{"item"});
 }
 
+TEST_F(Input, ABatchOfMoreThanAllImagesIsWorthAWarning) {
+  args_.batch = 20;
+  EXPECT_TRUE(prepare().warnings.empty());
+  args_.fraction = 12;
+
+  const TrainInput input = prepare();
+
+  EXPECT_EQ(input.warnings,
+            std::vector<std::string>{
+                "batch = 20, but there are 12 training images: batches are filled up, so each of "
+                "them has images more than once. Use at most 12."});
+}
+
 TEST_F(Input, AClassThatTheDataSetHasNotIsRefused) {
   args_.classes = {0, 99};
 

@@ -240,24 +240,6 @@ TEST(TrainVerb, SaysWhatANewAttemptWasGivenOtherwise) {
   EXPECT_EQ(more.output.find("images are others"), std::string::npos) << more.output;
 }
 
-TEST(Val, SaysWhatDoesNotFit) {
-  const TempFolder folder;
-  const std::string data = small_dataset(folder);
-  const std::string weights = some_weights(folder, {"a", "b"});
-  const auto refusal = [&](const std::string& arguments) {
-    const ProgramRun run =
-        run_trainer(fmt::format("val --weights {} --data {} {}", weights, data, arguments));
-    EXPECT_EQ(run.code, 20) << arguments;
-    return run.errors;
-  };
-
-  EXPECT_NE(refusal("").find("has 2 classes"), std::string::npos);
-  EXPECT_NE(refusal("--single-cls --split test").find("the split test has no images"),
-            std::string::npos);
-  EXPECT_NE(refusal("--single-cls --imgsz 100").find("imgsz = 100 is no multiple of 32. Use 128"),
-            std::string::npos);
-}
-
 // Linux lets a name be any bytes, here Latin-1; JSON does not.
 TEST(TrainVerb, TakesNamesOfFilesThatAreNotUtf8) {
   const TempFolder folder;
@@ -310,6 +292,43 @@ TEST(TrainVerb, RefusesClassNamesThatAreNotUtf8AsCheckDoes) {
   EXPECT_EQ(train.code, 20);
   EXPECT_NE(train.errors.find(fault), std::string::npos) << train.errors;
   EXPECT_EQ(reference::read_json(folder.at("run/exit.json"))["reason"], "bad_input");
+}
+
+TEST(BenchVerb, TakesAKnownModelOrADescription) {
+  const TempFolder folder;
+  const std::string model = folder.write("small.yaml",
+                                         "backbone:\n"
+                                         "  - [-1, 1, Conv, [8, 3, 4]]\n"
+                                         "head:\n"
+                                         "  - [[0], 1, Detect, [nc]]\n");
+  const std::string start = "bench --imgsz 32 --batch 2 --steps 1 --warmup 0 --json --model ";
+
+  const ProgramRun small = run_trainer(start + model);
+  const ProgramRun unknown = run_trainer(start + "yolov0");
+
+  ASSERT_EQ(small.code, 0) << small.errors;
+  EXPECT_EQ(nlohmann::json::parse(small.output)["model"], "small");
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_NE(unknown.errors.find("model = \"yolov0\" is not known"), std::string::npos)
+      << unknown.errors;
+}
+
+TEST(Val, SaysWhatDoesNotFit) {
+  const TempFolder folder;
+  const std::string data = small_dataset(folder);
+  const std::string weights = some_weights(folder, {"a", "b"});
+  const auto refusal = [&](const std::string& arguments) {
+    const ProgramRun run =
+        run_trainer(fmt::format("val --weights {} --data {} {}", weights, data, arguments));
+    EXPECT_EQ(run.code, 20) << arguments;
+    return run.errors;
+  };
+
+  EXPECT_NE(refusal("").find("has 2 classes"), std::string::npos);
+  EXPECT_NE(refusal("--single-cls --split test").find("the split test has no images"),
+            std::string::npos);
+  EXPECT_NE(refusal("--single-cls --imgsz 100").find("imgsz = 100 is no multiple of 32. Use 128"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -73,7 +73,8 @@ const std::vector<Option>& options() {
        "above 0 to 1, a number of images, or a list of two"},
       {"classes", "data", &A::classes, 0, 65'535, {}, "use only labels of these classes; they keep their numbers",
        "none or a list"},
-      {"rect", "data", &A::rect, 0, 1, {}, "batches of images of like shape with little padding, without mosaic"},
+      {"rect", "data", &A::rect, 0, 1, {}, "batches of images of like shape with little padding",
+       "only false: training images are square"},
       {"single_cls", "data", &A::single_cls, 0, 1, {}, "treat all classes as one"},
       {"optimizer", "optimizer", &A::optimizer, -kAny, kAny, {"auto", "SGD", "MuSGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSProp"}, "auto also sets lr0 and momentum"},
       {"lr0", "optimizer", &A::lr0, 1e-5, 0.1, {}, "initial learning rate; not used by optimizer=auto"},
@@ -333,6 +334,13 @@ struct Setter {
       if (const std::optional<bool> flag = parse_bool(text)) {
         args.amp = *flag ? "true" : "false";
         return std::nullopt;
+      }
+      const std::string word = lower(text);
+      if (word == "fp16" || word == "float16" || word == "half") {
+        return fmt::format(
+            "amp = {} is not supported by this trainer: it would need a scaled loss, bfloat16 has "
+            "the range of float32 and needs none. Use bf16.",
+            text);
       }
     }
     return not_a_choice();
