@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 #include <sched.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <fstream>
 #include <initializer_list>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string_view>
 #include <thread>
@@ -120,6 +122,32 @@ std::string to_ranges(const std::vector<int>& cpus) {
     if (next - first > 1) text += fmt::format("-{}", cpus[next - 1]);
   }
   return text;
+}
+
+double process_age_s() {
+  std::ifstream file("/proc/self/stat");
+  std::string stat;
+  std::getline(file, stat);
+  timespec uptime{};
+  clock_gettime(CLOCK_BOOTTIME, &uptime);
+  return process_age_s(
+      stat, static_cast<double>(uptime.tv_sec) + 1e-9 * static_cast<double>(uptime.tv_nsec),
+      static_cast<double>(sysconf(_SC_CLK_TCK)));
+}
+
+double process_age_s(std::string_view stat, double uptime_s, double ticks_per_s) {
+  constexpr double kStartUpMax = 600;
+  // The second field is the program's name in brackets, which may hold anything.
+  constexpr int kFirst = 3, kStartTime = 22;
+  const std::size_t name_end = stat.rfind(')');
+  if (name_end == std::string_view::npos) return 0;
+  std::istringstream fields{std::string(stat.substr(name_end + 1))};
+  std::string field;
+  for (int i = kFirst; i < kStartTime; ++i) fields >> field;
+  double start_ticks = 0;
+  if (!(fields >> start_ticks) || start_ticks <= 0) return 0;
+  const double age = uptime_s - start_ticks / ticks_per_s;
+  return age >= 0 && age <= kStartUpMax ? age : 0;
 }
 
 Launch read_launch() {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace trainer {
@@ -56,6 +57,13 @@ struct Launch {
   int attempt = 0;                 // TRAINYARD_ATTEMPT, else SLURM_RESTART_COUNT
   std::string job;                 // SLURM_JOB_ID; empty: no Slurm job.
 };
+// How long this process has lived: loading libraries and starting itself again counted, for exec
+// does not begin it anew. 0 where /proc does not say, and above ten minutes: that was no start-up,
+// but a shell with other work before it became this program.
+[[nodiscard]] double process_age_s();
+// Of a line of /proc/PID/stat, so many seconds after the start of the host.
+[[nodiscard]] double process_age_s(std::string_view stat, double uptime_s, double ticks_per_s);
+
 // Throws std::invalid_argument where a variable is no number.
 [[nodiscard]] Launch read_launch();
 

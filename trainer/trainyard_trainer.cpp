@@ -224,7 +224,7 @@ std::string train_arguments_help() {
 }
 
 int run_command(int argc, char** argv) {
-  const double started = utc_now();
+  const double started = utc_now() - process_age_s();
   const Launch launch = read_launch();
   settle_thread_environment(launch, argv);
   keep_freed_memory();

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <ostream>
+#include <string>
 
 namespace trainer {
 namespace {
@@ -86,6 +87,24 @@ TEST(CpuRanges, AreWrittenShort) {
   EXPECT_EQ(to_ranges({}), "");
   EXPECT_EQ(to_ranges({5}), "5");
   EXPECT_EQ(to_ranges({0, 1, 2, 3, 6, 8, 9}), "0-3,6,8-9");
+}
+
+TEST(ProcessAge, IsThatOfTheKernelAndNoOlderThanAStartUp) {
+  // Field 22 is the start in ticks; the name may look like fields.
+  const std::string stat =
+      "4711 (a) S 1 (b) S 1 1 1 0 -1 4194560 99 0 0 0 1 2 0 0 20 0 3 0 123450 8192 64 1";
+
+  EXPECT_NEAR(process_age_s(stat, 1242.75, 100), 8.25, 1e-9);
+  EXPECT_EQ(process_age_s(stat, 1234, 100), 0) << "older than the host";
+  EXPECT_EQ(process_age_s(stat, 1835, 100), 0) << "a shell that became this program";
+  for (const char* odd : {"", "4711 (a) S 1 1", "4711 a S",
+                          "1 (a) S 1 1 1 0 -1 4 9 0 0 0 1 2 0 0 20 0 3 0 0 8192 64 1"}) {
+    EXPECT_EQ(process_age_s(odd, 1242, 100), 0) << odd;
+  }
+}
+
+TEST(ProcessAge, IsKnownHere) {
+  EXPECT_GT(process_age_s(), 0);
 }
 
 }  // namespace
