@@ -9,7 +9,6 @@
 namespace accounting {
 namespace {
 
-constexpr std::size_t kIdLengthMax = 200;
 constexpr std::size_t kActorLengthMax = 128;
 constexpr std::size_t kNoteLengthMax = 1'000;
 
@@ -43,7 +42,7 @@ std::size_t printable_length(std::string_view text) {
 }  // namespace
 
 bool is_name(std::string_view text) {
-  return !text.empty() && consists_of(text, 64, kNameMarks);
+  return !text.empty() && consists_of(text, kNameLengthMax, kNameMarks);
 }
 
 bool is_fund(std::string_view text) {
@@ -54,7 +53,7 @@ bool is_fund(std::string_view text) {
 }
 
 bool is_run(std::string_view text) {
-  return consists_of(text, kIdLengthMax, "._-/:@+=#");
+  return consists_of(text, kIdLengthMax, kIdMarks);
 }
 
 bool is_id(std::string_view text) {

@@ -21,6 +21,9 @@ inline constexpr UtcSeconds kYear9999End = 253'402'300'799;
 // What a name may have beside letters and digits. Groups of a directory with blanks are renamed where
 // the machine learns of them (docs/operate.md).
 inline constexpr std::string_view kNameMarks = "._@+-";
+inline constexpr std::size_t kNameLengthMax = 64;
+inline constexpr std::string_view kIdMarks = "._-/:@+=#";
+inline constexpr std::size_t kIdLengthMax = 200;
 
 [[nodiscard]] bool is_name(std::string_view text);  // A user, group, cluster or member.
 [[nodiscard]] bool is_fund(std::string_view text);

@@ -37,6 +37,7 @@ bool is_of_members(const std::string& setting) {
 json answer_set(Dispatcher& dispatcher, const Caller& caller, const json& request, UtcSeconds now) {
   accounting::Setting setting;
   const std::string asked_id = request.at("id");
+  if (const std::string why = why_no_id(asked_id); !why.empty()) return bad_request(why);
   setting.fund = request.at("fund");
   setting.name = request.at("name");
   if (request.contains("value") && !request.at("value").is_null()) {
@@ -105,6 +106,11 @@ json answer_refund(Dispatcher& dispatcher, const Caller& caller, const json& req
   accounting::Refund refund;
   refund.charge_id = request.at("charge");
   refund.id = refund.charge_id + "/" + request.at("reason").get<std::string>();
+  if (!accounting::is_id(refund.id)) {
+    return bad_request(fmt::format("\"{}\" is no id of a refund: charge and reason together have 1 to {} "
+                                   "letters, digits and {}", refund.id, accounting::kIdLengthMax,
+                                   accounting::kIdMarks));
+  }
   refund.actor = caller.user;
   refund.note = request.value("note", "");
   const auto left = dispatcher.ledger().refundable(refund.charge_id);

@@ -33,6 +33,16 @@ Expected<std::string> with_prefix(accounting::Database& db, const std::string& p
 
 }  // namespace
 
+std::string why_no_id(const std::string& id) {
+  static_assert(kCallersIdLengthMax + sizeof("uid:4294967295/") + sizeof("/price") <=
+                accounting::kIdLengthMax + 2);
+  if (id.size() <= kCallersIdLengthMax && accounting::is_id(id)) return "";
+  return fmt::format(
+      "\"{}\" is no id: 1 to {} letters, digits and {}, and not one that ends as those "
+      "which the ledger makes itself (/release, /debt)",
+      id, kCallersIdLengthMax, accounting::kIdMarks);
+}
+
 Expected<std::string> id_of_user(accounting::Database& db, std::uint32_t uid,
                                  const std::string& user, const std::string& id) {
   return with_prefix(db, fmt::format("uid:{}/", uid), "set", user, id);

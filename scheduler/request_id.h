@@ -6,12 +6,20 @@
 // id gets a first part with a colon, which no id of the service has (docs/formats/ledger.md).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
 #include "accounting/database.h"
 
 namespace scheduler {
+
+// Of a caller's own id. What the service writes before it ("uid:4294967295/") and behind it ("/price")
+// fits into an id of the ledger beside it.
+inline constexpr std::size_t kCallersIdLengthMax = 160;
+
+// Why no caller can choose this id, in words; empty: he can.
+[[nodiscard]] std::string why_no_id(const std::string& id);
 
 // "uid:1000/ID". An id that the ledger would not take comes back as it is. So does one that stands in
 // the books as a setting which `user` himself made: a retry that crosses an upgrade.

@@ -252,6 +252,7 @@ json answer_grant(Dispatcher& dispatcher, const Caller& caller, const json& requ
   }
   accounting::Grant grant;
   const std::string asked_id = request.at("id");
+  if (const std::string why = why_no_id(asked_id); !why.empty()) return bad_request(why);
   const auto id = id_of_admin(dispatcher.database(), "grant", caller.user, asked_id);
   if (!id) return failed(id.error().message);
   grant.id = *id;

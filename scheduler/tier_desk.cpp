@@ -62,7 +62,7 @@ json take_tier(Dispatcher& dispatcher, const Caller& caller, const Tier& tier, c
     if (!set) return tl::unexpected(set.error());
     was_known = *set == accounting::SetStatus::kAlreadySet;
     if (*set != accounting::SetStatus::kSet && !was_known) {
-      refusal = fmt::format("request {} exists with other content, or is no id", id);
+      refusal = fmt::format("request {} exists with other content", id);
       return tl::unexpected(accounting::Error{kRefused});
     }
     if (was_known || tier.price <= Amount{0}) return {};
@@ -100,8 +100,9 @@ json answer_tier_upgrade(Dispatcher& dispatcher, const Site& site, const Caller&
   }
   const auto name = dispatcher.ledger().setting("user:" + caller.user, "tier");
   if (!name) return failed(name.error().message);
-  const auto id =
-      id_of_user(dispatcher.database(), caller.uid, caller.user, request.at("id").get<std::string>());
+  const std::string asked_id = request.at("id");
+  if (const std::string why = why_no_id(asked_id); !why.empty()) return bad_request(why);
+  const auto id = id_of_user(dispatcher.database(), caller.uid, caller.user, asked_id);
   if (!id) return failed(id.error().message);
   bool is_retry = false;
   const auto read = dispatcher.database().query(

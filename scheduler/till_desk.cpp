@@ -135,7 +135,8 @@ json answer_quote(Dispatcher& dispatcher, Till& till, const Site& site, const Ca
   }
   if (!request.contains("request")) return refused({"quote " + id + " is not known"});
   if (!accounting::is_name(id)) {
-    return bad_request("\"" + id + "\" is no id of a quote: 1 to 64 letters, digits, . _ and -");
+    return bad_request(fmt::format("\"{}\" is no id of a quote: 1 to {} letters, digits and {}", id,
+                                   accounting::kNameLengthMax, accounting::kNameMarks));
   }
   if (!dispatcher.facts()) return failed("Slurm has not answered yet; try again in a moment");
   const DataFacts data{request.at("train_images"), request.at("val_images")};

@@ -66,6 +66,28 @@ class ForeignIds : public testing::Test {
   World world;
 };
 
+// With what the service writes before it an id is still one, and else it is said what an id is.
+TEST_F(ForeignIds, AreAsLongAsTheLedgerTakesThem) {
+  const auto refusal_of = [&](const json& request) {
+    const json answer = ask(kAdmin, request);
+    return answer.at("ok").get<bool>() ? "" : answer.at("kind").get<std::string>() + ": " +
+                                                   answer.at("messages").at(0).get<std::string>();
+  };
+  for (const std::string& id : {std::string(161, 'a'), std::string("a b"), std::string("a/release")}) {
+    SCOPED_TRACE(id);
+    const json grant = {{"verb", "grant"}, {"id", id}, {"fund", "user:ada"}, {"amount", kHour}};
+    EXPECT_EQ(refusal_of(grant).find("bad_request: \"" + id + "\" is no id: 1 to 160 letters"), 0u);
+    const json set = {{"verb", "set"}, {"id", id}, {"fund", "user:ada"}, {"name", "gpus_max"},
+                      {"value", "9"}};
+    EXPECT_EQ(refusal_of(set).find("bad_request: \"" + id + "\" is no id: 1 to 160 letters"), 0u);
+  }
+  done(kAdmin, {{"verb", "grant"}, {"id", std::string(160, 'a')}, {"fund", "user:ada"}, {"amount", kHour}});
+  done(kBob, {{"verb", "set"}, {"id", std::string(160, 'b')}, {"fund", "user:bob"},
+              {"name", "default_fund"}, {"value", "user:bob"}});
+  const std::string of_quote = refusal_of({{"verb", "quote"}, {"id", "a b"}, {"request", json::object()}});
+  EXPECT_NE(of_quote.find("1 to 64 letters, digits and ._@+-"), std::string::npos) << of_quote;
+}
+
 TEST_F(ForeignIds, TakeNoAllowance) {
   squat("allowance/ada/1970-01");
   give_allowances();
