@@ -78,7 +78,8 @@ class Dispatcher {
                                                                 UtcSeconds now);
 
   // release.cpp: gives back what is left of a hold: of an open run whose job is gone, which ends with
-  // it, with a finding; or, by the hold's id, of no open run.
+  // it, with a finding; or, by the hold's id, of no open run. With its entry in the log of what admins
+  // did, in one transaction.
   [[nodiscard]] Expected<std::optional<Refusal>> release_by_admin(const Caller& admin,
                                                                   const std::string& id,
                                                                   const std::string& note,

@@ -19,6 +19,7 @@ Expected<std::optional<Refusal>> Dispatcher::release_by_admin(const Caller& admi
                                                               const std::string& note,
                                                               UtcSeconds now) {
   const std::string reason = fmt::format("released by {}{}{}", admin.user, note.empty() ? "" : ": ", note);
+  const accounting::AdminAct act{now, admin.user, "release", id + (note.empty() ? "" : ": ") + note};
   if (Run* run = open_run(id); run != nullptr) {
     if (!has_looked_) {
       return refuse("Slurm does not answer, so it is not known whether the run's job still lives");
@@ -36,11 +37,16 @@ Expected<std::optional<Refusal>> Dispatcher::release_by_admin(const Caller& admi
                                 "{}: it settles by itself", ended->job, id,
                                 accounting::format_utc(waits_until)));
     }
-    const auto closed = close_segment(
-        *run, {Outcome::kFailed, reason,
-               fmt::format("the hold of run {} was {}. Nobody pays for what its job had beyond its "
-                           "charges", id, reason)}, now);
-    if (!closed) return tl::unexpected(closed.error());
+    const CloseSegment close{Outcome::kFailed, reason,
+                             fmt::format("the hold of run {} was {}. Nobody pays for what its job had "
+                                         "beyond its charges", id, reason)};
+    const auto done = transact_with(id, [&]() -> accounting::Expected<void> {
+      if (const auto kept = till().record(act); !kept) return kept;
+      const auto closed = close_segment(*run, close, now);
+      if (!closed) return tl::unexpected(accounting::Error{closed.error().message});
+      return {};
+    });
+    if (!done) return tl::unexpected(of(done.error()));
     forget(open_.find(id));
     return std::optional<Refusal>{};
   }
@@ -58,8 +64,13 @@ Expected<std::optional<Refusal>> Dispatcher::release_by_admin(const Caller& admi
     return refuse(fmt::format("hold {} keeps the hours of quote {} until it expires", id,
                               (*hold)->hold.quote));
   }
-  const auto released = ledger_.release(id, reason, now);
-  if (!released) return tl::unexpected(of(released.error()));
+  const auto done = db_->transact([&]() -> accounting::Expected<void> {
+    if (const auto kept = till().record(act); !kept) return kept;
+    const auto released = ledger_.release(id, reason, now);
+    if (!released) return tl::unexpected(released.error());
+    return {};
+  });
+  if (!done) return tl::unexpected(of(done.error()));
   return std::optional<Refusal>{};
 }
 

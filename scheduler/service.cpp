@@ -399,8 +399,7 @@ json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& call
     if (verb == "release") {
       if (!caller.is_admin) return refused({"only an admin releases what is set aside"});
       const std::string id = request.at("run"), note = request.value("note", "");
-      return logged(dispatcher, caller, verb, id + (note.empty() ? "" : ": ") + note, now,
-                    outcome_of(dispatcher.release_by_admin(caller, id, note, now)));
+      return outcome_of(dispatcher.release_by_admin(caller, id, note, now));
     }
     if (verb == "audit") {
       json answer = answer_audit(dispatcher, caller, request);

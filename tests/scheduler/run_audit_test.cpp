@@ -197,6 +197,31 @@ TEST_F(Release, GivesBackTheHoldOfARunThatCannotBeCharged) {
   EXPECT_NE(release("runtwo").find("neither an open run nor a hold"), std::string::npos);
 }
 
+TEST_F(Release, IsDoneWithItsEntryOrNotAtAll) {
+  ASSERT_TRUE(world.dispatcher().ledger().hold({"runone/7", "user:ada", {1'000}, "runone", "ada"},
+                                               world.cluster.now));
+  world.cluster.jobs.erase(second_);
+  world.cluster.records.erase(second_);
+  world.tick();
+  ASSERT_TRUE(world.database.execute_script(
+      "CREATE TRIGGER full BEFORE INSERT ON admin_act BEGIN SELECT RAISE(ABORT, 'disk full'); END"));
+  const std::int64_t held = world.balance().held.milli_gpu_s;
+
+  EXPECT_NE(release("runtwo").find("disk full"), std::string::npos);
+  EXPECT_NE(release("runone/7").find("disk full"), std::string::npos);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, held);
+  EXPECT_EQ(world.state("runtwo"), "running");
+
+  ASSERT_TRUE(world.database.execute_script("DROP TRIGGER full"));
+  EXPECT_EQ(release("runtwo"), "released");
+  EXPECT_EQ(release("runone/7"), "released");
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  const auto acts = world.dispatcher().till().acts();
+  ASSERT_TRUE(acts);
+  ASSERT_EQ(acts->size(), 2u);
+  EXPECT_EQ((*acts)[0].act + " " + (*acts)[0].detail, "release runtwo: stuck");
+}
+
 TEST_F(Release, GivesBackAHoldOfNoRun) {
   ASSERT_TRUE(world.dispatcher().ledger().hold({"runone/7", "user:ada", {1'000}, "runone", "ada"},
                                                world.cluster.now));
