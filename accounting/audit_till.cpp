@@ -3,59 +3,21 @@
 
 #include <fmt/format.h>
 
-#include <map>
+#include <array>
 
+#include "accounting/part_schema.h"
 #include "accounting/till.h"
 #include "accounting/transfer.h"
 
 namespace accounting {
 namespace {
 
-using Triggers = std::map<std::string, std::pair<std::string, std::string>>;  // Name: table, SQL.
-
-Expected<Triggers> triggers_of(Database& db) {
-  Triggers triggers;
-  auto done = db.query("SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'trigger'", {},
-                       [&triggers](const Row& row) {
-                         triggers[row.text(0)] = {row.text(1), row.text(2)};
-                       });
-  if (!done) return tl::unexpected(done.error());
-  return triggers;
-}
-
-Expected<bool> has_table(Database& db, const std::string& table) {
+Expected<bool> has_receipts(Database& db) {
   bool has = false;
-  auto done = db.query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1", {table},
+  auto done = db.query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'receipt'", {},
                        [&has](const Row&) { has = true; });
   if (!done) return tl::unexpected(done.error());
   return has;
-}
-
-// A table of a later version than the file was last opened by is not there yet.
-Expected<void> compare_triggers(Database& db, std::vector<std::string>& faults) {
-  static const auto kMade = []() -> Expected<Triggers> {
-    auto fresh = Database::open(":memory:");
-    if (!fresh) return tl::unexpected(fresh.error());
-    if (auto made = fresh->execute_script(till_schema()); !made) {
-      return tl::unexpected(made.error());
-    }
-    return triggers_of(*fresh);
-  }();
-  if (!kMade) return tl::unexpected(kMade.error());
-  const auto stored = triggers_of(db);
-  if (!stored) return tl::unexpected(stored.error());
-  for (const auto& [name, made] : *kMade) {
-    const auto has = has_table(db, made.first);
-    if (!has) return tl::unexpected(has.error());
-    if (!*has) continue;
-    const auto found = stored->find(name);
-    if (found == stored->end()) {
-      faults.push_back(fmt::format("schema: the trigger {} is missing.", name));
-    } else if (found->second != made) {
-      faults.push_back(fmt::format("schema: the trigger {} was changed.", name));
-    }
-  }
-  return {};
 }
 
 // The note of the grant, which the hash chain keeps, begins with what the receipt says.
@@ -122,13 +84,13 @@ Expected<void> compare_receipts(Database& db, std::vector<std::string>& faults) 
 }  // namespace
 
 Expected<std::vector<std::string>> audit_till(Database& db) {
-  std::vector<std::string> faults;
-  auto done = compare_triggers(db, faults);
-  if (!done) return tl::unexpected(done.error());
-  const auto has = has_table(db, "receipt");
+  const std::array scripts{till_schema()};
+  auto faults = faults_of_part(db, scripts);
+  if (!faults) return faults;
+  const auto has = has_receipts(db);
   if (!has) return tl::unexpected(has.error());
-  if (*has) done = compare_receipts(db, faults);
-  if (!done) return tl::unexpected(done.error());
+  if (!*has) return faults;
+  if (auto done = compare_receipts(db, *faults); !done) return tl::unexpected(done.error());
   return faults;
 }
 

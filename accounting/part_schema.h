@@ -7,6 +7,7 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 #include "accounting/database.h"
 
@@ -15,8 +16,14 @@ namespace accounting {
 // Makes the tables of the part or brings them forward, all or nothing; the ledger's stand already.
 // Element i of `scripts` goes from version i to i + 1: add at the end, never edit, files made by each
 // of them exist. The first makes only what is not there, as the oldest files have the tables and no
-// version. An Error where the file is of a newer program.
+// version. A trigger that is missing or was changed is put back, with a finding. An Error where the file
+// is of a newer program.
 [[nodiscard]] Expected<void> open_part(Database& db, const std::string& part,
                                        std::span<const std::string> scripts);
+
+// The triggers that the scripts make and that are missing, or were changed: one sentence each. Those of
+// a table that is not there yet, of a later version, are not missing.
+[[nodiscard]] Expected<std::vector<std::string>> faults_of_part(Database& db,
+                                                                std::span<const std::string> scripts);
 
 }  // namespace accounting

@@ -215,7 +215,7 @@ std::string till_schema() {
 Expected<Till> Till::open(Database& db, Ledger& ledger) {
   static const std::array kVersions{till_schema()};
   auto done = open_part(db, "till", kVersions);
-  if (done) done = db.execute_script(kVersions.front());  // A trigger that somebody dropped.
+  if (done) done = db.execute_script(kVersions.front());  // Tables that came within a version.
   if (!done) return tl::unexpected(Error{"till: " + done.error().message});
   return Till(db, ledger);
 }

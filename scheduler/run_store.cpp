@@ -52,6 +52,18 @@ CREATE TABLE IF NOT EXISTS run_allocation (  -- What is charged, once.
 ) STRICT, WITHOUT ROWID;
 )sql";
 
+constexpr const char* kSchema2 = R"sql(
+CREATE TRIGGER IF NOT EXISTS run_allocation_no_update BEFORE UPDATE ON run_allocation
+BEGIN SELECT RAISE(ABORT, 'what an allocation was charged to stays'); END;
+CREATE TRIGGER IF NOT EXISTS run_allocation_no_delete BEFORE DELETE ON run_allocation
+BEGIN SELECT RAISE(ABORT, 'what an allocation was charged to stays'); END;
+)sql";
+
+const std::array<std::string, 2>& versions() {
+  static const std::array<std::string, 2> kVersions{kSchema, kSchema2};
+  return kVersions;
+}
+
 // Books of an older version: what their events have charged. It reads all events there are, so it is
 // run only where nothing is charged yet.
 constexpr const char* kFillAllocations = R"sql(
@@ -65,8 +77,7 @@ Error of(const accounting::Error& error) { return {"the books: " + error.message
 }  // namespace
 
 Expected<RunStore> RunStore::open(accounting::Database& db) {
-  static const std::array<std::string, 1> kVersions{kSchema};
-  if (const auto made = accounting::open_part(db, "run", kVersions); !made) {
+  if (const auto made = accounting::open_part(db, "run", versions()); !made) {
     return tl::unexpected(of(made.error()));
   }
   bool is_filled = false;
@@ -78,6 +89,12 @@ Expected<RunStore> RunStore::open(accounting::Database& db) {
     return tl::unexpected(of(filled.error()));
   }
   return RunStore(db);
+}
+
+Expected<std::vector<std::string>> RunStore::faults_of_schema(accounting::Database& db) {
+  auto faults = accounting::faults_of_part(db, versions());
+  if (!faults) return tl::unexpected(of(faults.error()));
+  return std::move(*faults);
 }
 
 Expected<void> RunStore::append(Run& run, const RunEvent& event) {

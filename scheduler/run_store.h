@@ -30,8 +30,14 @@ struct Sighting {
 
 class RunStore {
  public:
-  // Makes the tables. `db` outlives the store.
+  // Makes the tables; puts triggers back that keep events from being changed, with a finding. `db`
+  // outlives the store.
   [[nodiscard]] static Expected<RunStore> open(accounting::Database& db);
+  // Of books whose tables `open` has made. Asks and writes nothing.
+  [[nodiscard]] static RunStore beside(accounting::Database& db) { return RunStore(db); }
+
+  // The triggers that are missing or were changed, one sentence each. Changes nothing.
+  [[nodiscard]] static Expected<std::vector<std::string>> faults_of_schema(accounting::Database& db);
 
   // Appends to the run's events and to `run` (its fold). Inside the caller's transaction, if any.
   [[nodiscard]] Expected<void> append(Run& run, const RunEvent& event);

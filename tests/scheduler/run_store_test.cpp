@@ -24,7 +24,7 @@ TEST(RunTables, OfBooksWithoutAVersionGoForward) {
   ASSERT_TRUE(world.database.query(
       "SELECT value FROM ledger_meta WHERE key = 'run_version'", {},
       [&version](const accounting::Row& row) { version = row.text(0); }));
-  EXPECT_EQ(version, "1");
+  EXPECT_EQ(version, "2");
 }
 
 TEST(RunTables, OfANewerProgramAreRefused) {
@@ -33,7 +33,7 @@ TEST(RunTables, OfANewerProgramAreRefused) {
       world.database.run("UPDATE ledger_meta SET value = '9' WHERE key = 'run_version'", {}));
   const auto opened = RunStore::open(world.database);
   ASSERT_FALSE(opened);
-  EXPECT_NE(opened.error().message.find("run version 9 is newer than the 1"), std::string::npos)
+  EXPECT_NE(opened.error().message.find("run version 9 is newer than the 2"), std::string::npos)
       << opened.error().message;
 }
 
