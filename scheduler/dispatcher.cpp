@@ -58,16 +58,48 @@ Expected<Dispatcher> Dispatcher::open(const Site& site, accounting::Database& db
   for (const auto& [id, when] : *closed) {
     dispatcher.second_looks_[id] = when + site.record_wait_s;
   }
-  auto open_runs = dispatcher.store_.load_open();
-  if (!open_runs) return tl::unexpected(open_runs.error());
-  for (Run& run : *open_runs) {
-    const auto observation = dispatcher.store_.observation(run.id);
-    if (!observation) return tl::unexpected(observation.error());
-    if (*observation) dispatcher.last_seen_[run.id] = (*observation)->last_seen;
-    const std::string id = run.id;
-    dispatcher.open_.emplace(id, std::move(run));
+  if (const auto loaded = dispatcher.load_open_runs(); !loaded) {
+    return tl::unexpected(loaded.error());
   }
   return dispatcher;
+}
+
+Expected<Dispatcher> Dispatcher::beside(const Site& site, accounting::Database& db,
+                                        Cluster& cluster) {
+  auto ledger = accounting::Ledger::open(db);
+  if (!ledger) return tl::unexpected(of(ledger.error()));
+  Dispatcher dispatcher(site, db, cluster, std::move(*ledger), RunStore::beside(db));
+  if (const auto loaded = dispatcher.load_open_runs(); !loaded) {
+    return tl::unexpected(loaded.error());
+  }
+  dispatcher.learn_submits();
+  return dispatcher;
+}
+
+Expected<void> Dispatcher::load_open_runs() {
+  auto open_runs = store_.load_open();
+  if (!open_runs) return tl::unexpected(open_runs.error());
+  for (Run& run : *open_runs) {
+    const auto observation = store_.observation(run.id);
+    if (!observation) return tl::unexpected(observation.error());
+    if (*observation) last_seen_[run.id] = (*observation)->last_seen;
+    const std::string id = run.id;
+    open_.emplace(id, std::move(run));
+  }
+  return {};
+}
+
+void Dispatcher::learn_submits() {
+  submits_.clear();
+  for (const auto& [id, run] : open_) {
+    const Segment& segment = run.last();
+    if (segment.job && segment.job_submit > 0) {
+      submits_[{*segment.job, segment.job_submit}].insert(id);
+    }
+    for (const AttemptStarted& seen : segment.seen) {
+      if (seen.submit > 0) submits_[{seen.job, seen.submit}].insert(id);
+    }
+  }
 }
 
 Expected<void> Dispatcher::learn_facts(UtcSeconds now) {
@@ -230,18 +262,13 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
   for (const JobSnapshot& job : *jobs) owners[job.id] = job.uid;
   snapshots_.clear();
   run_of_job_.clear();
-  submits_.clear();
+  learn_submits();
   for (const auto& [id, run] : open_) {
     const Segment& segment = run.last();
-    if (segment.job) {
-      // A client may have told any number.
-      const auto owner = owners.find(*segment.job);
-      if (owner == owners.end() || owner->second == run.about.uid) run_of_job_[*segment.job] = id;
-      if (segment.job_submit > 0) submits_[{*segment.job, segment.job_submit}].insert(id);
-    }
-    for (const AttemptStarted& seen : segment.seen) {
-      if (seen.submit > 0) submits_[{seen.job, seen.submit}].insert(id);
-    }
+    if (!segment.job) continue;
+    // A client may have told any number.
+    const auto owner = owners.find(*segment.job);
+    if (owner == owners.end() || owner->second == run.about.uid) run_of_job_[*segment.job] = id;
   }
   const auto is_gone = [&owners](const auto& each) { return owners.count(each.first) == 0; };
   std::erase_if(refused_, is_gone);

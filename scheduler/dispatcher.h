@@ -18,6 +18,7 @@
 #include "scheduler/cluster.h"
 #include "scheduler/plain_job.h"
 #include "scheduler/run.h"
+#include "scheduler/run_audit.h"
 #include "scheduler/run_store.h"
 #include "scheduler/site.h"
 
@@ -50,6 +51,10 @@ class Dispatcher {
   [[nodiscard]] static Expected<Dispatcher> open(const Site& site, accounting::Database& db,
                                                  Cluster& cluster,
                                                  CallerLookup look_up = look_up_caller);
+  // For audit() alone, beside the service that owns these books: opens what `open` has made, and
+  // writes nothing.
+  [[nodiscard]] static Expected<Dispatcher> beside(const Site& site, accounting::Database& db,
+                                                   Cluster& cluster);
 
   // Plans again, sets the hours aside and records the segment, in one transaction. Same run id and
   // same content: the first answer again. A refusal leaves nothing behind.
@@ -100,21 +105,17 @@ class Dispatcher {
   [[nodiscard]] Expected<std::optional<RunView>> find(const std::string& run_id) const;
   [[nodiscard]] Expected<std::vector<RunView>> latest(const std::string& user, int count) const;
 
-  // Recomputes the books and compares every charge with slurmdbd. One sentence a fault.
-  struct AuditReport {
-    bool is_pending = false;  // Nothing else is known yet.
-    std::vector<std::string> faults;
-    std::vector<std::string> notes;      // Findings, jobs that could not be compared.
-    std::int64_t charges_compared = 0;
-    std::int64_t unallocated_gpu_s = 0;  // In slurmdbd's records, but explained in `notes`.
-  };
+  // Recomputes the books, compares every run's events with them and every charge with slurmdbd, some
+  // hundred runs at a time: nothing depends on how many there are. One sentence a fault.
   // `remembered`: the end of the chain at an earlier time; the books of today must hold it.
   [[nodiscard]] Expected<AuditReport> audit(
       const std::optional<accounting::Head>& remembered = std::nullopt);
-  // How the audit verifies the ledger, where that is not to be done here and now: the faults, or nothing
-  // while it goes on (verifier.h). The report is then pending, and asked for again.
-  using VerifyAside = std::function<Expected<std::optional<std::vector<std::string>>>()>;
-  void verify_by(VerifyAside verify) { verify_aside_ = std::move(verify); }
+  // The same by what the books are now, without their findings.
+  [[nodiscard]] Expected<AuditReport> audit_here();
+  // Who does that, where it is not to be done here and now (verifier.h). While it goes on the report is
+  // pending, and asked for again.
+  using AuditAside = std::function<Expected<AuditReport>()>;
+  void audit_by(AuditAside audit) { audit_aside_ = std::move(audit); }
 
   [[nodiscard]] const std::optional<ClusterFacts>& facts() const { return facts_; }
   [[nodiscard]] accounting::Ledger& ledger() { return ledger_; }
@@ -179,8 +180,23 @@ class Dispatcher {
   [[nodiscard]] Expected<void> look_again(UtcSeconds now);
   void ask_by_name(UtcSeconds now, std::map<std::string, View>& views);
   void ask_for_records(UtcSeconds now, std::map<std::string, View>& views);
-  // Allocations on managed partitions that no run claims, since the first plain job of each.
-  [[nodiscard]] Expected<void> note_unclaimed(const std::vector<Run>& runs,
+  [[nodiscard]] Expected<void> load_open_runs();
+  void learn_submits();  // Those of the open runs, by their events.
+  // The next runs from `place` on, against the ledger, of one moment.
+  [[nodiscard]] Expected<std::vector<Run>> compare_next(std::int64_t& place, AuditReport& report);
+  [[nodiscard]] Expected<void> compare_with_slurmdbd(const std::vector<Run>& runs,
+                                                     const std::set<std::string>& with_finding,
+                                                     AuditReport& report);
+  // Which runs had a job of a number, and since when each managed partition has plain jobs: it was not
+  // managed from the beginning.
+  struct Claims {
+    std::multimap<JobId, std::string> runs;
+    std::map<std::string, UtcSeconds> since;
+    void add(const Run& run, const Site& site);
+  };
+  [[nodiscard]] Expected<bool> is_claimed(const Claims& claims, const AllocationRecord& record) const;
+  // Allocations on managed partitions that no run claims.
+  [[nodiscard]] Expected<void> note_unclaimed(const Claims& claims,
                                               const std::set<std::string>& with_finding,
                                               AuditReport& report);
   // Two runs may have had a job of one number: whose allocation is it?
@@ -257,7 +273,7 @@ class Dispatcher {
   std::map<JobId, Asked> refused_;                 // Waiting jobs that the books cannot pay.
   std::map<std::string, std::uint32_t> owners_;    // Of runs, open or not.
   CallerLookup look_up_;
-  VerifyAside verify_aside_;
+  AuditAside audit_aside_;
   UtcSeconds last_poll_ = 0;
   std::string trouble_;
   bool has_looked_ = false;          // The last tick saw Slurm's jobs.

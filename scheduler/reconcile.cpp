@@ -5,7 +5,6 @@
 #include <limits>
 #include <map>
 #include <set>
-#include <span>
 
 #include <fmt/format.h>
 
@@ -21,8 +20,8 @@ Error of(const accounting::Error& error) { return {"the books: " + error.message
 
 // Clocks of the service and of slurmctld may differ by this.
 constexpr std::int64_t kClockSlackS = 300;
-constexpr int kAuditedRunsMax = 1'000'000;
 constexpr std::size_t kJobsPerQuestion = 500;
+constexpr int kRunsPerPage = 500;
 
 // Whether the transfer that was the newest once is in the books, and is the one that it was.
 accounting::Expected<std::string> fault_of_head(accounting::Database& db,
@@ -43,23 +42,6 @@ accounting::Expected<std::string> fault_of_head(accounting::Database& db,
                      remembered.seq, hash, remembered.hash);
 }
 
-// No allocation is paid twice, whatever runs it was taken for.
-void note_double_charges(const std::vector<Run>& runs, Dispatcher::AuditReport& report) {
-  std::map<std::pair<JobId, UtcSeconds>, std::string> payers;
-  for (const Run& run : runs) {
-    for (const Segment& segment : run.segments) {
-      for (const AttemptCharged& charge : segment.charges) {
-        if (charge.end == charge.start) continue;
-        const auto [payer, is_new] = payers.emplace(std::pair{charge.job, charge.start}, run.id);
-        if (is_new) continue;
-        report.faults.push_back(fmt::format("job {} from {} on is charged to run {} and to run {}",
-                                            charge.job, accounting::format_utc(charge.start),
-                                            payer->second, run.id));
-      }
-    }
-  }
-}
-
 // Up to when a record may be of the run's job; later ones are of another that got its number.
 UtcSeconds latest_submit(const Run& run) {
   const Segment& last = run.last();
@@ -77,7 +59,7 @@ bool is_own_record(const Run& run, const AllocationRecord& record) {
 struct Compared {
   const Run& run;
   bool has_finding;  // A difference was noticed before and stands in the findings.
-  Dispatcher::AuditReport& report;
+  AuditReport& report;
 
   void differ(const std::string& text) const {
     (has_finding ? report.notes : report.faults).push_back(text);
@@ -308,50 +290,54 @@ Expected<void> Dispatcher::look_again(UtcSeconds now) {
   return {};
 }
 
-Expected<void> Dispatcher::note_unclaimed(const std::vector<Run>& runs,
-                                          const std::set<std::string>& with_finding,
-                                          AuditReport& report) {
-  // A partition was not managed from the beginning: it counts from the first job that was stamped there.
-  std::map<std::string, UtcSeconds> since;
-  std::map<JobId, std::vector<const Run*>> runs_of_job;
-  for (const Run& run : runs) {
-    for (const Segment& segment : run.segments) {
-      for (const JobId job : jobs_of(segment)) runs_of_job[job].push_back(&run);
-      if (!segment.is_plain || !site_->managed.has(segment.plan.partition)) continue;
-      const auto [first, is_new] = since.emplace(segment.plan.partition, segment.opened);
-      if (!is_new) first->second = std::min(first->second, segment.opened);
+void Dispatcher::Claims::add(const Run& run, const Site& site) {
+  for (const Segment& segment : run.segments) {
+    for (const JobId job : jobs_of(segment)) runs.emplace(job, run.id);
+    if (!segment.is_plain || !site.managed.has(segment.plan.partition)) continue;
+    const auto [first, is_new] = since.emplace(segment.plan.partition, segment.opened);
+    if (!is_new) first->second = std::min(first->second, segment.opened);
+  }
+}
+
+Expected<bool> Dispatcher::is_claimed(const Claims& claims, const AllocationRecord& record) const {
+  const auto payer = store_.payer(record.id, record.start);
+  if (!payer) return tl::unexpected(payer.error());
+  if (*payer) return true;
+  for (const JobId job : {record.id, record.array_job}) {
+    const auto [first, end] = claims.runs.equal_range(job);
+    for (auto each = first; job != 0 && each != end; ++each) {
+      const auto run = store_.load(each->second);
+      if (!run) return tl::unexpected(run.error());
+      const auto is_of = [&](const Segment& segment) {
+        return is_record_of(**run, segment, record, patience());
+      };
+      if (*run && std::any_of((*run)->segments.begin(), (*run)->segments.end(), is_of)) return true;
     }
   }
-  if (since.empty()) return {};
+  return false;
+}
+
+Expected<void> Dispatcher::note_unclaimed(const Claims& claims,
+                                          const std::set<std::string>& with_finding,
+                                          AuditReport& report) {
+  if (claims.since.empty()) return {};
   std::vector<std::string> partitions;
   UtcSeconds earliest = std::numeric_limits<UtcSeconds>::max();
-  for (const auto& [partition, first] : since) {
+  for (const auto& [partition, first] : claims.since) {
     partitions.push_back(partition);
     earliest = std::min(earliest, first);
   }
   const auto records = cluster_->partition_records(partitions, earliest);
   if (!records) return tl::unexpected(records.error());
-  const auto is_claimed = [&](const AllocationRecord& record) {
-    for (const JobId job : {record.id, record.array_job}) {
-      const auto found = runs_of_job.find(job);
-      if (job == 0 || found == runs_of_job.end()) continue;
-      for (const Run* run : found->second) {
-        for (const Segment& segment : run->segments) {
-          if (is_record_of(*run, segment, record, patience())) return true;
-        }
-      }
-    }
-    return false;
-  };
   for (const AllocationRecord& record : *records) {
-    const auto first = since.find(record.partition);
-    if (first == since.end() || record.submit < first->second) continue;
+    const auto first = claims.since.find(record.partition);
+    if (first == claims.since.end() || record.submit < first->second) continue;
     if (record.start == 0 || record.gpus <= 0 || (record.end != 0 && record.end <= record.start)) continue;
     const std::string subject = fmt::format("job {} of uid {}", record.id, record.uid);
-    if (is_claimed(record) || with_finding.count(subject) > 0) continue;
-    const auto payer = store_.payer(record.id, record.start);
-    if (!payer) return tl::unexpected(payer.error());
-    if (*payer) continue;
+    if (with_finding.count(subject) > 0) continue;
+    const auto is_known = is_claimed(claims, record);
+    if (!is_known) return tl::unexpected(is_known.error());
+    if (*is_known) continue;
     report.notes.push_back(fmt::format(
         "{}: slurmdbd has {} GPUs on partition {} from {} {}, and no run of the books claims them",
         subject, record.gpus, record.partition, accounting::format_utc(record.start),
@@ -360,76 +346,104 @@ Expected<void> Dispatcher::note_unclaimed(const std::vector<Run>& runs,
   return {};
 }
 
-Expected<Dispatcher::AuditReport> Dispatcher::audit(
-    const std::optional<accounting::Head>& remembered) {
-  AuditReport report;
-  if (verify_aside_) {
-    const auto aside = verify_aside_();
-    if (!aside) return tl::unexpected(aside.error());
-    report.is_pending = !aside->has_value();
-    if (report.is_pending) return report;
-    report.faults = **aside;
-  } else {
-    const auto faults = ledger_.verify();
-    if (!faults) return tl::unexpected(of(faults.error()));
-    report.faults = *faults;
-  }
-  if (remembered) {
-    const auto fault = fault_of_head(*db_, ledger_, *remembered);
-    if (!fault) return tl::unexpected(of(fault.error()));
-    if (!fault->empty()) report.faults.push_back(*fault);
-  }
-  const auto findings = ledger_.findings();
-  if (!findings) return tl::unexpected(of(findings.error()));
-  std::set<std::string> with_finding;
-  for (const accounting::Finding& finding : *findings) {
-    with_finding.insert(finding.subject);
-    report.notes.push_back(fmt::format("{} {}: {}", accounting::format_utc(finding.when),
-                                       finding.subject, finding.text));
-  }
-  const auto runs = store_.load_latest("", kAuditedRunsMax);
-  if (!runs) return tl::unexpected(runs.error());
-  const auto differences = compare_with_ledger(*db_, ledger_, *runs);
-  if (!differences) return tl::unexpected(differences.error());
-  report.faults.insert(report.faults.end(), differences->begin(), differences->end());
-  note_double_charges(*runs, report);
-  if (const auto noted = note_unclaimed(*runs, with_finding, report); !noted) {
-    return tl::unexpected(noted.error());
-  }
+Expected<void> Dispatcher::compare_with_slurmdbd(const std::vector<Run>& runs,
+                                                 const std::set<std::string>& with_finding,
+                                                 AuditReport& report) {
   std::vector<const Run*> settled;
-  for (const Run& run : *runs) {
+  std::set<JobId> asked;
+  std::int64_t since = INT64_MAX;
+  for (const Run& run : runs) {
     const bool has_settled = std::any_of(run.segments.begin(), run.segments.end(), [](const Segment& s) {
       return s.job && s.closed;
     });
-    if (has_settled) settled.push_back(&run);
-  }
-  for (std::size_t first = 0; first < settled.size(); first += kJobsPerQuestion) {
-    const auto part = std::span(settled).subspan(
-        first, std::min(kJobsPerQuestion, settled.size() - first));
-    std::set<JobId> asked;
-    std::int64_t since = INT64_MAX;
-    for (const Run* run : part) {
-      for (const Segment& segment : run->segments) {
-        for (const JobId job : jobs_of(segment)) asked.insert(job);
-      }
-      const UtcSeconds submit = run->about.is_plain ? run->segments.front().job_submit
-                                                    : run->segments.front().opened - kClockSlackS;
-      since = std::min(since, submit);
+    if (!has_settled) continue;
+    settled.push_back(&run);
+    for (const Segment& segment : run.segments) {
+      for (const JobId job : jobs_of(segment)) asked.insert(job);
     }
-    const std::vector<JobId> jobs(asked.begin(), asked.end());
-    const auto records = cluster_->load_records(jobs, since);
-    if (!records) return tl::unexpected(records.error());
-    for (const Run* run : part) {
-      std::vector<AllocationRecord> own;
-      for (const AllocationRecord& record : *records) {
-        if (!is_own_record(*run, record)) continue;
-        const auto is_foreign = is_of_another(run->id, record);
-        if (!is_foreign) return tl::unexpected(is_foreign.error());
-        if (!*is_foreign) own.push_back(record);
-      }
-      compare_run({*run, with_finding.count("run " + run->id) > 0, report}, own);
+    const UtcSeconds submit = run.about.is_plain ? run.segments.front().job_submit
+                                                 : run.segments.front().opened - kClockSlackS;
+    since = std::min(since, submit);
+  }
+  if (settled.empty()) return {};
+  const std::vector<JobId> jobs(asked.begin(), asked.end());
+  const auto records = cluster_->load_records(jobs, since);
+  if (!records) return tl::unexpected(records.error());
+  for (const Run* run : settled) {
+    std::vector<AllocationRecord> own;
+    for (const AllocationRecord& record : *records) {
+      if (!is_own_record(*run, record)) continue;
+      const auto is_foreign = is_of_another(run->id, record);
+      if (!is_foreign) return tl::unexpected(is_foreign.error());
+      if (!*is_foreign) own.push_back(record);
+    }
+    compare_run({*run, with_finding.count("run " + run->id) > 0, report}, own);
+  }
+  return {};
+}
+
+Expected<std::vector<Run>> Dispatcher::compare_next(std::int64_t& place, AuditReport& report) {
+  std::vector<Run> runs;
+  const auto done = db_->snapshot([&]() -> accounting::Expected<void> {
+    auto page = store_.load_next(place, kRunsPerPage);
+    if (!page) return tl::unexpected(accounting::Error{page.error().message});
+    runs = std::move(*page);
+    const auto differences = compare_with_ledger(*db_, ledger_, runs);
+    if (!differences) return tl::unexpected(accounting::Error{differences.error().message});
+    report.faults.insert(report.faults.end(), differences->begin(), differences->end());
+    return {};
+  });
+  if (!done) return tl::unexpected(Error{done.error().message});
+  return runs;
+}
+
+Expected<AuditReport> Dispatcher::audit_here() {
+  AuditReport report;
+  const auto verified = ledger_.verify();
+  if (!verified) return tl::unexpected(of(verified.error()));
+  report.faults = *verified;
+  const auto spoilt = RunStore::faults_of_schema(*db_);
+  if (!spoilt) return tl::unexpected(spoilt.error());
+  report.faults.insert(report.faults.end(), spoilt->begin(), spoilt->end());
+  const auto findings = ledger_.findings();
+  if (!findings) return tl::unexpected(of(findings.error()));
+  std::set<std::string> with_finding;
+  for (const accounting::Finding& finding : *findings) with_finding.insert(finding.subject);
+  Claims claims;
+  for (std::int64_t place = 0, before = -1; place != before;) {
+    before = place;
+    const auto runs = compare_next(place, report);
+    if (!runs) return tl::unexpected(runs.error());
+    for (const Run& run : *runs) claims.add(run, *site_);
+    if (const auto compared = compare_with_slurmdbd(*runs, with_finding, report); !compared) {
+      return tl::unexpected(compared.error());
     }
   }
+  const auto strays = faults_of_all_runs(*db_, ledger_);
+  if (!strays) return tl::unexpected(strays.error());
+  report.faults.insert(report.faults.end(), strays->begin(), strays->end());
+  if (const auto noted = note_unclaimed(claims, with_finding, report); !noted) {
+    return tl::unexpected(noted.error());
+  }
+  return report;
+}
+
+Expected<AuditReport> Dispatcher::audit(const std::optional<accounting::Head>& remembered) {
+  auto report = audit_aside_ ? audit_aside_() : audit_here();
+  if (!report || report->is_pending) return report;
+  if (remembered) {
+    const auto fault = fault_of_head(*db_, ledger_, *remembered);
+    if (!fault) return tl::unexpected(of(fault.error()));
+    if (!fault->empty()) report->faults.push_back(*fault);
+  }
+  const auto findings = ledger_.findings();
+  if (!findings) return tl::unexpected(of(findings.error()));
+  std::vector<std::string> notes;
+  for (const accounting::Finding& finding : *findings) {
+    notes.push_back(fmt::format("{} {}: {}", accounting::format_utc(finding.when), finding.subject,
+                                finding.text));
+  }
+  report->notes.insert(report->notes.begin(), notes.begin(), notes.end());
   return report;
 }
 

@@ -31,29 +31,34 @@ std::string charge_text(std::int64_t gpus, std::int64_t seconds, std::int64_t we
                      accounting::format_weight(weight_milli), charged, refunded);
 }
 
-Expected<void> compare_charges(accounting::Database& db, const std::vector<Run>& runs,
+constexpr const char* kHolds =
+    "SELECT h.id, h.fund, coalesce(t.ref, ''), t.amount, h.remaining, h.closed_seq IS NULL "
+    "FROM hold h JOIN transfer t ON t.id = h.id ";
+
+std::string unknown_charge(const std::string& id, std::int64_t amount) {
+  return fmt::format("charge {}: the ledger has {} mGPUs, and no event of a run knows of it.", id, amount);
+}
+
+Expected<void> compare_charges(accounting::Database& db, const Run& run,
                                std::vector<std::string>& faults) {
   // A charge's id is CLUSTER/RUN/SEGMENT/NUMBER, its event has the last three.
   std::map<std::string, KnownCharge> known;
-  for (const Run& run : runs) {
-    for (const Segment& segment : run.segments) {
-      for (const AttemptCharged& charge : segment.charges) {
-        known.emplace(fmt::format("{}/{}/{}", run.id, segment.index, charge.attempt),
-                      KnownCharge{&segment, &charge});
-      }
+  for (const Segment& segment : run.segments) {
+    for (const AttemptCharged& charge : segment.charges) {
+      known.emplace(fmt::format("{}/{}/{}", run.id, segment.index, charge.attempt),
+                    KnownCharge{&segment, &charge});
     }
   }
   const auto read = db.query(
       "SELECT c.id, c.hold_id, c.gpus, c.seconds, c.weight_milli, c.start_s, c.end_s, c.amount, "
       "(SELECT coalesce(sum(r.amount), 0) FROM transfer r "
       " WHERE r.ref = c.id AND r.kind = 'refund' AND r.actor = 'policy') "
-      "FROM transfer c WHERE c.kind = 'charge' ORDER BY c.seq",
-      {}, [&](const Row& row) {
+      "FROM transfer c WHERE c.run = ?1 AND c.kind = 'charge' ORDER BY c.seq",
+      {run.id}, [&](const Row& row) {
         const std::string id = row.text(0);
         const auto found = known.find(id.substr(id.find('/') + 1));
         if (found == known.end()) {
-          faults.push_back(fmt::format("charge {}: the ledger has {} mGPUs, and no event of a run "
-                                       "knows of it.", id, row.integer(7)));
+          faults.push_back(unknown_charge(id, row.integer(7)));
           return;
         }
         found->second.has_transfer = true;
@@ -122,43 +127,69 @@ void compare_hold(const LedgerHold& hold, const KnownHold& known, std::vector<st
       segment.plan.quote.hold.milli_gpu_s, segment.plan.fund, remaining));
 }
 
-Expected<void> compare_holds(accounting::Database& db, const accounting::Till& till,
-                             const std::vector<Run>& runs, std::vector<std::string>& faults) {
-  std::map<std::string, KnownHold> known;
-  for (const Run& run : runs) {
-    for (const Segment& segment : run.segments) {
-      known.emplace(segment.hold_id, KnownHold{run.id, &segment});
-    }
-  }
-  std::vector<LedgerHold> unclaimed;
-  const auto read = db.query(
-      "SELECT h.id, h.fund, coalesce(t.ref, ''), t.amount, h.remaining, h.closed_seq IS NULL "
-      "FROM hold h JOIN transfer t ON t.id = h.id ORDER BY t.seq",
-      {}, [&](const Row& row) {
-        LedgerHold hold{row.text(0), row.text(1), row.text(2), row.integer(3), row.integer(4),
-                        row.integer(5) != 0};
-        const auto found = known.find(hold.id);
-        if (found != known.end()) {
-          found->second.has_transfer = true;
-          compare_hold(hold, found->second, faults);
-        } else if (hold.is_open) {
-          unclaimed.push_back(std::move(hold));
-        }
-      });
-  if (!read) return tl::unexpected(Error{"the books: " + read.error().message});
-  for (const LedgerHold& hold : unclaimed) {
+LedgerHold hold_of(const Row& row) {
+  return {row.text(0), row.text(1), row.text(2), row.integer(3), row.integer(4), row.integer(5) != 0};
+}
+
+Expected<void> tell_of_unclaimed(const accounting::Till& till, const std::vector<LedgerHold>& holds,
+                                 std::vector<std::string>& faults) {
+  for (const LedgerHold& hold : holds) {
     const auto why = why_not_of_quote(till, hold.id, hold.fund, hold.quote);
     if (!why) return tl::unexpected(why.error());
     if (why->empty()) continue;
     faults.push_back(fmt::format("hold {}: {} mGPUs of {} are set aside, and {}.", hold.id,
                                  hold.remaining, hold.fund, *why));
   }
+  return {};
+}
+
+Expected<void> compare_holds(accounting::Database& db, const accounting::Till& till, const Run& run,
+                             std::vector<std::string>& faults) {
+  std::map<std::string, KnownHold> known;
+  for (const Segment& segment : run.segments) {
+    known.emplace(segment.hold_id, KnownHold{run.id, &segment});
+  }
+  std::vector<LedgerHold> unclaimed;
+  const auto read = db.query(std::string(kHolds) + "WHERE h.run = ?1 ORDER BY t.seq", {run.id},
+                             [&](const Row& row) {
+                               LedgerHold hold = hold_of(row);
+                               const auto found = known.find(hold.id);
+                               if (found != known.end()) {
+                                 found->second.has_transfer = true;
+                                 compare_hold(hold, found->second, faults);
+                               } else if (hold.is_open) {
+                                 unclaimed.push_back(std::move(hold));
+                               }
+                             });
+  if (!read) return tl::unexpected(Error{"the books: " + read.error().message});
+  if (auto told = tell_of_unclaimed(till, unclaimed, faults); !told) return told;
   for (const auto& [id, hold] : known) {
     if (hold.has_transfer) continue;
     faults.push_back(fmt::format("hold {}: segment {} of run {} has it, and the ledger does not.", id,
                                  hold.segment->index, hold.run));
   }
   return {};
+}
+
+// No allocation is paid twice, whatever runs it was taken for.
+accounting::Expected<void> find_double_charges(accounting::Database& db,
+                                               std::vector<std::string>& faults) {
+  std::int64_t job = 0, start = 0;
+  std::string payer;
+  return db.query(
+      "SELECT json_extract(body, '$.job') AS job, json_extract(body, '$.start') AS start, run "
+      "FROM run_event WHERE kind = 'AttemptCharged' AND json_extract(body, '$.end') <> start "
+      "ORDER BY job, start, seq",
+      {}, [&](const Row& row) {
+        if (!payer.empty() && job == row.integer(0) && start == row.integer(1)) {
+          faults.push_back(fmt::format("job {} from {} on is charged to run {} and to run {}", job,
+                                       accounting::format_utc(start), payer, row.text(2)));
+          return;
+        }
+        job = row.integer(0);
+        start = row.integer(1);
+        payer = row.text(2);
+      });
 }
 
 }  // namespace
@@ -169,10 +200,35 @@ Expected<std::vector<std::string>> compare_with_ledger(accounting::Database& db,
   // Not opened: that would put back what somebody took away.
   const accounting::Till till(db, ledger);
   std::vector<std::string> faults;
-  if (const auto done = compare_charges(db, runs, faults); !done) return tl::unexpected(done.error());
-  if (const auto done = compare_holds(db, till, runs, faults); !done) {
-    return tl::unexpected(done.error());
+  for (const Run& run : runs) {
+    auto done = compare_charges(db, run, faults);
+    if (done) done = compare_holds(db, till, run, faults);
+    if (!done) return tl::unexpected(done.error());
   }
+  return faults;
+}
+
+Expected<std::vector<std::string>> faults_of_all_runs(accounting::Database& db,
+                                                      accounting::Ledger& ledger) {
+  const accounting::Till till(db, ledger);
+  std::vector<std::string> faults;
+  std::vector<LedgerHold> unclaimed;
+  Expected<void> told;
+  const auto done = db.snapshot([&]() -> accounting::Expected<void> {
+    auto read = db.query(
+        "SELECT id, amount FROM transfer c WHERE kind = 'charge' "
+        "AND NOT EXISTS (SELECT 1 FROM run_event e WHERE e.run = c.run) ORDER BY seq",
+        {}, [&](const Row& row) { faults.push_back(unknown_charge(row.text(0), row.integer(1))); });
+    if (!read) return read;
+    read = db.query(std::string(kHolds) + "WHERE h.closed_seq IS NULL AND NOT EXISTS "
+                    "(SELECT 1 FROM run_event e WHERE e.run = h.run) ORDER BY t.seq",
+                    {}, [&](const Row& row) { unclaimed.push_back(hold_of(row)); });
+    if (!read) return read;
+    told = tell_of_unclaimed(till, unclaimed, faults);
+    return find_double_charges(db, faults);
+  });
+  if (!done) return tl::unexpected(Error{"the books: " + done.error().message});
+  if (!told) return tl::unexpected(told.error());
   return faults;
 }
 

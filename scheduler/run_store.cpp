@@ -155,6 +155,10 @@ Expected<std::vector<Run>> RunStore::load_where(const std::string& sql,
   std::vector<std::string> ids;
   const auto read = db_->query(sql, values, [&](const Row& row) { ids.push_back(row.text(0)); });
   if (!read) return tl::unexpected(of(read.error()));
+  return load_all(ids);
+}
+
+Expected<std::vector<Run>> RunStore::load_all(const std::vector<std::string>& ids) const {
   std::vector<Run> runs;
   for (const std::string& id : ids) {
     auto run = load(id);
@@ -172,6 +176,20 @@ Expected<std::vector<Run>> RunStore::load_latest(const std::string& user, int co
   return load_where(
       "SELECT id FROM run WHERE ?1 = '' OR user = ?1 ORDER BY created DESC, rowid DESC LIMIT ?2",
       {user, std::int64_t{count}});
+}
+
+Expected<std::vector<Run>> RunStore::load_next(std::int64_t& place, int count) const {
+  std::vector<std::string> ids;
+  std::int64_t last = place;
+  const auto read = db_->query("SELECT id, rowid FROM run WHERE rowid > ?1 ORDER BY rowid LIMIT ?2",
+                               {place, std::int64_t{count}}, [&](const Row& row) {
+                                 ids.push_back(row.text(0));
+                                 last = row.integer(1);
+                               });
+  if (!read) return tl::unexpected(of(read.error()));
+  auto runs = load_all(ids);
+  if (runs) place = last;
+  return runs;
 }
 
 Expected<int> RunStore::open_runs_of(const std::string& user) const {

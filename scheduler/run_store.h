@@ -45,6 +45,9 @@ class RunStore {
   [[nodiscard]] Expected<std::vector<Run>> load_open() const;
   // Newest first, at most `count`. `user` empty: everybody's.
   [[nodiscard]] Expected<std::vector<Run>> load_latest(const std::string& user, int count) const;
+  // Every run, in the order in which they came: the next `count` at most behind `place` (0: from the
+  // first), which is moved behind them. None: that was the end.
+  [[nodiscard]] Expected<std::vector<Run>> load_next(std::int64_t& place, int count) const;
   [[nodiscard]] Expected<std::vector<RunEvent>> events(const std::string& run_id) const;
   [[nodiscard]] Expected<int> open_runs_of(const std::string& user) const;
   // The run to which the allocation of this job that began then is charged. Kept unique by the
@@ -66,6 +69,7 @@ class RunStore {
   explicit RunStore(accounting::Database& db) : db_(&db) {}
   [[nodiscard]] Expected<std::vector<Run>> load_where(const std::string& sql,
                                                       const std::vector<accounting::Value>& values) const;
+  [[nodiscard]] Expected<std::vector<Run>> load_all(const std::vector<std::string>& ids) const;
   accounting::Database* db_;
 };
 

@@ -95,10 +95,10 @@ int print_rights() {
 }
 
 // What Verifier runs aside.
-int print_faults(const scheduler::Site& site) {
-  const auto faults = scheduler::verify_aside(site.database);
-  if (!faults) return fail(faults.error().message);
-  fmt::print("{}\n", *faults);
+int print_audit(const scheduler::Site& site) {
+  auto cluster = scheduler::open_slurm_cluster();
+  if (!cluster) return fail(cluster.error().message);
+  fmt::print("{}\n", scheduler::audit_aside(site, **cluster));
   return 0;
 }
 
@@ -168,8 +168,8 @@ int serve(const scheduler::Site& site) {
   scheduler::AlertSender alerts(site, *database);
   scheduler::FenceKeeper fence(site, dispatcher->ledger(),
                                {own_program(), "--site", site.path, "--limits"});
-  scheduler::Verifier verifier({own_program(), "--site", site.path, "--verify"});
-  dispatcher->verify_by([&verifier] { return verifier.ask(std::chrono::steady_clock::now()); });
+  scheduler::Verifier verifier({own_program(), "--site", site.path, "--audit"});
+  dispatcher->audit_by([&verifier] { return verifier.ask(std::chrono::steady_clock::now()); });
   std::string last_trouble;
   std::time_t last_turn = 0;
   const int interval_ms = static_cast<int>(site.poll_interval_s * 1000);
@@ -211,7 +211,7 @@ int main(int argc, char** argv) {
   bool is_for_rights = false;
   app.add_flag("--rights", is_for_rights, "print Slurm's operators and coordinators, and end");
   bool is_for_audit = false;
-  app.add_flag("--verify", is_for_audit, "verify the books, print what is wrong, and end");
+  app.add_flag("--audit", is_for_audit, "audit the books, print what was found, and end");
   std::string spendable;
   app.add_option("--limits", spendable,
                  "look after Slurm's own limits once, by the file that says what funds can spend, and end");
@@ -231,7 +231,7 @@ int main(int argc, char** argv) {
     return kBadRequest;
   }
   if (is_for_rights) return print_rights();
-  if (is_for_audit) return print_faults(outcome.site);
+  if (is_for_audit) return print_audit(outcome.site);
   if (!spendable.empty()) return look_after_limits(outcome.site, spendable);
   if (!copy.empty()) return restore(outcome.site, copy);
   struct sigaction action{};

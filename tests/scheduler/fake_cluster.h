@@ -28,6 +28,7 @@ class FakeCluster final : public Cluster {
   std::map<JobId, std::vector<AllocationRecord>> records;
   std::vector<JobId> asked_to_stop, cancelled;
   int looks = 0;
+  int questions = 0;                                     // To slurmdbd, about jobs.
 
   Expected<ClusterFacts> facts() override {
     if (!controller_is_up) return tl::unexpected(Error{"controller is down"});
@@ -45,6 +46,7 @@ class FakeCluster final : public Cluster {
 
   Expected<std::vector<AllocationRecord>> load_records(std::span<const JobId> ids,
                                                        std::int64_t since) override {
+    ++questions;
     if (!database_is_up) return tl::unexpected(Error{"slurmdbd is down"});
     std::vector<AllocationRecord> out;
     for (const JobId id : ids) {

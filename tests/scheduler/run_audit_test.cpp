@@ -13,6 +13,7 @@ namespace scheduler {
 namespace {
 
 using nlohmann::json;
+using Strings = std::vector<std::string>;
 
 class RunAudit : public testing::Test {
  protected:
@@ -42,9 +43,17 @@ class RunAudit : public testing::Test {
     });
     EXPECT_TRUE(is_among) << text << " is not among " << fmt::format("{}", fmt::join(found, "\n"));
   }
+  // The triggers are put back behind it: the events tell, and not these.
   void tamper(const std::string& sql) {
-    const auto done = world.database.execute_script(
-        "DROP TRIGGER run_event_is_append_only_u; DROP TRIGGER run_event_is_append_only_d; " + sql);
+    std::string drop, make;
+    const auto read = world.database.query(
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name LIKE 'run%'", {},
+        [&](const accounting::Row& row) {
+          drop += "DROP TRIGGER " + row.text(0) + ";";
+          make += row.text(1) + ";";
+        });
+    ASSERT_TRUE(read);
+    const auto done = world.database.execute_script(drop + sql + ";" + make);
     ASSERT_TRUE(done) << done.error().message;
   }
   World world;
@@ -57,14 +66,12 @@ TEST_F(RunAudit, NamesAChargeWithoutItsEvent) {
 }
 
 TEST_F(RunAudit, NamesAChargeWhoseEventHasOtherNumbers) {
-  tamper("");
   for (const char* field : {"charged", "refunded", "gpus", "end"}) {
     SCOPED_TRACE(field);
     const auto add = [&](int number) {
-      const auto done = world.database.execute_script(fmt::format(
+      tamper(fmt::format(
           "UPDATE run_event SET body = json_set(body, '$.{0}', json_extract(body, '$.{0}') + {1}) "
           "WHERE kind = 'AttemptCharged'", field, number));
-      ASSERT_TRUE(done) << done.error().message;
     };
     add(1);
     expect_fault("charge fake/runone/0/0: the ledger has 2 GPU x 21 s x 1.000 = 42000 mGPUs");
@@ -143,6 +150,29 @@ TEST_F(RunAudit, KnowsTheHoldsOfQuotes) {
   expect_fault("hold quote/q2: 1000 mGPUs of user:ada are set aside, and there is no quote q2.");
   ASSERT_TRUE(till->use_quote("q1", "runtwo"));
   expect_fault("hold quote/q1: 1000 mGPUs of user:ada are set aside, and quote q1 was used by run runtwo.");
+}
+
+TEST_F(RunAudit, NamesAMissingTriggerOfEachTableThatIsOnlyAddedToAndAnOpeningPutsItBack) {
+  Strings triggers;
+  ASSERT_TRUE(world.database.query(
+      "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name LIKE 'run%'", {},
+      [&](const accounting::Row& row) { triggers.push_back(row.text(0)); }));
+  EXPECT_EQ(triggers.size(), 4u);
+  for (const std::string& trigger : triggers) {
+    SCOPED_TRACE(trigger);
+    ASSERT_TRUE(world.database.execute_script("DROP TRIGGER " + trigger));
+    expect_fault("schema: the trigger " + trigger + " is missing.");
+    world.restart();
+    EXPECT_TRUE(faults().empty());
+    EXPECT_NE(world.dispatcher().ledger().findings()->back().text.find(trigger), std::string::npos);
+  }
+  ASSERT_TRUE(world.database.execute_script(
+      "DROP TRIGGER run_event_is_append_only_u;"
+      "CREATE TRIGGER run_event_is_append_only_u BEFORE UPDATE ON run_event BEGIN SELECT 1; END"));
+  expect_fault("schema: the trigger run_event_is_append_only_u was changed.");
+  world.restart();
+  EXPECT_FALSE(world.database.run("UPDATE run_event SET time = 0", {}));
+  EXPECT_FALSE(world.database.run("DELETE FROM run_allocation", {}));
 }
 
 // --- A head that somebody kept ----------------------------------------------------------------
