@@ -43,7 +43,7 @@ TEST_P(Upgrade, BooksGoForwardAndStayRight) {
 
   Books books(old.path);
   must(Till::open(books.db, books.ledger));
-  EXPECT_EQ(books.count("SELECT value FROM ledger_meta WHERE key = 'schema_version'"), 5);
+  EXPECT_EQ(books.count("SELECT value FROM ledger_meta WHERE key = 'schema_version'"), 6);
   EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
   const FundBalance vision = *must(books.ledger.balance("group:vision"));
   EXPECT_EQ(vision.charged, hours(6));  // 8 hours, of which 2 were given back.
@@ -57,7 +57,7 @@ TEST_P(Upgrade, BooksGoForwardAndStayRight) {
   EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
 }
 
-INSTANTIATE_TEST_SUITE_P(EachVersion, Upgrade, testing::Values(2, 3, 4));
+INSTANTIATE_TEST_SUITE_P(EachVersion, Upgrade, testing::Values(2, 3, 4, 5));
 
 TEST(Upgrades, DatedGrantsOfVersion3EndAsTheyWereMade) {
   const Upgraded old(3);
@@ -87,6 +87,34 @@ TEST(Upgrades, PaymentsEstimatesAndAlertsOfVersion4Count) {
   EXPECT_TRUE(must(measured_rate(books.db, {"yolov8n", 640, "h100", 8})));
   EXPECT_FALSE(must(take_alerts(books.db, "command", 10, kLater)).empty());
   EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
+}
+
+// What version 5 kept of a fund that got its hours in the minute in which others of it expired: what
+// it had at the look behind both, or at the transfer, by the program that wrote it.
+TEST(Upgrades, AlertsOfVersion5AreReckonedFromWhatTheFundHadWhenItGotItsHours) {
+  for (const std::int64_t given : {10, 20}) {
+    SCOPED_TRACE(given);
+    TemporaryFolder folder;
+    {
+      Books old(folder.file("books.db"));
+      Grant first = grant_of("g1", "user:ada", hours(10));
+      first.expires = kLater + 30;
+      must(old.ledger.grant(first, kLater));
+      must(old.ledger.grant(grant_of("g2", "user:ada", hours(10)), kLater + 10));
+      must(old.ledger.turn(kLater + 40));
+      must(old.db.run("INSERT INTO alert_arm VALUES ('user:ada', 2, ?1, 0)",
+                      {hours(given).milli_gpu_s}));
+      must(old.db.run("UPDATE ledger_meta SET value = '5' WHERE key = 'schema_version'", {}));
+    }
+    Books books(folder.file("books.db"));
+    must(books.ledger.hold(hold_of("r1/0", "user:ada", hours(7)), kLater + 100));
+    EXPECT_TRUE(must(raise_alerts(books.db, books.ledger, {}, kLater + 100)).empty());
+    must(books.ledger.hold(hold_of("r2/0", "user:ada", hours(1)), kLater + 100));
+    const auto raised = must(raise_alerts(books.db, books.ledger, {}, kLater + 100));
+    ASSERT_EQ(raised.size(), 1u);
+    EXPECT_EQ(raised[0].level, 80);
+    EXPECT_EQ(raised[0].given, hours(10));
+  }
 }
 
 TEST(Upgrades, TheTillHasAVersionOfItsOwn) {
