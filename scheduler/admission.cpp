@@ -47,9 +47,6 @@ std::string hours_and_minutes(std::int64_t seconds) {
   return fmt::format("{} h {} min", seconds / 3600, seconds % 3600 / 60);
 }
 
-// The tier that the run was admitted under; empty: none, or it is a new run.
-std::string tier_of(const Run& run) { return run.segments.empty() ? "" : run.last().plan.tier; }
-
 // How a transaction is left that refused, so that all of it is rolled back.
 constexpr const char* kRefused = "refused";
 
@@ -168,13 +165,16 @@ Expected<TrainingRequest> Dispatcher::with_default_fund(const Caller& caller,
 
 Expected<std::vector<std::string>> Dispatcher::beyond_tier_of(const Caller& caller,
                                                               Plan& plan, int new_runs,
-                                                              const std::string& admitted_under) {
+                                                              const Run* earlier_run) {
   const auto name = ledger_.setting("user:" + caller.user, "tier");
   if (!name) return tl::unexpected(of(name.error()));
   const auto open_runs = store_.open_runs_of(caller.user);
   if (!open_runs) return tl::unexpected(open_runs.error());
+  const bool is_resume = earlier_run != nullptr && !earlier_run->segments.empty();
+  const std::string admitted_under = is_resume ? earlier_run->last().plan.tier : "";
+  const std::int64_t allocated_s = is_resume ? earlier_run->allocated_s() : 0;
   const auto beyond = [&](const Tier& tier) {
-    return beyond_tier(tier, plan, *open_runs + new_runs - 1, caller.user, site_->path);
+    return beyond_tier(tier, plan, allocated_s, *open_runs + new_runs - 1, caller.user, site_->path);
   };
   const auto bind = [&plan](const Tier& tier) {
     plan.tier = tier.name;
@@ -296,7 +296,7 @@ Expected<PlanOutcome> Dispatcher::plan_within(const Caller& caller, const Traini
     Plan* plan = std::get_if<Plan>(&outcome);
     if (plan == nullptr) continue;
     least = *plan;
-    const auto beyond = beyond_tier_of(caller, *plan, 1, tier_of(run));
+    const auto beyond = beyond_tier_of(caller, *plan, 1, &run);
     if (!beyond) return tl::unexpected(beyond.error());
     const auto balance = ledger_.balance(plan->fund);
     if (!balance) return tl::unexpected(of(balance.error()));
@@ -380,7 +380,7 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
   if (const auto given = give_allowance(ledger_, *site_, caller.user, now); !given) {
     return tl::unexpected(given.error());
   }
-  const auto beyond = beyond_tier_of(caller, plan, 1, tier_of(run));
+  const auto beyond = beyond_tier_of(caller, plan, 1, &run);
   if (!beyond) return tl::unexpected(beyond.error());
   if (!beyond->empty()) return AdmitOutcome{Refusal{*beyond}};
   if (site_->limits.max_runs_per_user) {

@@ -80,6 +80,24 @@ void add_timed_continuation(const Run& run, const View& view, UtcSeconds now,
   }
 }
 
+// The jobs of an epochs run together last no longer than its tier allows. Ends or shortens the next one.
+bool is_bound_by_tier(const Run& run, const JobSnapshot& job, std::vector<Action>& actions) {
+  const auto left_s = tier_left_s(run);
+  if (!left_s || job.time_limit_s <= *left_s) return false;
+  const std::int64_t limit_s = *left_s / 60 * 60;
+  const Plan& plan = run.last().plan;
+  if (limit_s >= 2 * kIdleAttempt_s) {
+    actions.push_back(CutLimit{job.id, limit_s});
+    if (!job.is_held) actions.push_back(HoldJob{job.id, "its tier's hours are reckoned"});
+  } else {
+    actions.push_back(CancelJob{
+        job.id, fmt::format("{}tier {} allows a run {} min, of which {} are used: too little is left for "
+                            "another job. It goes on under a tier that allows more", kHoursUsed,
+                            plan.tier, plan.tier_max_s / 60, run.allocated_s() / 60)});
+  }
+  return true;
+}
+
 }  // namespace
 
 std::int64_t timed_limit_s(const Plan& plan, std::int64_t left_s, std::int64_t margin_s) {
@@ -121,6 +139,7 @@ void add_continuation(const Run& run, const View& view, UtcSeconds now, const Pa
     return;
   }
   if (segment.plan.is_timed) return add_timed_continuation(run, view, now, patience, actions);
+  if (is_bound_by_tier(run, job, actions)) return;
   if (is_covered(run, view, now, patience)) {
     if (job.is_held) actions.push_back(ReleaseJob{job.id});
     return;

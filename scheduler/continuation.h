@@ -13,7 +13,8 @@
 
 namespace scheduler {
 
-// How the reason begins for which a timed run is not continued: it counts as stopped, not as failed.
+// How the reason begins for which a run whose hours, or its tier's, are used is not continued: it counts
+// as stopped, not as failed.
 inline constexpr std::string_view kHoursUsed = "hours: ";
 
 // The limit of the next job of a timed run that has `left_s` of its hours: the plan's job_limit_s

@@ -148,10 +148,10 @@ class Dispatcher {
                                                                const Admission& admission,
                                                                UtcSeconds now);
   // What of the plan the user's tier does not allow; the tier is written into the plan. `new_runs`: how
-  // many of this plan, of an array several. `admitted_under`: the tier of the run's earlier segments,
-  // which a change does not bind: it may allow the plan as well. Empty: there are none.
+  // many of this plan, of an array several. `run`: with its earlier segments, whose time counts as well,
+  // and whose tier may allow the plan as well: a change does not bind it. Null: a new one.
   [[nodiscard]] Expected<std::vector<std::string>> beyond_tier_of(
-      const Caller& caller, Plan& plan, int new_runs = 1, const std::string& admitted_under = "");
+      const Caller& caller, Plan& plan, int new_runs = 1, const Run* run = nullptr);
   // Of the numbers of GPUs that the request allows the largest that its fund and tier pay and that is
   // free now; where less is free than the least, the largest that they pay.
   [[nodiscard]] Expected<PlanOutcome> plan_within(const Caller& caller,

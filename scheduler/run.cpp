@@ -242,6 +242,12 @@ std::int64_t Run::allocated_s() const {
   return seconds;
 }
 
+std::optional<std::int64_t> tier_left_s(const Run& run) {
+  const std::int64_t max_s = run.last().plan.tier_max_s;
+  if (max_s == 0) return std::nullopt;
+  return std::max<std::int64_t>(max_s - run.allocated_s(), 0);
+}
+
 Run apply(Run run, const RunEvent& event) {
   Segment* segment = open_segment(run);
   std::visit(

@@ -185,6 +185,10 @@ struct Run {
   [[nodiscard]] std::int64_t allocated_s() const;
 };
 
+// What the run's tier leaves it beside what it was allocated already: for its next job, or for the one
+// that runs. Nothing: the tier does not bind it.
+[[nodiscard]] std::optional<std::int64_t> tier_left_s(const Run& run);
+
 // Precondition: the first event is RunCreated, and a segment's events follow its SegmentOpened.
 [[nodiscard]] Run apply(Run run, const RunEvent& event);
 

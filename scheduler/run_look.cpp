@@ -251,13 +251,16 @@ void add_coverage(const Run& run, const View& view, UtcSeconds now, const Patien
 }
 
 // How much longer an epochs run gets at a time: a quarter of its plan, ten minutes at least.
-std::int64_t stretch_s(const Plan& plan, const JobSnapshot& job, const Patience& patience) {
+std::int64_t stretch_s(const Run& run, const JobSnapshot& job, const Patience& patience) {
+  const Plan& plan = run.last().plan;
   constexpr std::int64_t kShortest_s = 600, kLongest_s = 4 * 3600;
   std::int64_t stretch = std::clamp(plan.time_limit_s / 4, kShortest_s, kLongest_s) / 60 * 60;
   if (patience.longest_limit_s > 0) {
     stretch = std::min(stretch, patience.longest_limit_s - job.time_limit_s);
   }
-  if (plan.tier_max_s > 0) stretch = std::min(stretch, plan.tier_max_s - job.time_limit_s);
+  if (const auto left_s = tier_left_s(run)) {
+    stretch = std::min(stretch, *left_s - job.time_limit_s);
+  }
   if (patience.facts != nullptr) {
     const auto longest = patience.facts->partition_max_s.find(plan.partition);
     if (longest != patience.facts->partition_max_s.end()) {
@@ -290,7 +293,7 @@ void add_extension(const Run& run, const View& view, UtcSeconds now, const Patie
   }
   const std::int64_t lead_s = std::min(patience.extend_lead_s, job.time_limit_s / 2);
   if (left_s > lead_s || !is_covered(run, view, now, patience)) return;
-  const std::int64_t stretch = stretch_s(segment.plan, job, patience);
+  const std::int64_t stretch = stretch_s(run, job, patience);
   if (stretch >= 60) actions.push_back(ExtendHold{job.id, job.time_limit_s, stretch});
 }
 

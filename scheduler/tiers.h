@@ -22,7 +22,7 @@ struct Tier {
   bool is_default = false;
   std::optional<int> max_gpus, max_nodes;          // Of one run.
   std::optional<int> max_runs;                     // Open runs of the user.
-  std::optional<std::int64_t> max_time_s;          // Of one run's allocation.
+  std::optional<std::int64_t> max_time_s;          // Of one run, all its jobs together.
   std::vector<std::string> types;                  // Instance types; empty: all.
   accounting::Amount monthly_grant;                // To the user's wallet; expires with the month.
   bool is_self_service = false;                    // A user may take it himself ...
@@ -33,9 +33,14 @@ struct Tier {
 // The tier called `name`, or the default where it is empty; nothing where there is none.
 [[nodiscard]] const Tier* find_tier(const Site& site, const std::string& name);
 
+// How long the run can last by its plan, behind what its earlier segments were allocated.
+[[nodiscard]] std::int64_t run_s(const Plan& plan, std::int64_t allocated_s);
+
 // Everything of the plan that the tier does not allow, each with both numbers. Empty: allowed.
+// `allocated_s`: of the run's earlier segments.
 [[nodiscard]] std::vector<std::string> beyond_tier(const Tier& tier, const Plan& plan,
-                                                   int open_runs, const std::string& user,
+                                                   std::int64_t allocated_s, int open_runs,
+                                                   const std::string& user,
                                                    const std::string& site_path);
 
 }  // namespace scheduler

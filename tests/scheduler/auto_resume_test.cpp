@@ -120,6 +120,33 @@ TEST_F(AutoResumeTest, APreemptedRunGetsItsWholeLimitAgain) {
   world.expect_books_are_right();
 }
 
+TEST_F(AutoResumeTest, AllJobsTogetherLastAsLongAsTheTierAllowsARun) {
+  world.site.limits.max_time_s = 600;
+  world.site.tiers = {{.name = "free", .is_default = true, .max_gpus = {}, .max_nodes = {},
+                       .max_runs = {}, .max_time_s = 960, .types = {}, .monthly_grant = {},
+                       .is_self_service = true, .price = {}, .line = 9}};
+  const JobId id = start_with(10 * accounting::kGpuHour.milli_gpu_s);
+  world.tick(590);
+  requeue_held(id);
+  for (int i = 0; i < 4; ++i) world.tick(10);
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(job(id).time_limit_s, 360);  // 591 s of 960 s are used.
+  world.cluster.start(id);
+  world.tick(1);
+  world.tick(200);
+  EXPECT_EQ(job(id).time_limit_s, 360);  // Not extended either.
+  world.tick(140);
+  requeue_held(id);
+  for (int i = 0; i < 3; ++i) world.tick(10);
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{id});
+  for (int i = 0; i < 12; ++i) world.tick(10);
+  EXPECT_NE(world.run().reason.find("tier free allows a run 16 min, of which 15 are used"),
+            std::string::npos) << world.run().reason;
+  EXPECT_EQ(world.state(), "stopped");
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  world.expect_books_are_right();
+}
+
 TEST_F(AutoResumeTest, NodesThatFailAgainAndAgainEndIt) {
   const JobId id = start_with(10 * accounting::kGpuHour.milli_gpu_s);
   int followed = 0;

@@ -146,6 +146,41 @@ TEST_F(Tiers, HoursNodesAndTypesAreRefusedWithBothNumbers) {
             std::string::npos) << comment(plain);
 }
 
+// Each of its jobs is shorter than what the tier allows a run, and all of them are longer.
+TEST_F(Tiers, HoursAreThoseOfARunAndNotOfOneOfItsJobs) {
+  world.grant("user:ada", 100);
+  world.site.limits.max_time_s = 600;
+  world.site.tiers[0].max_gpus = {};
+  world.site.tiers[0].max_time_s = 1'500;
+  const auto why_not = [&](const Admission& admission) -> std::string {
+    const auto outcome = world.dispatcher().admit(kAda, admission, world.cluster.now);
+    if (!outcome) return outcome.error().message;
+    const auto* refused = std::get_if<Refusal>(&*outcome);
+    return refused == nullptr ? "" : refused->reasons.front();
+  };
+  Admission timed = world.admission("runtimed");
+  timed.request.resources.time_limit_s.reset();
+  timed.request.resources.auto_resume = true;
+  timed.request.args.time_h = 0.5;
+  EXPECT_EQ(why_not(timed), "30 min of the whole run exceed the 25 min of tier free (site.toml:9).");
+  timed.request.args.time_h = 0.4;
+  EXPECT_EQ(why_not(timed), "");
+
+  world.site.tiers[0].max_runs = {};
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.now += 500;
+  world.cluster.end(job, JobState::kFailed, 10);
+  for (int i = 0; i < 3; ++i) world.tick(10);
+  ASSERT_EQ(world.state(), "stopped");
+  world.site.tiers[0].max_time_s = 1'080;
+  EXPECT_EQ(why_not(world.admission("runone", 1)),
+            "19 min of the whole run, 8 of them used, exceed the 18 min of tier free (site.toml:9).");
+  world.site.tiers[0].max_time_s = 1'140;
+  EXPECT_EQ(why_not(world.admission("runone", 1)), "");
+}
+
 TEST_F(Tiers, AChangeOfTierBindsNewRunsAndNotTheResumeOfAnOldOne) {
   world.grant("user:ada", 100);
   set("user:ada", "tier", "pro");
