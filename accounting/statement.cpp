@@ -69,17 +69,26 @@ constexpr std::array<Column, 10> kColumns{{
 }};
 constexpr Column kCost{"cost", true, cost};  // Where hours have a price.
 
-std::string charged_in_all(const std::vector<StatementLine>& lines) {
-  std::optional<Amount> sum = Amount{0};
-  std::size_t charges = 0;
+std::string sum_of(const std::vector<StatementLine>& lines, std::string_view kind,
+                   std::string_view other_kind, std::optional<Amount>& sum) {
+  sum = Amount{0};
   for (const StatementLine& line : lines) {
-    if (!is_charge(line)) continue;
-    ++charges;
-    if (sum) sum = checked_add(*sum, line.amount);
+    if ((line.kind == kind || line.kind == other_kind) && sum) sum = checked_add(*sum, line.amount);
   }
+  return sum ? fmt::format("{} ({} mGPUs)", to_gpu_hours(*sum), sum->milli_gpu_s) : "";
+}
+
+// What the fund owes of a usage is as much its charge as what its hold paid.
+std::string charged_in_all(const std::vector<StatementLine>& lines) {
+  const auto charges = std::count_if(lines.begin(), lines.end(), is_charge);
+  std::optional<Amount> sum;
+  const std::string charged = sum_of(lines, "charge", "debt", sum);
   if (!sum) return "";
-  return fmt::format("charged: {} ({} mGPUs) in {} charge{}\n", to_gpu_hours(*sum),
-                     sum->milli_gpu_s, charges, charges == 1 ? "" : "s");
+  std::string text =
+      fmt::format("charged: {} in {} charge{}\n", charged, charges, charges == 1 ? "" : "s");
+  const std::string refunded = sum_of(lines, "refund", "refund", sum);
+  if (sum && *sum > Amount{0}) text += fmt::format("refunded: {}\n", refunded);
+  return text;
 }
 
 std::string cost_in_all(const std::vector<StatementLine>& lines) {
@@ -108,6 +117,36 @@ Expected<void> add_costs(Database& db, std::vector<StatementLine>& lines) {
     line.cost_minor = (*cost)->minor;
   }
   return {};
+}
+
+Expected<std::map<std::string, ChargeBill>> bills_of(Database& db, const std::string& run) {
+  const auto costs = Costs::open(db);
+  if (!costs) return tl::unexpected(costs.error());
+  std::map<std::string, ChargeBill> bills;
+  std::map<std::string, Holding> holdings;
+  auto done = db.query(
+      "SELECT c.id, c.amount, "
+      "(SELECT coalesce(sum(d.amount), 0) FROM transfer d WHERE d.ref = c.id AND d.kind = 'debt'), "
+      "(SELECT coalesce(sum(r.amount), 0) FROM transfer r WHERE r.ref = c.id AND r.kind = "
+      "'refund'), "
+      "h.ts_us / 1000000, coalesce(h.ref, '') "
+      "FROM transfer c JOIN transfer h ON h.id = c.hold_id WHERE c.run = ?1 AND c.kind = 'charge'",
+      {run}, [&](const Row& row) {
+        bills[row.text(0)] = {{row.integer(1)}, {row.integer(2)}, {row.integer(3)}};
+        holdings[row.text(0)] = {row.integer(4), row.text(5)};
+      });
+  if (!done) return tl::unexpected(done.error());
+  for (auto& [id, bill] : bills) {
+    const auto used = checked_add(bill.charged, bill.owed);
+    const auto left = used ? checked_sub(*used, bill.refunded) : std::nullopt;
+    if (!left) continue;  // verify() says it.
+    const auto cost = costs->of(*left, holdings[id]);
+    if (!cost) return tl::unexpected(cost.error());
+    if (!*cost) continue;
+    bill.cost_minor = (*cost)->minor;
+    bill.currency = (*cost)->currency;
+  }
+  return bills;
 }
 
 std::string csv_field(const std::string& text) {

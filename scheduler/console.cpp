@@ -145,6 +145,27 @@ std::string epoch_text(const contract::MetricsRecord& record) {
       value("images_per_s", 1));
 }
 
+namespace {
+
+// Between the jobs of the newest segment; before the first of them where there is one only.
+std::int64_t mean_wait_s(const json& segment) {
+  std::int64_t waited_s = 0, waits = 0, end = 0;
+  const auto add = [&](std::int64_t start) {
+    if (end != 0) waited_s += std::max<std::int64_t>(0, start - end);
+    if (end != 0) ++waits;
+  };
+  for (const json& charge : segment.at("charges")) {
+    add(charge.at("start"));
+    charge.at("end").get_to(end);
+  }
+  const std::int64_t start = segment.at("start");
+  if (start > end) add(start);
+  if (waits > 0) return waited_s / waits;
+  return std::max<std::int64_t>(0, start - segment.value("opened", start));
+}
+
+}  // namespace
+
 std::optional<Reestimate> reestimate_of(const json& run, const std::optional<Pace>& pace) {
   const json& segments = run.at("segments");
   if (!pace || segments.empty()) return std::nullopt;
@@ -156,7 +177,10 @@ std::optional<Reestimate> reestimate_of(const json& run, const std::optional<Pac
   Standing standing;
   segment.at("start").get_to(standing.start);
   run.at("charged").get_to(standing.charged.milli_gpu_s);
+  standing.charged.milli_gpu_s -= run.value("refunded", std::int64_t{0});
   run.at("held").get_to(standing.held.milli_gpu_s);
+  standing.job_longest_s = run.value("job_longest_s", std::int64_t{0});
+  standing.wait_s = mean_wait_s(segment);
   for (const json& each : segments) {
     for (const json& charge : each.at("charges")) {
       standing.charged_minor += charge.value("cost_minor", std::int64_t{0});
@@ -176,6 +200,7 @@ json reestimate_json(const Reestimate& estimate, const std::string& currency) {
               {"end", estimate.end},
               {"seconds", estimate.seconds},
               {"cost", estimate.cost.milli_gpu_s}};
+  if (estimate.jobs > 0) out["further_jobs"] = estimate.jobs;
   if (estimate.cost_minor) {
     out["cost_minor"] = *estimate.cost_minor;
     out["currency"] = currency;
@@ -185,7 +210,11 @@ json reestimate_json(const Reestimate& estimate, const std::string& currency) {
 }
 
 std::string rest_text(const Reestimate& estimate) {
-  return fmt::format("about {} more, to {}", duration_text(estimate.left_s),
+  const std::string jobs = estimate.jobs == 0
+                               ? ""
+                               : fmt::format(" with the waits for {} more job{}", estimate.jobs,
+                                             estimate.jobs == 1 ? "" : "s");
+  return fmt::format("about {} more{}, to {}", duration_text(estimate.left_s), jobs,
                      local_time(estimate.end));
 }
 

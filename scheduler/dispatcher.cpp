@@ -126,6 +126,15 @@ Patience Dispatcher::patience() const {
   return patience;
 }
 
+std::int64_t Dispatcher::longest_job_s(const Plan& plan) const {
+  if (!plan.auto_resume || plan.is_timed) return plan.job_limit_s;
+  std::int64_t longest_s = site_->limits.max_time_s.value_or(0);
+  if (!facts_) return longest_s;
+  const auto found = facts_->partition_max_s.find(plan.partition);
+  if (found == facts_->partition_max_s.end()) return longest_s;
+  return longest_s == 0 ? found->second : std::min(longest_s, found->second);
+}
+
 Run* Dispatcher::open_run(const std::string& run_id) {
   const auto found = open_.find(run_id);
   return found == open_.end() ? nullptr : &found->second;

@@ -132,6 +132,8 @@ class Dispatcher {
   // admission.cpp: why no run of this plan could begin, whatever is paid and whatever else ends: the
   // user's tier or a rule of the fund, in the words of admit(). Nothing: it could.
   [[nodiscard]] Expected<std::optional<Refusal>> why_never(const Caller& caller, const Plan& plan) const;
+  // The longest that one job of a run of several may last; 0: the run has one job, or no bound is known.
+  [[nodiscard]] std::int64_t longest_job_s(const Plan& plan) const;
   [[nodiscard]] UtcSeconds last_poll() const { return last_poll_; }
   [[nodiscard]] const std::string& trouble() const { return trouble_; }  // Why Slurm is not seen.
 

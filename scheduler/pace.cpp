@@ -19,13 +19,39 @@ double seconds_an_epoch(const contract::MetricsRecord& base, const contract::Met
          static_cast<double>(epoch.steps_per_epoch);
 }
 
+// The jobs that follow this one, and what they take beside the rest itself.
+struct Further {
+  std::int64_t jobs = 0;
+  double startup_s = 0, wait_s = 0;
+};
+Further further_jobs(double left_s, double from, const Pace& pace, const Standing& standing) {
+  const auto start = static_cast<double>(standing.start);
+  const double startup_s = std::max(0.0, pace.trained_from - start);
+  const auto longest_s = static_cast<double>(standing.job_longest_s);
+  const double beyond_s = left_s - (start + longest_s - from);
+  const double useful_s = longest_s - startup_s;
+  if (longest_s <= 0 || beyond_s <= 0 || useful_s < 1) return {};
+  const double jobs = std::ceil(beyond_s / useful_s);
+  return {static_cast<std::int64_t>(jobs), jobs * startup_s,
+          jobs * static_cast<double>(standing.wait_s)};
+}
+
 }  // namespace
 
 void PaceKeeper::take(const contract::MetricsRecord& record) {
   if (record.kind == "start") {
     start_ = record;
     first_.reset();
-    if (pace_) pace_->as_of = record.time;
+    if (!pace_) return;
+    // It goes on from its checkpoint: what was done behind that is to be done again.
+    pace_->as_of = record.time;
+    pace_->trained_from = record.time;
+    pace_->epochs = record.epochs;
+    if (record.steps_per_epoch <= 0 || record.step < 0) return;
+    pace_->epochs_done = static_cast<int>(
+        std::min<std::int64_t>(record.step / record.steps_per_epoch, record.epochs));
+    pace_->begun = static_cast<double>(record.step % record.steps_per_epoch) /
+                   static_cast<double>(record.steps_per_epoch);
     return;
   }
   if (record.kind != "epoch" || record.epoch < 1) return;
@@ -38,20 +64,28 @@ void PaceKeeper::take(const contract::MetricsRecord& record) {
     first_ = record;
   }
   if (!(epoch_s > 0)) epoch_s = record.train_seconds / record.epoch;
-  pace_ = {record.epoch, record.epochs, epoch_s, record.time};
+  pace_ = {.epochs_done = record.epoch, .epochs = record.epochs, .epoch_s = epoch_s,
+           .as_of = record.time, .begun = 0, .trained_from = start_ ? start_->time : 0};
 }
 
 std::optional<Pace> PaceKeeper::pace() const { return pace_; }
 
 std::optional<Reestimate> reestimate(const Plan& plan, const Pace& pace, const Standing& standing) {
-  const double left = pace.epoch_s * std::max(0, pace.epochs - pace.epochs_done);
+  const double left =
+      pace.epoch_s * std::max(0.0, pace.epochs - pace.epochs_done - pace.begun);
   if (!(pace.epoch_s > 0) || !(left < kSecondsMax) || !(std::fabs(pace.as_of) < kSecondsMax)) {
     return std::nullopt;
   }
+  // An attempt that has trained nothing yet has all of the rest before it.
+  const double from = std::max(pace.as_of, static_cast<double>(standing.start));
+  const Further further = further_jobs(left, from, pace, standing);
+  const double all_s = left + further.startup_s + further.wait_s;
+  if (!(all_s < kSecondsMax)) return std::nullopt;
   Reestimate out{.pace = pace};
-  out.left_s = std::llround(left);
-  out.end = std::llround(pace.as_of + left);
-  out.seconds = out.end - standing.start;
+  out.jobs = further.jobs;
+  out.left_s = std::llround(all_s);
+  out.end = std::llround(from + all_s);
+  out.seconds = out.end - standing.start - std::llround(further.wait_s);
   auto cost = accounting::usage_amount(plan.gpus, out.seconds, plan.quote.weight_milli);
   if (!cost) return std::nullopt;
   if (plan.is_timed) cost = std::min(*cost, standing.held);

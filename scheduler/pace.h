@@ -19,6 +19,8 @@ struct Pace {
   int epochs_done = 0, epochs = 0;
   double epoch_s = 0;  // Of the newest attempt that has done an epoch; its start-up is not in it.
   double as_of = 0;    // UTC seconds: when the rest began.
+  double begun = 0;    // Of the epoch behind those that are done, where an attempt goes on amid it.
+  double trained_from = 0;  // UTC seconds: when the newest attempt began to train; 0: not known.
 };
 
 // Follows the records of a run's metrics. One thread at a time.
@@ -36,17 +38,20 @@ class PaceKeeper {
 // Where a run stands in the books while one of its attempts runs.
 struct Standing {
   accounting::UtcSeconds start = 0;           // Of the attempt.
-  accounting::Amount charged = {};            // Of the whole run.
+  accounting::Amount charged = {};            // Of the whole run, debts with it and less its refunds.
   accounting::Amount held = {};               // Of its open hold.
-  std::int64_t charged_minor = 0;             // What was charged, in the plan's currency.
+  std::int64_t charged_minor = 0;             // What that costs, in the plan's currency.
+  std::int64_t job_longest_s = 0;             // Of one job, where it goes on in further ones; 0: it does not.
+  std::int64_t wait_s = 0;                    // For its jobs so far, on an average.
   std::optional<accounting::Amount> available = {};  // Of its fund, where one may see that.
 };
 
 struct Reestimate {
   Pace pace;
-  std::int64_t left_s = 0;             // From pace.as_of to the end.
+  std::int64_t left_s = 0;             // To the end, from the newest epoch or the attempt's start on.
+  std::int64_t jobs = 0;               // That follow this one; each waits, and starts up, once more.
   accounting::UtcSeconds end = 0;
-  std::int64_t seconds = 0;            // Of the attempt, from its start to its end.
+  std::int64_t seconds = 0;            // Allocated, from the attempt's start to the end: without waits.
   accounting::Amount cost = {};        // Of the whole run, all attempts.
   std::optional<std::int64_t> cost_minor = {};   // Nothing where hours have no price.
   std::optional<accounting::Amount> after = {};  // What the fund has left then; below 0: it cannot pay.

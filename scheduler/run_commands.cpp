@@ -100,10 +100,13 @@ void print_bill(const json& run) {
                  charge.at("attempt").get<int>(), charge.at("state").get<std::string>(),
                  charge.at("gpus").get<int>(), charge.at("seconds").get<std::int64_t>(),
                  charge.at("weight_milli").get<double>() / 1000);
+      const std::int64_t owed = charge.value("owed", std::int64_t{0});
+      const std::int64_t refunded = charge.value("refunded", std::int64_t{0});
       if (charge.at("excess").get<std::int64_t>() > 0) {
-        fmt::print("         {} more were used than held: the site's, not yours\n",
-                   gpu_hours(charge.at("excess")));
+        fmt::print("         {} more were used than held: {}\n", gpu_hours(charge.at("excess")),
+                   owed > 0 ? "charged to the fund as well" : "the site's, not yours");
       }
+      if (refunded > 0) fmt::print("         {} of it were given back\n", gpu_hours(refunded));
     }
   }
 }

@@ -38,47 +38,83 @@ json job_to_json(const JobSnapshot& job) {
           {"excluded_nodes", job.excluded_nodes}};
 }
 
-json run_to_json(const Dispatcher::RunView& view, bool with_request) {
+json charge_to_json(const Segment& segment, const AttemptCharged& charge,
+                    const accounting::ChargeBill& bill) {
+  json out = {{"job", charge.job},
+              {"attempt", charge.attempt},
+              {"state", to_name(charge.state)},
+              {"start", charge.start},
+              {"end", charge.end},
+              {"seconds", charge.end - charge.start},
+              {"gpus", charge.gpus},
+              {"weight_milli", segment.plan.quote.weight_milli},
+              {"charged", bill.charged.milli_gpu_s},
+              {"owed", bill.owed.milli_gpu_s},
+              {"excess", charge.excess.milli_gpu_s},
+              {"refunded", bill.refunded.milli_gpu_s}};
+  if (bill.cost_minor) {
+    out["cost_minor"] = *bill.cost_minor;
+    out["currency"] = bill.currency;
+  }
+  return out;
+}
+
+// Of the charges that are shown.
+void add_sums(json& shown) {
+  std::int64_t charged = 0, refunded = 0;
+  for (const json& segment : shown.at("segments")) {
+    for (const json& charge : segment.at("charges")) {
+      charged += charge.at("charged").get<std::int64_t>() + charge.at("owed").get<std::int64_t>();
+      refunded += charge.at("refunded").get<std::int64_t>();
+    }
+  }
+  shown["charged"] = charged;
+  shown["refunded"] = refunded;
+}
+
+using Bills = std::map<std::string, accounting::ChargeBill>;
+
+// What a charge came to is what the ledger has of it, as in a statement: CLUSTER/RUN/SEGMENT/NUMBER.
+json charges_to_json(const Run& run, const Segment& segment, const Bills& bills) {
+  json charges = json::array();
+  for (const AttemptCharged& charge : segment.charges) {
+    const std::string ending = fmt::format("/{}/{}/{}", run.id, segment.index, charge.attempt);
+    const auto bill = std::find_if(bills.begin(), bills.end(), [&ending](const auto& each) {
+      return each.first.ends_with(ending);
+    });
+    if (bill != bills.end()) charges.push_back(charge_to_json(segment, charge, bill->second));
+  }
+  return charges;
+}
+
+json segment_to_json(const Run& run, const Segment& segment, const Bills& bills) {
+  json entry = {{"segment", segment.index},
+                {"plan", segment.plan},
+                {"hold_id", segment.hold_id},
+                {"opened", segment.opened},
+                {"job", segment.job ? json(*segment.job) : json(nullptr)},
+                {"charges", charges_to_json(run, segment, bills)},
+                {"outcome", segment.closed ? json(to_name(segment.closed->outcome)) : json(nullptr)},
+                {"reason", segment.closed ? json(segment.closed->reason) : json(nullptr)}};
+  if (segment.running) {
+    entry["nodes"] = segment.running->nodes;
+    entry["start"] = segment.running->start;
+  }
+  if (segment.ended) {
+    entry["slurm_state"] = to_name(segment.ended->state);
+    entry["exit_code"] = segment.ended->exit_code;
+    entry["end"] = segment.ended->end;
+  }
+  return entry;
+}
+
+accounting::Expected<json> run_to_json(Dispatcher& dispatcher, const Dispatcher::RunView& view) {
   const Run& run = view.run;
+  const auto bills = accounting::bills_of(dispatcher.database(), run.id);
+  if (!bills) return tl::unexpected(bills.error());
   json segments = json::array();
   for (const Segment& segment : run.segments) {
-    json charges = json::array();
-    for (const AttemptCharged& charge : segment.charges) {
-      charges.push_back({{"job", charge.job},
-                         {"attempt", charge.attempt},
-                         {"state", to_name(charge.state)},
-                         {"start", charge.start},
-                         {"end", charge.end},
-                         {"seconds", charge.end - charge.start},
-                         {"gpus", charge.gpus},
-                         {"weight_milli", segment.plan.quote.weight_milli},
-                         {"charged", charge.charged.milli_gpu_s},
-                         {"excess", charge.excess.milli_gpu_s},
-                         {"refunded", charge.refunded.milli_gpu_s}});
-      const auto cost = accounting::cost_minor(charge.charged, segment.plan.quote.price_minor);
-      if (segment.plan.quote.price_minor > 0 && cost) {
-        charges.back()["cost_minor"] = *cost;
-        charges.back()["currency"] = segment.plan.quote.currency;
-      }
-    }
-    json entry = {{"segment", segment.index},
-                  {"plan", segment.plan},
-                  {"hold_id", segment.hold_id},
-                  {"opened", segment.opened},
-                  {"job", segment.job ? json(*segment.job) : json(nullptr)},
-                  {"charges", std::move(charges)},
-                  {"outcome", segment.closed ? json(to_name(segment.closed->outcome)) : json(nullptr)},
-                  {"reason", segment.closed ? json(segment.closed->reason) : json(nullptr)}};
-    if (segment.running) {
-      entry["nodes"] = segment.running->nodes;
-      entry["start"] = segment.running->start;
-    }
-    if (segment.ended) {
-      entry["slurm_state"] = to_name(segment.ended->state);
-      entry["exit_code"] = segment.ended->exit_code;
-      entry["end"] = segment.ended->end;
-    }
-    segments.push_back(std::move(entry));
+    segments.push_back(segment_to_json(run, segment, *bills));
   }
   json out = {{"run", run.id},
               {"user", run.about.user},
@@ -90,28 +126,28 @@ json run_to_json(const Dispatcher::RunView& view, bool with_request) {
               {"reason", run.reason},
               {"created", run.created},
               {"ended", run.ended},
-              {"charged", run.charged().milli_gpu_s},
               {"held", is_terminal(run.state) ? 0 : run.last().remaining().milli_gpu_s},
               {"allocated_s", run.allocated_s()},
               {"segments", std::move(segments)},
               {"job", view.job ? job_to_json(*view.job) : json(nullptr)}};
-  if (with_request) out["request"] = run.about.request;
-  return out;
+  if (const std::int64_t longest_s = dispatcher.longest_job_s(run.last().plan); longest_s > 0) {
+    out["job_longest_s"] = longest_s;
+  }
+  add_sums(out);
+  return accounting::Expected<json>(tl::in_place, std::move(out));
 }
 
 // Leaves out what funds that the caller may not see paid for another's run.
 void hide_foreign_funds(json& shown, const Run& run, const Caller& caller) {
-  Amount hidden;
   for (std::size_t i = 0; i < run.segments.size(); ++i) {
     const Segment& segment = run.segments[i];
     if (may_see_fund(caller, segment.plan.fund)) continue;
-    hidden.milli_gpu_s += segment.charged().milli_gpu_s;
     json& entry = shown.at("segments").at(i);
     entry["charges"] = json::array();
     entry["plan"]["fund"] = "";
     entry["reason"] = nullptr;  // May name the balance.
   }
-  shown["charged"] = run.charged().milli_gpu_s - hidden.milli_gpu_s;
+  add_sums(shown);
   if (may_see_fund(caller, run.last().plan.fund)) return;
   shown["fund"] = "";
   shown["held"] = 0;
@@ -221,7 +257,11 @@ json answer_list(Dispatcher& dispatcher, const Caller& caller, const json& reque
   }
   if (std::ssize(views) > count) views.erase(views.begin() + count, views.end());
   json out = json::array();
-  for (const auto& view : views) out.push_back(run_to_json(view, false));
+  for (const auto& view : views) {
+    auto run = run_to_json(dispatcher, view);
+    if (!run) return failed(run.error().message);
+    out.push_back(std::move(*run));
+  }
   return good({{"runs", std::move(out)}, {"trouble", dispatcher.trouble()}});
 }
 
@@ -234,7 +274,10 @@ json answer_show(Dispatcher& dispatcher, const Caller& caller, const json& reque
   if (run.about.uid != caller.uid && !may_see_fund(caller, run.about.fund)) {
     return refused({fmt::format("run {} belongs to {}", id, run.about.user)});
   }
-  json out = run_to_json(**view, true);
+  auto shown = run_to_json(dispatcher, **view);
+  if (!shown) return failed(shown.error().message);
+  json out = std::move(*shown);
+  out["request"] = run.about.request;
   if (run.about.uid != caller.uid) hide_foreign_funds(out, run, caller);
   out["trouble"] = dispatcher.trouble();
   const auto balance = dispatcher.ledger().balance(run.last().plan.fund);
