@@ -55,7 +55,7 @@ Expected<std::optional<MeasuredRate>> measured_rate(Database& db, const WorkKind
       "WHERE model = ?1 AND imgsz = ?2 AND type = ?3 AND ranks = ?4 ORDER BY ended_s DESC, run",
       {kind.model, kind.imgsz, kind.type, kind.ranks}, [&](const Row& row) {
         const std::int64_t seconds = row.integer(1);
-        ++rate.checked;
+        if (row.integer(3) > 0) ++rate.checked;
         if (seconds >= row.integer(2) && seconds <= row.integer(3)) ++rate.within;
         if (seconds_per_image.size() == kRunsMax) return;
         seconds_per_image.push_back(10.0 * static_cast<double>(seconds) /

@@ -32,7 +32,7 @@ struct MeasuredRun {
   std::int64_t image_tenths = 0;  // > 0. 10 a training image, 4 a validation image, over all epochs.
   std::int64_t seconds = 0;       // > 0. Slurm's, less start-up.
   UtcSeconds ended = 0;
-  std::int64_t low_s = 0, high_s = 0;  // The band that its plan gave for `seconds`.
+  std::int64_t low_s = 0, high_s = 0;  // The band that was given for `seconds`; both 0: none was.
 };
 
 // The error of an estimate that nothing was measured for, and of one measured run, in thousandths.
@@ -43,7 +43,7 @@ struct MeasuredRate {
   std::int64_t runs = 0;            // That the rate is made of: the newest 20 at most.
   double seconds_per_image = 0;     // The median.
   std::int64_t band_permille = 0;   // 120: the next run takes the estimate +- 12 %.
-  std::int64_t checked = 0;         // Of all that were measured ...
+  std::int64_t checked = 0;         // Of all that were given a band ...
   std::int64_t within = 0;          // ... so many ended inside the band that they were given.
 };
 

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include "trainer/contract/architecture.h"
 
@@ -264,6 +265,7 @@ class Planner {
   void plan_hours() {
     plan_.is_timed = true;
     plan_.quote.basis = "hours asked for";
+    if (data_.train_images >= 1) work_of_epoch();
     const double asked_s = *request_.args.time_h * static_cast<double>(kHour);
     if (!(asked_s > 0) || asked_s > static_cast<double>(kLongestLimit_s)) {
       refuse("time = {} h is outside what can be planned (up to {}).", *request_.args.time_h,
@@ -399,19 +401,27 @@ class Planner {
     return false;
   }
 
-  // docs/formats/request.md, after start-up; nothing where there is nothing to count.
-  std::optional<std::int64_t> estimate_rest_s() {
+  // In training images: those that it trains with, and those that it validates with.
+  std::pair<double, double> work_of_epoch() {
     constexpr double kValidationWork = 0.4;  // Of a training image's: forward only.
-    constexpr double kReferenceSize = 640;
-    if (data_.train_images < 1 || !(type_->images_per_s > 0)) return std::nullopt;
     const contract::TrainArgs& args = request_.args;
-    // A run whose epochs are done may still have its last evaluation before it.
-    const double epochs = std::max(1, args.epochs - std::max(0, progress_.epochs_done));
     const auto train =
         static_cast<double>(contract::images_kept(args.fraction, data_.train_images));
     const auto val_images =
         static_cast<double>(contract::images_kept(args.fraction_val, data_.val_images));
     const double val = args.val ? val_images * kValidationWork : 0;
+    plan_.epoch_tenths = std::llround((train + val) * 10);
+    return {train, val};
+  }
+
+  // docs/formats/request.md, after start-up; nothing where there is nothing to count.
+  std::optional<std::int64_t> estimate_rest_s() {
+    constexpr double kReferenceSize = 640;
+    if (data_.train_images < 1 || !(type_->images_per_s > 0)) return std::nullopt;
+    const contract::TrainArgs& args = request_.args;
+    const auto [train, val] = work_of_epoch();
+    // A run whose epochs are done may still have its last evaluation before it.
+    const double epochs = std::max(1, args.epochs - std::max(0, progress_.epochs_done));
     plan_.image_tenths = std::llround(epochs * (train + val) * 10);
     if (const auto rate = rate_of(args)) {
       band_permille_ = rate->band_permille;
@@ -547,6 +557,7 @@ void to_json(nlohmann::json& json, const Plan& plan) {
             {"low_s", plan.quote.low_s},
             {"high_s", plan.quote.high_s},
             {"basis", plan.quote.basis}}}};
+  if (plan.epoch_tenths > 0) json["epoch_tenths"] = plan.epoch_tenths;
   if (plan.auto_resume) json["auto_resume"] = true;
   if (plan.job_limit_s > 0) json["job_limit_s"] = plan.job_limit_s;
   if (plan.job_shortest_s > 0) json["job_shortest_s"] = plan.job_shortest_s;
@@ -591,6 +602,7 @@ void from_json(const nlohmann::json& json, Plan& plan) {
   quote.at("basis").get_to(result.quote.basis);
   // Plans of before runs were measured have none of these.
   result.image_tenths = json.value("image_tenths", std::int64_t{0});
+  result.epoch_tenths = json.value("epoch_tenths", std::int64_t{0});
   result.quote.low_s = quote.value("low_s", std::int64_t{0});
   result.quote.high_s = quote.value("high_s", std::int64_t{0});
   result.quote.price_minor = quote.value("price_minor", std::int64_t{0});

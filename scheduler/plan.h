@@ -80,8 +80,9 @@ struct Plan {
   std::int64_t time_limit_s = 0;        // Whole minutes.
   bool is_timed = false;
   std::int64_t image_tenths = 0;        // Of an epochs run's rest: 10 a training image, 4 a validation one.
+  std::int64_t epoch_tenths = 0;        // The same of one epoch, of a timed run too; 0: nothing was counted.
   std::string tier;                     // That it was admitted under; empty: none.
-  std::int64_t tier_max_s = 0;          // That tier's longest allocation; 0: none.
+  std::int64_t tier_max_s = 0;          // What that tier allows a run in all; 0: any.
   bool auto_resume = false;             // Its job requeues itself, see docs/runs.md.
   // Of a timed run with auto_resume: what each of its jobs gets but the last, which gets less (0: one
   // job), and what a job needs beside the margin.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <ctime>
 #include <map>
@@ -156,6 +157,22 @@ void add_reestimate(json& run, const RunProgress& progress) {
   run["reestimate"] = reestimate_json(*now, quote.value("currency", ""));
 }
 
+// How much the run trained, for the estimates of later ones: the service reads no user's files. Nobody
+// waits for it, and nothing is lost where it is not taken.
+void tell_trained(const Client& client, const json& run, const RunProgress& progress) {
+  if (!run.value("is_to_be_told", false)) return;
+  double epochs = 0;
+  for (const auto& record : {progress.last_epoch, progress.last_step}) {
+    if (!record || record->steps_per_epoch <= 0) continue;
+    epochs = std::max(epochs, static_cast<double>(record->step) /
+                                  static_cast<double>(record->steps_per_epoch));
+  }
+  constexpr double kEpochsMax = 1e9;
+  if (!(epochs > 0) || epochs > kEpochsMax) return;
+  (void)ask_service(client.site, {{"verb", "trained"}, {"run", run.at("run")},
+                                  {"epochs_milli", std::llround(epochs * 1'000)}});
+}
+
 std::variant<json, ExitStatus> look_up(const Client& client, const std::string& run) {
   const auto id = resolve_run(client, run);
   if (const auto* status = std::get_if<ExitStatus>(&id)) return *status;
@@ -303,6 +320,7 @@ ExitStatus show_run(const Client& client, const std::string& run) {
   const std::string run_dir = result.at("run_dir");
   const auto progress = read_progress(run_dir);
   const auto ends = read_attempt_ends(run_dir);
+  tell_trained(client, result, progress);
   if (client.json) {
     result["attempt_ends"] = json::array();
     for (const AttemptEnd& end : ends) {
@@ -385,8 +403,9 @@ ExitStatus watch_run(const Client& client, const std::string& run) {
   }
   watcher.clear();
   const std::string state = shown.at("state");
+  const auto progress = read_progress(shown.at("run_dir"));
+  tell_trained(client, shown, progress);
   if (client.json) {
-    const auto progress = read_progress(shown.at("run_dir"));
     shown["metrics"] = progress.last_epoch ? json(progress.last_epoch->values) : json(nullptr);
     fmt::print("{}\n", shown.dump(2));
   } else {

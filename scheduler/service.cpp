@@ -6,11 +6,13 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "accounting/measured.h"
 #include "accounting/period.h"
 #include "accounting/statement.h"
 #include "accounting/till.h"
 #include "scheduler/answers.h"
 #include "scheduler/books_desk.h"
+#include "scheduler/estimate.h"
 #include "scheduler/request_id.h"
 
 namespace scheduler {
@@ -154,6 +156,17 @@ void hide_foreign_funds(json& shown, const Run& run, const Caller& caller) {
   shown["reason"] = "";
 }
 
+// Has nobody told yet how much it trained?
+accounting::Expected<bool> is_untold(Dispatcher& dispatcher, const Run& run) {
+  bool is_told = !is_to_be_told(run);
+  if (is_told) return false;
+  const auto read = dispatcher.database().query(
+      "SELECT 1 FROM measured_run WHERE run = ?1", {run.id},
+      [&is_told](const accounting::Row&) { is_told = true; });
+  if (!read) return tl::unexpected(read.error());
+  return !is_told;
+}
+
 json answer_admit(Dispatcher& dispatcher, const Caller& caller, const json& request, UtcSeconds now) {
   Admission admission;
   admission.run_id = request.at("run");
@@ -278,6 +291,9 @@ json answer_show(Dispatcher& dispatcher, const Caller& caller, const json& reque
   if (!shown) return failed(shown.error().message);
   json out = std::move(*shown);
   out["request"] = run.about.request;
+  const auto untold = is_untold(dispatcher, run);
+  if (!untold) return failed(untold.error().message);
+  if (*untold && run.about.uid == caller.uid) out["is_to_be_told"] = true;
   if (run.about.uid != caller.uid) hide_foreign_funds(out, run, caller);
   out["trouble"] = dispatcher.trouble();
   const auto balance = dispatcher.ledger().balance(run.last().plan.fund);
@@ -286,6 +302,29 @@ json answer_show(Dispatcher& dispatcher, const Caller& caller, const json& reque
     out["available"] = (*balance)->available.milli_gpu_s;
   }
   return good(std::move(out));
+}
+
+json answer_trained(Dispatcher& dispatcher, const Site& site, const Caller& caller,
+                    const json& request, UtcSeconds now) {
+  const std::string id = request.at("run");
+  const auto view = dispatcher.find(id);
+  if (!view) return failed(view.error().message);
+  if (!*view || (*view)->run.about.uid != caller.uid) return refused({"run " + id + " is not yours"});
+  const Run& run = (*view)->run;
+  const auto& args = run.about.request.args;
+  const auto rate = accounting::measured_rate(
+      dispatcher.database(), {args.model, args.imgsz, run.last().plan.type, run.last().plan.ranks});
+  if (!rate) return failed(rate.error().message);
+  const auto untold = is_untold(dispatcher, run);
+  if (!untold) return failed(untold.error().message);
+  const auto measured =
+      measure_told(run, site, request.at("epochs_milli").get<std::int64_t>(), *rate, now);
+  const bool is_kept = *untold && measured;
+  if (is_kept) {
+    const auto kept = accounting::keep_measured(dispatcher.database(), *measured);
+    if (!kept) return failed(kept.error().message);
+  }
+  return good({{"is_measured", is_kept}});
 }
 
 json answer_grant(Dispatcher& dispatcher, const Caller& caller, const json& request, UtcSeconds now) {
@@ -435,6 +474,7 @@ json answer_request(Dispatcher& dispatcher, const Site& site, const Caller& call
     }
     if (verb == "list") return answer_list(dispatcher, caller, request);
     if (verb == "show") return answer_show(dispatcher, caller, request);
+    if (verb == "trained") return answer_trained(dispatcher, site, caller, request, now);
     if (verb == "funds") return answer_funds(dispatcher, caller);
     if (verb == "statement") return answer_statement(dispatcher, caller, request, now);
     if (verb == "grant") return answer_grant(dispatcher, caller, request, now);

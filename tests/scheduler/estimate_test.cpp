@@ -88,19 +88,84 @@ TEST_F(Estimates, WhatTellsLittleOfTheNextRunIsNotMeasured) {
   EXPECT_FALSE(rate());
   run_for(epochs_run(world, "runshort"), 40);  // 10 s of training after 30 s of start-up.
   EXPECT_FALSE(rate());
-  Admission early = epochs_run(world, "runearly");
-  early.request.args.patience = 5;
-  run_for(early, 140);
-  EXPECT_FALSE(rate());
-  Admission timed = epochs_run(world, "runtimed");
-  timed.request.args.time_h = 0.5;
-  run_for(timed, 140);
-  EXPECT_FALSE(rate());
   Admission own = epochs_run(world, "runown");
   own.request.args.model = "/home/ada/my-yolov8.yaml";
   run_for(own, 140);
   EXPECT_TRUE(accounting::measured_rates(world.database)->empty());
   EXPECT_EQ(world.state("runown"), "finished");
+}
+
+TEST_F(Estimates, ARunOfSeveralAttemptsIsMeasuredWithTheStartOfEach) {
+  const JobId job = world.launch(epochs_run(world, "runone"));
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.now += 69;
+  world.cluster.requeue(job);
+  for (int i = 0; i < 3; ++i) world.tick(5);
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.now += 99;
+  world.cluster.end(job, JobState::kCompleted, 0);
+  for (int i = 0; i < 3; ++i) world.tick();
+  ASSERT_EQ(world.state("runone"), "finished");
+  ASSERT_TRUE(rate());
+  EXPECT_DOUBLE_EQ(rate()->seconds_per_image, (70 + 100 - 2 * 30) / 11'000.0);
+}
+
+TEST_F(Estimates, AResumedRunIsMeasuredByWhatItsLastSegmentHadLeft) {
+  run_for(epochs_run(world, "runone"), 100, JobState::kFailed);
+  ASSERT_EQ(world.state("runone"), "failed");
+  EXPECT_FALSE(rate());
+  Admission rest = epochs_run(world, "runone");
+  rest.segment = 1;
+  rest.epochs_done = 6;
+  run_for(rest, 85);
+  ASSERT_EQ(world.state("runone"), "finished");
+  ASSERT_TRUE(rate());
+  EXPECT_DOUBLE_EQ(rate()->seconds_per_image, 55 / 4'400.0);  // 4 x 1100 images.
+}
+
+// What they trained no plan tells: their owner's client does.
+TEST_F(Estimates, RunsThatEndedAtTheirHoursOrEarlyAreMeasuredByWhatIsTold) {
+  const auto ask = [&](const Caller& caller, const json& request) {
+    return answer_request(world.dispatcher(), world.site, caller, request, world.cluster.now);
+  };
+  const auto is_to_be_told = [&](const std::string& id) {
+    return ask(kAda, {{"verb", "show"}, {"run", id}}).at("result").value("is_to_be_told", false);
+  };
+  const auto tell = [&](const std::string& id, std::int64_t epochs_milli) {
+    const json answer =
+        ask(kAda, {{"verb", "trained"}, {"run", id}, {"epochs_milli", epochs_milli}});
+    return answer.at("ok").get<bool>() && answer.at("result").at("is_measured").get<bool>();
+  };
+  Admission early = epochs_run(world, "runearly");
+  early.request.args.patience = 5;
+  run_for(early, 140);
+  EXPECT_FALSE(rate());
+  EXPECT_TRUE(is_to_be_told("runearly"));
+  EXPECT_FALSE(tell("runearly", 10'001));  // It was to train 10.
+  EXPECT_FALSE(tell("runearly", 0));
+  EXPECT_FALSE(ask(kBob, {{"verb", "trained"}, {"run", "runearly"}, {"epochs_milli", 1}})
+                   .at("ok").get<bool>());
+  EXPECT_TRUE(tell("runearly", 5'000));
+  EXPECT_FALSE(is_to_be_told("runearly"));
+  EXPECT_FALSE(tell("runearly", 9'000));  // Once.
+  ASSERT_TRUE(rate());
+  EXPECT_DOUBLE_EQ(rate()->seconds_per_image, 110 / 5'500.0);
+  EXPECT_EQ(rate()->checked, 0);  // Nobody had said how long.
+
+  Admission timed = epochs_run(world, "runtimed");
+  timed.request.args.time_h = 0.5;
+  run_for(timed, 30 + 300);
+  EXPECT_TRUE(is_to_be_told("runtimed"));
+  EXPECT_TRUE(tell("runtimed", 12'500));
+  EXPECT_EQ(rate()->runs, 2);
+  EXPECT_EQ(rate()->checked, 1);
+  EXPECT_EQ(rate()->within, 1);  // 13750 images at 0.02 s each: 275 s, +-30 %.
+
+  run_for(epochs_run(world, "runplain"), 260);
+  EXPECT_FALSE(is_to_be_told("runplain"));
+  EXPECT_EQ(rate()->checked, 2);
 }
 
 TEST_F(Estimates, AReplayAfterARestartMeasuresOnce) {
