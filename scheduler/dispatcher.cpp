@@ -411,6 +411,7 @@ Expected<void> Dispatcher::tick(UtcSeconds now) {
   trouble_.clear();
   troubled_.clear();
   has_looked_ = false;
+  gate_look_.reset();
   if (!cluster_->is_reachable()) {
     trouble_ = "slurmctld does not answer";
     return {};

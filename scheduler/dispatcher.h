@@ -94,8 +94,13 @@ class Dispatcher {
   // tried again at the next tick.
   [[nodiscard]] Expected<void> tick(UtcSeconds now);
 
-  // May Slurm start this job now? Asked by the start gate of managed partitions.
+  // May Slurm start this job now? Asked by the start gate of managed partitions; looks at Slurm itself.
   [[nodiscard]] Expected<std::optional<Refusal>> may_start(JobId job, UtcSeconds now);
+  // What is asked of may_start() up to the next call is answered by one look: it was all asked before.
+  void share_look() {
+    shares_look_ = true;
+    gate_look_.reset();
+  }
 
   // The run with what the last look showed of its job.
   struct RunView {
@@ -134,6 +139,7 @@ class Dispatcher {
   [[nodiscard]] Expected<std::optional<Refusal>> why_never(const Caller& caller, const Plan& plan) const;
   // The longest that one job of a run of several may last; 0: the run has one job, or no bound is known.
   [[nodiscard]] std::int64_t longest_job_s(const Plan& plan) const;
+  [[nodiscard]] bool has_looked() const { return has_looked_; }
   [[nodiscard]] UtcSeconds last_poll() const { return last_poll_; }
   [[nodiscard]] const std::string& trouble() const { return trouble_; }  // Why Slurm is not seen.
 
@@ -280,6 +286,13 @@ class Dispatcher {
   std::string trouble_;
   bool has_looked_ = false;          // The last tick saw Slurm's jobs.
   std::set<std::string> troubled_;   // Runs for which it could not do what was due.
+  struct GateLook {
+    Expected<void> looked;                    // What could not be done at it.
+    Expected<std::vector<JobSnapshot>> jobs;  // After all that it did.
+  };
+  [[nodiscard]] GateLook look_for_gates(UtcSeconds now);  // plain_admission.cpp
+  std::optional<GateLook> gate_look_;
+  bool shares_look_ = false;
 };
 
 // Hash of what a client asked for, so that a retry can be told from another request.

@@ -316,11 +316,16 @@ Expected<void> Dispatcher::turn_away(const JobSnapshot& job, const Refusal& refu
   return cluster_->cancel(whole_of(job));
 }
 
-Expected<std::optional<Refusal>> Dispatcher::may_start(JobId id, UtcSeconds now) {
+Dispatcher::GateLook Dispatcher::look_for_gates(UtcSeconds now) {
   // What goes wrong with one run keeps no other's job from starting.
-  const auto looked = tick(now);
-  if (!has_looked_) return tl::unexpected(Error{trouble_});
-  const auto jobs = cluster_->load_jobs();
+  auto looked = tick(now);
+  if (!has_looked_) return {std::move(looked), tl::unexpected(Error{trouble_})};
+  return {std::move(looked), cluster_->load_jobs()};
+}
+
+Expected<std::optional<Refusal>> Dispatcher::may_start(JobId id, UtcSeconds now) {
+  if (!gate_look_ || !shares_look_) gate_look_ = look_for_gates(now);
+  const auto& [looked, jobs] = *gate_look_;
   if (!jobs) return tl::unexpected(jobs.error());
   for (const JobSnapshot& found : *jobs) {
     if (found.id != id) continue;

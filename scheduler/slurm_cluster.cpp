@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -17,7 +16,6 @@
 #include <fmt/format.h>
 
 #include "scheduler/cluster.h"
-#include "scheduler/pause.h"
 #include "scheduler/request.h"
 #include "scheduler/slurm_calls.h"
 #include "scheduler/slurm_rights.h"
@@ -314,8 +312,7 @@ class SlurmCluster final : public Cluster {
       if (slurm_ping(controller) == SLURM_SUCCESS) return true;
     }
     // Whether there is another is not known yet; asking takes seconds where none answers.
-    if (controllers_ > 0 || !guess_.is_over(std::chrono::steady_clock::now())) return false;
-    return facts().has_value();
+    return controllers_ == 0 && facts().has_value();
   }
 
   Expected<std::vector<JobSnapshot>> load_jobs() override {
@@ -562,7 +559,6 @@ class SlurmCluster final : public Cluster {
   std::string cluster_name_;
   std::string gpu_tres_;
   int controllers_ = 0;  // Of slurm.conf; 0: not read yet.
-  Pause guess_;
 };
 
 }  // namespace

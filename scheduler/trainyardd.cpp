@@ -26,6 +26,7 @@
 #include "scheduler/restore.h"
 #include "scheduler/service.h"
 #include "scheduler/slurm_limits.h"
+#include "scheduler/slurm_return.h"
 #include "scheduler/slurm_rights.h"
 #include "scheduler/verifier.h"
 
@@ -94,6 +95,13 @@ int print_rights() {
   return 0;
 }
 
+// What SlurmReturn runs aside. Not a ping: a controller that stands by answers that as well.
+int ask_slurm() {
+  auto cluster = scheduler::open_slurm_cluster();
+  if (!cluster) return fail(cluster.error().message);
+  return (*cluster)->facts() ? 0 : kEnvironmentFailure;
+}
+
 // What Verifier runs aside.
 int print_audit(const scheduler::Site& site) {
   auto cluster = scheduler::open_slurm_cluster();
@@ -127,6 +135,17 @@ bool pump(scheduler::AlertSender& alerts, scheduler::RightsCache& rights,
   if (const std::string line = rights.pump(steady); !line.empty()) log(line);
   for (const std::string& line : alerts.pump(std::time(nullptr), steady)) log(line);
   return alerts.is_busy() || rights.is_busy() || fence.is_busy();
+}
+
+// One look, where Slurm is not known to be away.
+void look(scheduler::Dispatcher& dispatcher, scheduler::SlurmReturn& slurm) {
+  using std::chrono::steady_clock;
+  const auto begin = steady_clock::now();
+  if (!slurm.may_look(begin)) return;
+  const auto done = dispatcher.tick(std::time(nullptr));
+  if (!done) log(done.error().message);
+  slurm.looked(dispatcher.has_looked(),
+               std::chrono::duration_cast<std::chrono::milliseconds>(steady_clock::now() - begin));
 }
 
 int serve(const scheduler::Site& site) {
@@ -170,13 +189,13 @@ int serve(const scheduler::Site& site) {
                                {own_program(), "--site", site.path, "--limits"});
   scheduler::Verifier verifier({own_program(), "--site", site.path, "--audit"});
   dispatcher->audit_by([&verifier] { return verifier.ask(std::chrono::steady_clock::now()); });
+  scheduler::SlurmReturn slurm({own_program(), "--site", site.path, "--ask-slurm"});
   std::string last_trouble;
   std::time_t last_turn = 0;
   const int interval_ms = static_cast<int>(site.poll_interval_s * 1000);
   while (g_stop == 0) {
     verifier.forget_old(std::chrono::steady_clock::now());
-    const auto done = dispatcher->tick(std::time(nullptr));
-    if (!done) log(done.error().message);
+    look(*dispatcher, slurm);
     if (dispatcher->trouble() != last_trouble) {
       last_trouble = dispatcher->trouble();
       log(last_trouble.empty() ? "Slurm answers again" : last_trouble);
@@ -212,6 +231,8 @@ int main(int argc, char** argv) {
   app.add_flag("--rights", is_for_rights, "print Slurm's operators and coordinators, and end");
   bool is_for_audit = false;
   app.add_flag("--audit", is_for_audit, "audit the books, print what was found, and end");
+  bool is_for_slurm = false;
+  app.add_flag("--ask-slurm", is_for_slurm, "leave with 0 where Slurm answers");
   std::string spendable;
   app.add_option("--limits", spendable,
                  "look after Slurm's own limits once, by the file that says what funds can spend, and end");
@@ -231,6 +252,7 @@ int main(int argc, char** argv) {
     return kBadRequest;
   }
   if (is_for_rights) return print_rights();
+  if (is_for_slurm) return ask_slurm();
   if (is_for_audit) return print_audit(outcome.site);
   if (!spendable.empty()) return look_after_limits(outcome.site, spendable);
   if (!copy.empty()) return restore(outcome.site, copy);
