@@ -25,13 +25,15 @@ FairTurns::Share& FairTurns::share_of(std::uint32_t uid, Time now) {
   return share;
 }
 
+bool FairTurns::may_be_answered(const Question& question, Time now) {
+  const bool is_limited = question.is_change && !question.is_trusted;
+  return !is_limited || share_of(question.uid, now).changes_ms >= kChange_ms;
+}
+
 std::vector<std::size_t> FairTurns::pass(const std::vector<Question>& waiting, Time now) {
   std::vector<std::size_t> order;
   for (std::size_t i = 0; i < waiting.size(); ++i) {
-    const Question& question = waiting[i];
-    const bool is_limited = question.is_change && !question.is_trusted;
-    if (is_limited && share_of(question.uid, now).changes_ms < kChange_ms) continue;
-    order.push_back(i);
+    if (may_be_answered(waiting[i], now)) order.push_back(i);
   }
   const auto rank = [&](std::size_t i) {
     return std::tuple(share_of(waiting[i].uid, now).last_turn, waiting[i].number);

@@ -30,6 +30,8 @@ class FairTurns {
 
   // The positions in `waiting` of those that are answered in this pass, in their order.
   [[nodiscard]] std::vector<std::size_t> pass(const std::vector<Question>& waiting, Time now);
+  // Whether its user has a change left, where it is one.
+  [[nodiscard]] bool may_be_answered(const Question& question, Time now);
   // That one of them was. Those that a pass did not come to stay first in the next one.
   void answered(const Question& question, Time now);
 

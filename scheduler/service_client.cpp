@@ -22,30 +22,55 @@ using nlohmann::json;
 
 namespace {
 
-// The whole exchange over a connected socket, which is closed. An Error is errno's.
-Expected<std::string> send_and_read(int fd, const std::string& line) {
-  timeval patience{30, 0};
+constexpr time_t kPatience_s = 30;
+
+// What is known of a question that was sent and not answered.
+std::string what_is_known(const json& request) {
+  const std::string verb = request.value("verb", "");
+  std::string text = "Whether it was executed is not known";
+  const bool has_option_id = verb == "grant" || verb == "voucher_make" || verb == "tier_upgrade" ||
+                             (verb == "set" && request.value("name", "") != "default_fund");
+  if (has_option_id) {
+    text += fmt::format(": asked again with --id {} it counts once", request.value("id", ""));
+  } else if (verb == "admit") {
+    text += ": hours that it set aside come back by themselves, for no job was submitted";
+  }
+  return text;
+}
+
+// The whole exchange over a connected socket, which is closed.
+Expected<std::string> send_and_read(int fd, const std::string& line, const json& request) {
+  timeval patience{kPatience_s, 0};
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-  const auto fail = [fd](const char* what) {
-    const int error = errno;
+  const auto fail = [fd](const std::string& why) {
     close(fd);
-    return tl::unexpected(Error{fmt::format("{}: {}", what, std::strerror(error))});
+    return tl::unexpected(Error{why});
   };
   std::size_t sent = 0;
-  while (sent < line.size()) {
+  int fault = 0;
+  while (sent < line.size() && fault == 0) {
     const ssize_t put = send(fd, line.data() + sent, line.size() - sent, MSG_NOSIGNAL);
     if (put < 0 && errno == EINTR) continue;
-    if (put <= 0) return fail("sending");
-    sent += static_cast<std::size_t>(put);
+    if (put <= 0) fault = errno;
+    if (put > 0) sent += static_cast<std::size_t>(put);
   }
-  std::string reply;
+  std::string reply;  // One that has no place for us says so before it has read anything.
   char buffer[16384];
   while (reply.find('\n') == std::string::npos) {
     const ssize_t got = read(fd, buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) continue;
     if (got == 0) errno = ECONNRESET;
-    if (got <= 0) return fail("reading the answer");
+    if (got <= 0 && fault != 0) {  // The service executes whole lines alone.
+      return fail(fmt::format("sending: {}. It was not executed", std::strerror(fault)));
+    }
+    if (got <= 0) {
+      const bool is_late = errno == EAGAIN || errno == EWOULDBLOCK;
+      return fail(fmt::format("{}. {}",
+                              is_late ? fmt::format("no answer within {} s", kPatience_s)
+                                      : fmt::format("reading the answer: {}", std::strerror(errno)),
+                              what_is_known(request)));
+    }
     reply.append(buffer, static_cast<std::size_t>(got));
   }
   close(fd);
@@ -76,7 +101,7 @@ Expected<int> connect_to(const std::string& address) {
   int fd = -1, fault = 0;
   for (const addrinfo* each = found; each != nullptr && fd < 0; each = each->ai_next) {
     fd = socket(each->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    timeval patience{30, 0};
+    timeval patience{kPatience_s, 0};
     if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     if (fd >= 0 && connect(fd, each->ai_addr, each->ai_addrlen) == 0) break;
     fault = errno;
@@ -99,7 +124,7 @@ Expected<json> ask_remote_service(const Site& site, Credentials& credentials, co
   if (!sealed) return tl::unexpected(sealed.error());
   const auto fd = connect_to(address);
   if (!fd) return tl::unexpected(fd.error());
-  const auto line = send_and_read(*fd, *sealed + "\n");
+  const auto line = send_and_read(*fd, *sealed + "\n", request);
   if (!line) return tl::unexpected(Error{address + ": " + line.error().message});
   const auto answer = open_answer(credentials, *line, question, service);
   if (answer) return parse_answer(address, *answer);
@@ -140,7 +165,7 @@ Expected<json> ask_service(const Site& site, const json& request) {
     return tl::unexpected(Error{fmt::format("{}: the service runs as uid {}, not as {} ({})",
                                             site.socket, peer.uid, site.service_user, site.path)});
   }
-  const auto line = send_and_read(fd, request.dump() + "\n");
+  const auto line = send_and_read(fd, request.dump() + "\n", request);
   if (!line) {
     return tl::unexpected(
         Error{fmt::format("{}: {}. Is trainyardd running?", site.socket, line.error().message)});

@@ -17,6 +17,7 @@
 #include <fmt/format.h>
 
 #include "files.h"
+#include "scheduler/connections.h"
 #include "scheduler/service.h"
 #include "world.h"
 
@@ -160,6 +161,7 @@ class RemoteService : public testing::Test {
     world.tick();
     auto listening = Service::listen(world.site, [](std::uint32_t uid, const Site&) {
       if (uid == kAda.uid) return Expected<Caller>{kAda};
+      if (uid == kBob.uid) return Expected<Caller>{kBob};
       return Expected<Caller>{tl::unexpected(Error{"nobody has this uid"})};
     });
     ASSERT_TRUE(listening) << listening.error().message;
@@ -209,6 +211,39 @@ class RemoteService : public testing::Test {
     return reply;
   }
 
+  // A connection that stays, with what it says.
+  int connected(const std::string& text) {
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<std::uint16_t>(
+        std::stoi(world.site.remote.address.substr(10))));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) std::abort();
+    if (write(fd, text.data(), text.size()) != std::ssize(text)) std::abort();
+    kept.push_back(fd);
+    return fd;
+  }
+  void TearDown() override {
+    for (const int fd : kept) close(fd);
+  }
+  static bool is_open(int fd) {
+    char byte;
+    return recv(fd, &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN;
+  }
+  std::string line_of(int fd) {
+    std::string text;
+    char buffer[4096];
+    while (!text.ends_with('\n')) {
+      service->serve(world.dispatcher(), world.site, 5);
+      const ssize_t got = recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
+      if (got == 0 || (got < 0 && errno != EAGAIN)) return "closed";
+      if (got > 0) text.append(buffer, static_cast<std::size_t>(got));
+    }
+    return text;
+  }
+
+  std::vector<int> kept;
   test::Folder folder;
   World world;
   PretendedMunge munge{0};
@@ -245,6 +280,50 @@ TEST_F(RemoteService, SaysWhyItCannotBeAsked) {
   munge.is_down = true;
   EXPECT_NE(ask(ada, {{"verb", "hello"}}).error().message.find("not answered, it says: MUNGE"),
             std::string::npos);
+}
+
+TEST_F(RemoteService, IsThereForWhoAsksWhileOthersSayNothing) {
+  std::vector<int> silent;
+  for (int i = 0; i < 128; ++i) {
+    silent.push_back(connected(""));
+    service->serve(world.dispatcher(), world.site, 1);
+  }
+  PretendedMunge ada(kAda.uid);
+  ASSERT_TRUE(ask(ada, {{"verb", "hello"}}));
+  // They were not waited for: the newest of them are still there.
+  EXPECT_TRUE(is_open(silent.back()));
+  EXPECT_FALSE(is_open(silent.front()));
+}
+
+TEST_F(RemoteService, GivesNobodyAllPlaces) {
+  PretendedMunge bob(kBob.uid);
+  const auto question = [&] { return *seal_question(bob, R"({"verb":"hello"})", std::nullopt) + "\n"; };
+  for (std::size_t i = 0; i < Connections::kPlacesOfOneRemote; ++i) {
+    EXPECT_NE(line_of(connected(question())).find("\\\"ok\\\":true"), std::string::npos);
+  }
+  const std::string refusal = line_of(connected(question()));
+  EXPECT_NE(refusal.find("bob has 64 connections"), std::string::npos) << refusal;
+  EXPECT_NE(refusal.find("\"credential\""), std::string::npos);  // So that his client believes it.
+}
+
+TEST_F(RemoteService, DropsTheQuestionOfWhoHungUp) {
+  PretendedMunge bob(kBob.uid);
+  const auto change = [&](int i) {
+    return *seal_question(bob, fmt::format(R"({{"verb":"set","id":"s{}","fund":"user:bob",)"
+                                           R"("name":"default_fund","value":"user:bob"}})", i),
+                          std::nullopt) + "\n";
+  };
+  for (int i = 0; i < 20; ++i) {
+    const int fd = connected(change(i));
+    kept.pop_back();
+    close(fd);
+  }
+  PretendedMunge ada(kAda.uid);
+  ASSERT_TRUE(ask(ada, {{"verb", "hello"}}));
+  std::int64_t made = 0;
+  (void)world.database.query("SELECT count(*) FROM transfer WHERE kind = 'set'", {},
+                             [&](const accounting::Row& row) { made = row.integer(0); });
+  EXPECT_EQ(made, 0);
 }
 
 }  // namespace

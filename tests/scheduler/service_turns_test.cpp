@@ -7,7 +7,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include <fmt/format.h>
 
@@ -205,6 +208,137 @@ TEST_F(Flood, OfConnectionsLeavesRoomForOthers) {
   }
   EXPECT_NE(text.find("may have no more at once"), std::string::npos) << text;
   EXPECT_EQ(ask(connect_as(kAda), {{"verb", "hello"}}).at("user"), "ada");
+}
+
+TEST_F(Flood, OfConnectionsOfSeveralKeepsNobodyElseOut) {
+  const Caller carl{1002, "carl", {}, false};
+  for (int i = 0; i < 128; ++i) connect_as(kBob);
+  for (int i = 0; i < 128; ++i) connect_as(carl);
+
+  const int ada = connect_as(kAda);
+  EXPECT_EQ(ask(ada, {{"verb", "hello"}}).at("user"), "ada");
+  int turned_away = 0;
+  for (const int fd : sockets) {
+    const std::string text = received(fd);
+    if (text.empty()) continue;
+    ++turned_away;
+    EXPECT_NE(text.find("Nothing of it was executed"), std::string::npos) << text;
+  }
+  EXPECT_EQ(turned_away, 1);
+}
+
+TEST_F(Flood, OfUsersLeavesTheirPlacesToSlurmAndAdmins) {
+  Caller user{2000, "user", {}, false};
+  for (; user.uid < 2256; ++user.uid) connect_as(user);
+  const Caller root{0, "root", {}, false}, slurm{64030, "slurm", {}, false};
+  for (const Caller& each : {root, slurm, kAdmin}) {
+    EXPECT_EQ(ask(connect_as(each), {{"verb", "hello"}}).at("user"), each.user);
+  }
+  const int one_more = connect_as(user);
+  std::string text;
+  while (!text.ends_with('\n')) {
+    serve();
+    text += received(one_more);
+  }
+  EXPECT_NE(text.find("all 256 places of the service are taken, 0 of them by user"),
+            std::string::npos) << text;
+}
+
+TEST_F(Flood, WhoseClientsHungUpIsNotExecuted) {
+  std::vector<int> flood;
+  for (int i = 0; i < 20; ++i) flood.push_back(connect_as(kBob));
+  for (int i = 0; i < 20; ++i) ASSERT_EQ(send_to(flood[i], settings(i, 2)), 2);
+  for (const int fd : flood) close(fd);
+  sockets.clear();
+
+  EXPECT_EQ(ask(connect_as(kAda), {{"verb", "hello"}}).at("user"), "ada");
+  EXPECT_EQ(settings_made(), 0);
+}
+
+TEST_F(Flood, WhoHasSaidAllButListensIsAnswered) {
+  const int fd = connect_as(kBob);
+  send_to(fd, "{\"verb\":\"hello\"}\n{\"verb\":\"hello\"}\n");
+  shutdown(fd, SHUT_WR);
+  std::string text;
+  while (std::count(text.begin(), text.end(), '\n') < 2) {
+    serve();
+    text += received(fd);
+  }
+  EXPECT_EQ(text.find("\"ok\":false"), std::string::npos);
+}
+
+TEST_F(Flood, OfGatesSharesOneLook) {
+  const Caller slurm{64030, "slurm", {}, false};
+  std::vector<int> gates;
+  for (int i = 0; i < 40; ++i) gates.push_back(connect_as(slurm));
+  for (const int fd : gates) ASSERT_EQ(send_to(fd, "{\"verb\":\"gate\",\"job\":99}\n"), 1);
+  const int before = world.cluster.looks;
+  const auto ask_all = [&] {
+    for (const int fd : gates) {
+      std::string text;
+      while (!text.ends_with('\n')) {
+        serve();
+        text += received(fd);
+      }
+      EXPECT_NE(text.find("Slurm has no job 99"), std::string::npos) << text;
+    }
+  };
+  ask_all();
+  EXPECT_EQ(world.cluster.looks - before, 2);  // A whole look, and the jobs after what it did.
+
+  // A gate that asks later is answered by a later look.
+  for (const int fd : gates) ASSERT_EQ(send_to(fd, "{\"verb\":\"gate\",\"job\":99}\n"), 1);
+  ask_all();
+  EXPECT_EQ(world.cluster.looks - before, 4);
+}
+
+// What the client hears of a service that does `act` with its connection and closes it.
+std::string told_by(const std::function<void(int)>& act, const json& request) {
+  const test::Folder folder;
+  Site site;
+  site.socket = (folder.path() / "socket").string();
+  const auto address = *socket_address(site.socket);
+  const int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (bind(listener, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      listen(listener, 1) != 0) {
+    std::abort();
+  }
+  std::thread service([&] {
+    const int fd = accept(listener, nullptr, nullptr);
+    act(fd);
+    close(fd);
+  });
+  const auto answer = ask_service(site, request);
+  service.join();
+  close(listener);
+  return answer ? answer->dump() : answer.error().message;
+}
+
+TEST(Client, SaysWhatItKnowsOfWhatWasNotAnswered) {
+  const auto read_all = [](int fd) {
+    char byte = 0;
+    while (byte != '\n' && read(fd, &byte, 1) == 1) {
+    }
+  };
+  const json grant{{"verb", "grant"}, {"id", "g7"}};
+  EXPECT_NE(told_by(read_all, grant)
+                .find("Whether it was executed is not known: asked again with --id g7 it counts once"),
+            std::string::npos);
+  const auto read_a_part = [](int fd) {
+    char byte;
+    (void)!read(fd, &byte, 1);
+  };
+  const json endless{{"verb", "grant"}, {"id", std::string(4'000'000, 'x')}};
+  EXPECT_NE(told_by(read_a_part, endless).find("It was not executed"), std::string::npos);
+}
+
+TEST(Client, HearsARefusalThatCameBeforeItHadSaidAll) {
+  const auto refuse = [](int fd) {
+    const std::string text = "{\"ok\":false,\"kind\":\"refused\",\"messages\":[\"no place\"]}\n";
+    (void)!write(fd, text.data(), text.size());
+  };
+  const json endless{{"verb", "grant"}, {"id", std::string(4'000'000, 'x')}};
+  EXPECT_NE(told_by(refuse, endless).find("no place"), std::string::npos);
 }
 
 }  // namespace
