@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <ifaddrs.h>
 #include <net/if.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -14,6 +15,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <memory>
 #include <sstream>
 #include <system_error>
 #include <utility>
@@ -30,17 +32,26 @@ void set_nonblocking(int descriptor) {
   setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
+// An address of either family as numbers, which needs nobody's answer; null: it is none.
+using Address = std::unique_ptr<addrinfo, decltype(&freeaddrinfo)>;
+Address parse_address(const std::string& text, std::uint16_t port) {
+  addrinfo hints{};
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(text.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) found = nullptr;
+  return {found, &freeaddrinfo};
+}
+
 // Connected within the time, or closed.
 Socket connect_to(const std::string& address, std::uint16_t port) {
-  sockaddr_in target{};
-  target.sin_family = AF_INET;
-  target.sin_port = htons(port);
-  if (inet_pton(AF_INET, address.c_str(), &target.sin_addr) != 1) return {};
-  Socket socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const Address target = parse_address(address, port);
+  if (target == nullptr) return {};
+  Socket socket(::socket(target->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!socket.is_open()) return {};
   set_nonblocking(socket.descriptor());
-  const int status =
-      ::connect(socket.descriptor(), reinterpret_cast<const sockaddr*>(&target), sizeof target);
+  const int status = ::connect(socket.descriptor(), target->ai_addr, target->ai_addrlen);
   if (status != 0 && errno != EINPROGRESS) return {};
   pollfd wait{.fd = socket.descriptor(), .events = POLLOUT, .revents = 0};
   if (::poll(&wait, 1, kReachMilliseconds) != 1) return {};
@@ -104,15 +115,55 @@ std::vector<Beat> Socket::receive() {
   return beats;
 }
 
+namespace {
+
+constexpr int kWaiting = 512;
+
+// On every address of both families, or where the host has no IPv6 of the one; else closed.
+Socket listen_on(int family) {
+  Socket socket(::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_storage any{};  // All zero: any address, any port.
+  any.ss_family = static_cast<sa_family_t>(family);
+  const int off = 0;
+  if (family == AF_INET6) {
+    setsockopt(socket.descriptor(), IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
+  }
+  const socklen_t size = family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
+  const bool listens =
+      socket.is_open() &&
+      ::bind(socket.descriptor(), reinterpret_cast<const sockaddr*>(&any), size) == 0 &&
+      ::listen(socket.descriptor(), kWaiting) == 0;
+  return listens ? std::move(socket) : Socket();
+}
+
+std::uint16_t port_of(const Socket& listener) {
+  sockaddr_storage own{};
+  socklen_t size = sizeof own;
+  getsockname(listener.descriptor(), reinterpret_cast<sockaddr*>(&own), &size);
+  return ntohs(own.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6&>(own).sin6_port
+                                         : reinterpret_cast<const sockaddr_in&>(own).sin_port);
+}
+
+// As numbers; empty where it is of no use to another host: neither of the two families, or of IPv6 and
+// valid on one link alone.
+std::string name_of(const sockaddr* address) {
+  std::array<char, INET6_ADDRSTRLEN> name{};
+  if (address != nullptr && address->sa_family == AF_INET) {
+    inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(address)->sin_addr, name.data(),
+              name.size());
+  } else if (address != nullptr && address->sa_family == AF_INET6) {
+    const in6_addr& of_6 = reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr;
+    if (!IN6_IS_ADDR_LINKLOCAL(&of_6)) inet_ntop(AF_INET6, &of_6, name.data(), name.size());
+  }
+  return name.data();
+}
+
+}  // namespace
+
 Socket listen_anywhere() {
-  constexpr int kWaiting = 512;
-  Socket socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in any{};
-  any.sin_family = AF_INET;
-  any.sin_addr.s_addr = htonl(INADDR_ANY);
-  if (!socket.is_open() ||
-      ::bind(socket.descriptor(), reinterpret_cast<const sockaddr*>(&any), sizeof any) != 0 ||
-      ::listen(socket.descriptor(), kWaiting) != 0) {
+  Socket socket = listen_on(AF_INET6);
+  if (!socket.is_open()) socket = listen_on(AF_INET);
+  if (!socket.is_open()) {
     throw std::system_error(errno, std::generic_category(), "watchdog: a listening socket");
   }
   set_nonblocking(socket.descriptor());
@@ -120,22 +171,18 @@ Socket listen_anywhere() {
 }
 
 std::string describe_listener(const Socket& listener, std::uint64_t token) {
-  sockaddr_in own{};
-  socklen_t size = sizeof own;
-  getsockname(listener.descriptor(), reinterpret_cast<sockaddr*>(&own), &size);
-  std::string text = fmt::format("{} {}", ntohs(own.sin_port), token);
+  std::string text = fmt::format("{} {}", port_of(listener), token);
   ifaddrs* first = nullptr;
   if (getifaddrs(&first) != 0) return text;
+  std::string of_6;  // Behind the others: each that is not reached takes seconds.
   for (const ifaddrs* each = first; each != nullptr; each = each->ifa_next) {
-    if (each->ifa_addr == nullptr || each->ifa_addr->sa_family != AF_INET) continue;
     if ((each->ifa_flags & IFF_UP) == 0 || (each->ifa_flags & IFF_LOOPBACK) != 0) continue;
-    std::array<char, INET_ADDRSTRLEN> name{};
-    const auto* address = reinterpret_cast<const sockaddr_in*>(each->ifa_addr);
-    inet_ntop(AF_INET, &address->sin_addr, name.data(), name.size());
-    text += fmt::format(" {}", name.data());
+    const std::string name = name_of(each->ifa_addr);
+    if (name.empty()) continue;
+    (each->ifa_addr->sa_family == AF_INET ? text : of_6) += " " + name;
   }
   freeifaddrs(first);
-  return text;
+  return text + of_6;
 }
 
 std::optional<Socket> accept_one(const Socket& listener) {
@@ -152,9 +199,12 @@ std::optional<Reached> reach(const std::string& description, const Beat& hello,
   Reached reached;
   text >> port >> reached.token;
   std::vector<std::string> addresses;
-  if (is_same_host) addresses.emplace_back("127.0.0.1");
+  const auto add_loopback = [&addresses] {
+    addresses.insert(addresses.end(), {"127.0.0.1", "::1"});
+  };
+  if (is_same_host) add_loopback();
   for (std::string address; text >> address;) addresses.push_back(address);
-  if (!is_same_host) addresses.emplace_back("127.0.0.1");  // Hosts of other names on one machine.
+  if (!is_same_host) add_loopback();  // Hosts of other names on one machine.
   Beat own = hello;
   own.token = reached.token;
   for (const std::string& address : addresses) {

@@ -50,7 +50,7 @@ class Socket {
   std::vector<char> partial_;
 };
 
-// Listens on all addresses of the host, at a port that the system chooses. Throws
+// Listens on all addresses of the host, IPv4 and IPv6, at a port that the system chooses. Throws
 // std::system_error.
 [[nodiscard]] Socket listen_anywhere();
 // "port token address address ...": how to reach it.
