@@ -90,9 +90,9 @@ head:
   };
   TrainOutcome run(const std::string& name, Ways ways, Communicator& ranks) {
     std::atomic<bool> stop = ways.is_stopped_at_once;
-    std::int64_t looks = 0;
+    looks_ = 0;
     const auto now = [&] {
-      if (++looks == ways.stop_at_call && ranks.rank() == 0) stop = true;
+      if (++looks_ == ways.stop_at_call && ranks.rank() == 0) stop = true;
       clock_ += ways.seconds_per_look;
       torch::set_num_threads(1);
       return clock_;
@@ -117,10 +117,7 @@ head:
                               .preflight = ways.preflight,
                               .output = Surroundings::Output::kNone,
                               .before_forward = ways.before_forward};
-    const TrainOutcome outcome =
-        train({.run_id = name, .run_dir = root_ + name, .args = args_}, around);
-    looks_ = looks;
-    return outcome;
+    return train({.run_id = name, .run_dir = root_ + name, .args = args_}, around);
   }
   TrainOutcome run(const std::string& name, Ways ways) { return run(name, ways, *world); }
   TrainOutcome run(const std::string& name) { return run(name, Ways{}, *world); }
@@ -176,7 +173,7 @@ head:
   std::string root_;
   contract::TrainArgs args_;
   double clock_ = 0;
-  std::int64_t looks_ = 0;
+  std::int64_t looks_ = 0;  // At the clock, of the newest run.
 };
 
 }  // namespace trainer
