@@ -18,13 +18,12 @@
 namespace trainer {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Progress, model, model_yaml, class_count, optimizer,
-                                   batches_per_epoch, batch, freeze, seed, imgsz, lr0,
-                                   train_images, epoch, epoch_batch, step,
-                                   pending_batches, optimizer_steps, ema_updates, epochs_planned,
-                                   is_mosaic_closed, is_finished, epochs_requested, hours_requested,
-                                   reloads, seconds_used, best_fitness, best_epoch, patience_from,
-                                   loss_sums, loss_batches, batch_seconds, validation_seconds,
-                                   save_seconds)
+                                   batches_per_epoch, batch, freeze, arguments, train_images, epoch,
+                                   epoch_batch, step, pending_batches, optimizer_steps, ema_updates,
+                                   epochs_planned, is_mosaic_closed, is_finished, epochs_requested,
+                                   hours_requested, reloads, seconds_used, best_fitness, best_epoch,
+                                   patience_from, loss_sums, loss_batches, batch_seconds,
+                                   validation_seconds, save_seconds)
 
 namespace {
 
@@ -156,18 +155,18 @@ void restore_module(const TensorFile& file, const std::string& prefix, torch::nn
 // What this attempt was given otherwise than the one that saved: "seed = 3 (was 0)".
 std::vector<std::string> changes_between(const Progress& saved, const Progress& now) {
   std::vector<std::string> changes;
-  const bool is_seed_other = saved.seed >= 0 && now.seed != saved.seed;
-  const bool are_images_other =
-      !saved.train_images.empty() && now.train_images != saved.train_images;
-  if (is_seed_other) changes.push_back(fmt::format("seed = {} (was {})", now.seed, saved.seed));
-  if (saved.imgsz > 0 && now.imgsz != saved.imgsz) {
-    changes.push_back(fmt::format("imgsz = {} (was {})", now.imgsz, saved.imgsz));
+  bool is_order_other = false;
+  for (const auto& [name, value] : now.arguments) {
+    const auto before = saved.arguments.find(name);
+    if (before == saved.arguments.end() || before->second == value) continue;
+    changes.push_back(fmt::format("{} = {} (was {})", name, value, before->second));
+    is_order_other = is_order_other || name == "seed" || name == "rect";
   }
-  if (saved.lr0 >= 0 && now.lr0 != saved.lr0) {
-    changes.push_back(fmt::format("lr0 = {} (was {})", now.lr0, saved.lr0));
+  if (!saved.train_images.empty() && now.train_images != saved.train_images) {
+    changes.emplace_back("the training images are others, or in another order");
+    is_order_other = true;
   }
-  if (are_images_other) changes.emplace_back("the training images are others, or in another order");
-  if ((is_seed_other || are_images_other) && saved.epoch_batch > 0) {
+  if (is_order_other && saved.epoch_batch > 0) {
     changes.push_back(
         fmt::format("batches {} to {} of epoch {} come from another order than those before: some "
                     "images may be seen twice in it and others not at all",
@@ -207,9 +206,7 @@ std::vector<std::string> restore(const TensorFile& file, TrainState state) {
   for (std::size_t i = 0; i < pending.size(); ++i) gradients[i].second.copy_(pending[i].second);
   if (state.wire != nullptr) *state.wire = under(file.tensors, "wire/");
   std::vector<std::string> changes = changes_between(progress, state.progress);
-  progress.seed = state.progress.seed;
-  progress.imgsz = state.progress.imgsz;
-  progress.lr0 = state.progress.lr0;
+  progress.arguments = state.progress.arguments;
   progress.train_images = state.progress.train_images;
   state.progress = progress;
   return changes;
@@ -297,11 +294,8 @@ Progress parse_progress(const std::string& json_text) {
       json.emplace("model_yaml", "");
       json.emplace("freeze", nlohmann::json::array());
       json.emplace("patience_from", 0);
-      const Progress unknown;
-      json.emplace("seed", unknown.seed);
-      json.emplace("imgsz", unknown.imgsz);
-      json.emplace("lr0", unknown.lr0);
-      json.emplace("train_images", unknown.train_images);
+      json.emplace("train_images", "");
+      json.emplace("arguments", nlohmann::json::object());
     }
     return json.get<Progress>();
   } catch (const nlohmann::json::exception& error) {

@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -32,9 +33,9 @@ struct Progress {
   int batch = 0;
   std::vector<int> freeze = {};  // Layers.
   // What may change between two attempts, and is named then. Not in the first checkpoints.
-  std::int64_t seed = -1;         // -1: unknown.
-  int imgsz = 0;                  // 0: unknown.
-  double lr0 = -1;                // -1: unknown.
+  // The train arguments by name, as texts; a name that is not there: unknown. Of optimizer=auto the
+  // others are what it chose.
+  std::map<std::string, std::string> arguments = {};
   std::string train_images = {};  // A checksum of their names, in order; empty: unknown.
 
   int epoch = 0;                 // Finished epochs.

@@ -127,10 +127,10 @@ void TrainingRun::build() {
   }
   torch::manual_seed(static_cast<std::uint64_t>(args_.seed));
   const auto class_count = static_cast<int>(input_.class_names.size());
-  const contract::Architecture architecture = choose_architecture();
-  if (args_.has_auto_batch()) choose_batch(architecture, class_count);
-  choice_ =
-      choose_optimizer(args_, class_count, static_cast<std::int64_t>(input_.dataset.train.size()));
+  const std::optional<Progress> begun = begun_with();
+  const contract::Architecture architecture = choose_architecture(begun);
+  if (args_.has_auto_batch()) choose_batch(architecture, class_count, begun);
+  choice_ = choose(begun);
   if (args_.cls_pw > 0) {
     const std::vector<double> weights =
         class_weights(count_labels(input_.dataset.train, class_count), args_.cls_pw);
@@ -178,47 +178,81 @@ void TrainingRun::build() {
   progress_.optimizer = name_of(choice_.kind);
   progress_.batch = args_.batch;
   progress_.freeze = args_.freeze;
-  progress_.seed = args_.seed;
-  progress_.imgsz = args_.imgsz;
-  progress_.lr0 = choice_.lr0;
+  progress_.arguments = arguments_used();
   progress_.train_images = checksum_of_names(input_.dataset.train);
   progress_.batches_per_epoch = loader_->batches_per_epoch();
   progress_.epochs_planned = args_.epochs;
 }
 
+// What the run's folder says, where it began before this attempt.
+std::optional<Progress> TrainingRun::begun_with() {
+  std::string text;
+  if (is_first_rank()) {
+    if (const auto saved = read_progress(folder_.weights())) text = to_json_text(*saved);
+  }
+  text = first_ranks(text);
+  return text.empty() ? std::nullopt : std::optional(parse_progress(text));
+}
+
 // A description that an earlier attempt began with counts: the file may have changed since.
-contract::Architecture TrainingRun::choose_architecture() {
+contract::Architecture TrainingRun::choose_architecture(const std::optional<Progress>& begun) {
   if (!contract::is_model_file(args_.model)) return contract::load_architecture(args_.model);
   std::string yaml;
   agree_on_input(communicator_, [&] {
     if (!is_first_rank()) return;
-    const std::optional<Progress> saved = read_progress(folder_.weights());
-    yaml = saved && saved->model == args_.model && !saved->model_yaml.empty()
-               ? saved->model_yaml
+    yaml = begun && begun->model == args_.model && !begun->model_yaml.empty()
+               ? begun->model_yaml
                : contract::load_architecture(args_.model).yaml;
   });
-  const auto all = communicator_.all_gather(std::as_bytes(std::span(yaml)));
-  const std::string_view first(reinterpret_cast<const char*>(all.front().data()),
-                               all.front().size());
-  return contract::parse_architecture(first, contract::model_name(args_.model), args_.model);
+  return contract::parse_architecture(first_ranks(yaml), contract::model_name(args_.model),
+                                      args_.model);
 }
 
 // One rank (train_input.h). A run that has begun keeps its batch, whatever is free now.
-void TrainingRun::choose_batch(const contract::Architecture& architecture, int class_count) {
-  const std::optional<Progress> saved = read_progress(folder_.weights());
+void TrainingRun::choose_batch(const contract::Architecture& architecture, int class_count,
+                               const std::optional<Progress>& begun) {
   int batch = kAutoBatchDefault;
-  if (saved && saved->batch > 0) {
-    batch = saved->batch;
+  if (begun && begun->batch > 0) {
+    batch = begun->batch;
   } else if (device_.is_cuda()) {
     batch = find_batch(architecture, class_count, args_.imgsz, args_.batch_share, device_.index(),
                        args_.amp);
   }
   input_.args.batch = input_.batch_per_rank = batch;
-  input_.warnings.push_back(fmt::format(
-      "batch = {}: {}", batch,
-      saved ? "as the run began"
-            : device_.is_cuda() ? "found by trial" : "the default, there is no GPU to try it on"));
+  input_.warnings.push_back(fmt::format("batch = {}: {}", batch,
+                                        begun ? "as the run began"
+                                        : device_.is_cuda()
+                                            ? "found by trial"
+                                            : "the default, there is no GPU to try it on"));
   warn_of_large_batch(input_);
+}
+
+// What "auto" chose once stays, however many epochs or images there are now: a state of one
+// optimiser is none of another.
+OptimizerChoice TrainingRun::choose(const std::optional<Progress>& begun) const {
+  contract::TrainArgs args = args_;
+  if (args.optimizer == "auto" && begun && begun->arguments.contains("optimizer") &&
+      begun->arguments.at("optimizer") == "auto") {
+    args.optimizer = begun->optimizer;
+    args.lr0 = std::stod(begun->arguments.at("lr0"));
+    args.momentum = std::stod(begun->arguments.at("momentum"));
+    args.warmup_bias_lr = std::stod(begun->arguments.at("warmup_bias_lr"));
+  }
+  return choose_optimizer(args, static_cast<int>(input_.class_names.size()),
+                          static_cast<std::int64_t>(input_.dataset.train.size()));
+}
+
+// Of Progress. Left out is what another attempt may have otherwise without another training: where
+// its images lie, its request, its threads.
+std::map<std::string, std::string> TrainingRun::arguments_used() const {
+  contract::TrainArgs args = args_;
+  args.lr0 = choice_.lr0;
+  args.momentum = choice_.momentum;
+  args.warmup_bias_lr = choice_.warmup_bias_lr;
+  std::map<std::string, std::string> used;
+  for (auto& [name, text] : contract::to_texts(args)) used.emplace(name, std::move(text));
+  for (const char* name : {"data", "epochs", "time", "workers"}) used.erase(name);
+  return used;
 }
 
 void TrainingRun::make_loader() {
@@ -294,10 +328,8 @@ double TrainingRun::epochs_in_time() const {
 
 // Rank 0's state on every rank.
 void TrainingRun::share_state() {
-  const std::string text = is_first_rank() ? to_json_text(progress_) : std::string();
-  const auto all = communicator_.all_gather(std::as_bytes(std::span(text)));
-  const std::string first(reinterpret_cast<const char*>(all.front().data()), all.front().size());
-  if (!is_first_rank()) progress_ = parse_progress(first);
+  const std::string text = first_ranks(to_json_text(progress_));
+  if (!is_first_rank()) progress_ = parse_progress(text);
   note_position();
   replica_->share(progress_.optimizer_steps);
   replica_->load_wire_state(wire_state_);

@@ -246,6 +246,12 @@ double TrainingRun::first_ranks(double own) {
   return word;
 }
 
+std::string TrainingRun::first_ranks(const std::string& own) {
+  const std::string sent = is_first_rank() ? own : std::string();
+  const auto all = communicator_.all_gather(std::as_bytes(std::span(sent)));
+  return {reinterpret_cast<const char*>(all.front().data()), all.front().size()};
+}
+
 // Rank 0's word for all.
 bool TrainingRun::agreed(bool first_rank_says) {
   return first_ranks(first_rank_says ? 1 : 0) > 0;

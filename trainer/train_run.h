@@ -96,11 +96,15 @@ class TrainingRun {
   // Before the loop.
   std::optional<contract::PreflightReport> look_at_nodes();  // Where something is wrong.
   void build();
-  contract::Architecture choose_architecture();
+  std::optional<Progress> begun_with();
+  contract::Architecture choose_architecture(const std::optional<Progress>& begun);
+  OptimizerChoice choose(const std::optional<Progress>& begun) const;
+  std::map<std::string, std::string> arguments_used() const;
   void resume_or_start();
   void take_request();
   void share_state();
-  void choose_batch(const contract::Architecture& architecture, int class_count);
+  void choose_batch(const contract::Architecture& architecture, int class_count,
+                    const std::optional<Progress>& begun);
   void make_loader();
   void announce();
   std::string gather_hosts();
@@ -129,6 +133,7 @@ class TrainingRun {
   Interruption interrupted(double needed_s);
   double first_ranks(double own);
   bool agreed(bool first_rank_says);
+  std::string first_ranks(const std::string& own);
   std::optional<Validation> validate_average();
   bool note_fitness(double fitness);
   ResultsRow results_row(const std::optional<Validation>& validation) const;

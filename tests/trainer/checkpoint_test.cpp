@@ -281,38 +281,34 @@ TEST(Checkpoint, APointerThatIsLostBetweenTwoSavesStopsNoRun) {
 TEST(Checkpoint, NamesWhatTheNextAttemptWasGivenOtherwise) {
   const TempFolder folder;
   Saved saved(1);
-  saved.progress.seed = 0;
-  saved.progress.imgsz = 64;
-  saved.progress.lr0 = 0.01;
+  saved.progress.arguments = {{"seed", "0"}, {"imgsz", "64"}, {"lr0", "0.01"}, {"box", "7.5"}};
   saved.progress.train_images = "9f2c1a07";
   saved.progress.epoch_batch = 4;
   save_checkpoint(folder.at("weights"), saved.state());
 
   EXPECT_TRUE(load_checkpoint(folder.at("weights"), saved.state()).changes.empty());
-  saved.progress.seed = 3;
-  saved.progress.imgsz = 96;
-  saved.progress.lr0 = 0.001;
+  saved.progress.arguments = {
+      {"seed", "3"}, {"imgsz", "96"}, {"lr0", "0.001"}, {"box", "7.5"}, {"unheard_of", "1"}};
   saved.progress.train_images = "11d0b3e2";
   const LoadReport report = load_checkpoint(folder.at("weights"), saved.state());
 
   EXPECT_EQ(report.changes,
             (std::vector<std::string>{
-                "seed = 3 (was 0)", "imgsz = 96 (was 64)", "lr0 = 0.001 (was 0.01)",
+                "imgsz = 96 (was 64)", "lr0 = 0.001 (was 0.01)", "seed = 3 (was 0)",
                 "the training images are others, or in another order",
                 "batches 5 to 13 of epoch 2 come from another order than those before: some images "
                 "may be seen twice in it and others not at all"}));
-  EXPECT_EQ(saved.progress.seed, 3) << "what the next checkpoint is made with";
+  EXPECT_EQ(saved.progress.arguments.at("seed"), "3") << "what the next checkpoint is made with";
   EXPECT_EQ(saved.progress.epoch_batch, 4);
 }
 
-TEST(Checkpoint, OfTheFirstVersionsSaysNothingOfSeedAndImages) {
+TEST(Checkpoint, OfTheFirstVersionsSaysNothingOfArgumentsAndImages) {
   nlohmann::json old = nlohmann::json::parse(to_json_text(Progress()));
-  for (const char* name : {"seed", "imgsz", "lr0", "train_images"}) ASSERT_EQ(old.erase(name), 1U);
+  for (const char* name : {"arguments", "train_images"}) ASSERT_EQ(old.erase(name), 1U);
 
   const Progress progress = parse_progress(old.dump());
 
-  EXPECT_EQ(progress.seed, -1);
-  EXPECT_EQ(progress.imgsz, 0);
+  EXPECT_TRUE(progress.arguments.empty());
   EXPECT_TRUE(progress.train_images.empty());
 }
 

@@ -141,6 +141,35 @@ TEST_F(Extending, ATimedRunThatIsStoppedAndExtendedCountsAllItsSeconds) {
   EXPECT_GT(progress("run").seconds_used, used);
 }
 
+// Of 9 batches an epoch: 10,000 iterations are more than 1,111 epochs.
+TEST_F(Extending, WhatTheOptimizerAutoChoseStays) {
+  use_small_model();
+  args_.optimizer = "auto";
+  args_.batch = args_.nbs = 2;
+  struct Case {
+    const char* chosen;
+    int before, after;
+  };
+  for (const auto& [chosen, before, after] : {Case{"AdamW", 1, 2000}, Case{"SGD", 2000, 1}}) {
+    SCOPED_TRACE(chosen);
+    args_.epochs = before;
+    const TrainOutcome first = run(chosen, {.stop_at_step = 3});
+    ASSERT_EQ(first.code, contract::ExitCode::kStopped);
+    std::map<std::string, std::string> arguments;
+    if (world->rank() == 0) arguments = progress(chosen).arguments;
+
+    args_.epochs = after;
+    const TrainOutcome more = run(chosen, {.stop_at_step = 5});
+
+    EXPECT_EQ(more.code, contract::ExitCode::kStopped);
+    EXPECT_EQ(more.step, 5);
+    if (world->rank() != 0) continue;
+    EXPECT_EQ(progress(chosen).optimizer, chosen);
+    EXPECT_EQ(progress(chosen).arguments, arguments);
+    EXPECT_EQ(arguments.at("lr0"), std::string(chosen) == "SGD" ? "0.01" : "0.00125");
+  }
+}
+
 // Before the first validation its length is a guess: one batch, of five that an epoch has.
 TEST_F(Extending, ATimedRunWithoutValidationPlansMoreEpochs) {
   use_small_model();
