@@ -231,11 +231,11 @@ TensorFile read_generation(const std::string& folder, const Generation& generati
   return parse_tensor_file(bytes);
 }
 
-// A checkpoint that no usable pointer names: its size and checksum are taken from itself. Throws
-// std::runtime_error with the reason only.
+// A checkpoint that no usable pointer names: its seal says whether it is whole, its size and
+// checksum are taken from itself. Throws std::runtime_error with the reason only.
 TensorFile adopt(const std::string& folder, Generation& generation) {
   const std::string bytes = read_file(folder + "/" + generation.file);
-  TensorFile file = parse_tensor_file(bytes);
+  TensorFile file = parse_tensor_file(bytes);  // And compares the seal.
   const auto format = file.metadata.find("format");
   const auto progress = file.metadata.find("progress");
   if (format == file.metadata.end() || format->second != kFormat ||
@@ -326,7 +326,7 @@ void save_checkpoint(const std::string& folder, TrainState state) {
   made.file = fmt::format("last-{:06}.ckpt", made.serial);
   made.epoch = state.progress.epoch;
   made.step = state.progress.step;
-  const WrittenFile written = write_tensor_file(folder + "/" + made.file, file);
+  const WrittenFile written = write_tensor_file(folder + "/" + made.file, file, Seal::kChecksum);
   made.crc32 = fmt::format("{:08x}", written.crc32);
   made.size = written.size;
 

@@ -54,18 +54,44 @@ torch::Tensor load(const TensorEntry& entry, std::string_view data) {
   return tensor;
 }
 
+// A seal is the last tensor, a CRC-32 as text of all bytes before it. The metadata name it too: no
+// one bit that is flipped makes a sealed file one that never was.
+constexpr const char* kSeal = "crc32";
+
+std::string crc_text(std::uint32_t crc) {
+  return fmt::format("{:08x}", crc);
+}
+
+// Takes the seal off. Throws std::runtime_error where it is broken.
+void check_seal(std::string_view bytes, TensorFile& file) {
+  const auto is_seal = [](const auto& named) { return named.first == kSeal; };
+  const auto tensor = std::find_if(file.tensors.begin(), file.tensors.end(), is_seal);
+  const bool is_named = file.metadata.erase(kSeal) > 0;
+  if (tensor == file.tensors.end() && !is_named) return;
+  const std::size_t length = crc_text(0).size();
+  const std::string_view recorded = bytes.substr(bytes.size() - std::min(bytes.size(), length));
+  const std::string read = crc_text(crc32_of(bytes.substr(0, bytes.size() - recorded.size())));
+  if (read != recorded) {
+    throw std::runtime_error(
+        fmt::format("checksum mismatch (recorded {}, read {})", recorded, read));
+  }
+  if (tensor != file.tensors.end()) file.tensors.erase(tensor);
+}
+
 }  // namespace
 
-WrittenFile write_tensor_file(const std::string& path, const TensorFile& file) {
+WrittenFile write_tensor_file(const std::string& path, const TensorFile& file, Seal seal) {
   // Wide types first: then every tensor lies at a multiple of its element size.
   NamedTensors tensors = file.tensors;
   for (auto& [name, tensor] : tensors) tensor = tensor.detach().to(torch::kCPU).contiguous();
+  const bool is_sealed = seal == Seal::kChecksum;
   std::stable_sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
     return a.second.element_size() > b.second.element_size();
   });
 
   nlohmann::ordered_json header;
   header["__metadata__"] = file.metadata;
+  if (is_sealed) header["__metadata__"][kSeal] = "of all bytes before its own, the last";
   std::uint64_t offset = 0;
   for (const auto& [name, tensor] : tensors) {
     const std::uint64_t end = offset + tensor.nbytes();
@@ -73,6 +99,12 @@ WrittenFile write_tensor_file(const std::string& path, const TensorFile& file) {
                     {"shape", tensor.sizes().vec()},
                     {"data_offsets", {offset, end}}};
     offset = end;
+  }
+  if (is_sealed) {
+    const std::uint64_t length = crc_text(0).size();
+    header[kSeal] = {{"dtype", element_type_name(ElementType::kU8)},
+                     {"shape", {length}},
+                     {"data_offsets", {offset, offset + length}}};
   }
   std::string text = contract::json_text(header);
   text.resize((text.size() + kTensorHeaderLengthBytes - 1) / kTensorHeaderLengthBytes *
@@ -87,6 +119,8 @@ WrittenFile write_tensor_file(const std::string& path, const TensorFile& file) {
   out.write(length);
   out.write(std::as_bytes(std::span(text)));
   for (const auto& [name, tensor] : tensors) out.write(bytes_of(tensor));
+  const std::string checksum = is_sealed ? crc_text(out.crc32()) : std::string();
+  out.write(std::as_bytes(std::span(checksum)));
   out.commit();
   return {out.crc32(), out.size()};
 }
@@ -98,6 +132,7 @@ TensorFile parse_tensor_file(std::string_view bytes) {
   for (const TensorEntry& entry : header.tensors) {
     file.tensors.emplace_back(entry.name, load(entry, header.data));
   }
+  check_seal(bytes, file);
   return file;
 }
 

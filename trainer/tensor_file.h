@@ -28,10 +28,15 @@ struct WrittenFile {
   std::uint64_t size = 0;
 };
 
-// Durable (durable_file.h). Throws std::system_error; what was at `path` before then stays.
-WrittenFile write_tensor_file(const std::string& path, const TensorFile& file);
+// kChecksum: the file ends with one of all its other bytes, which reading compares.
+enum class Seal { kNone, kChecksum };
 
-// Throws std::runtime_error where `bytes` is not such a file; every offset is checked.
+// Durable (durable_file.h). Throws std::system_error; what was at `path` before then stays.
+WrittenFile write_tensor_file(const std::string& path, const TensorFile& file,
+                              Seal seal = Seal::kNone);
+
+// Throws std::runtime_error where `bytes` is not such a file, or not as it was sealed; every offset
+// is checked. The seal is no part of what is returned.
 [[nodiscard]] TensorFile parse_tensor_file(std::string_view bytes);
 [[nodiscard]] TensorFile read_tensor_file(const std::string& path);
 

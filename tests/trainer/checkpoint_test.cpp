@@ -248,6 +248,36 @@ TEST(Checkpoint, WithoutAUsablePointerTheNewestWholeFileIsTakenAndNamed) {
   }
 }
 
+TEST(Checkpoint, WithoutAPointerABitThatFlippedIsNoticed) {
+  const TempFolder folder;
+  const std::string weights = folder.at("weights");
+  Saved saved(1);
+  save_three(weights, saved);
+  const std::string path = weights + "/last-000003.ckpt";
+  const std::string whole = read_file(path);
+  const auto found = [&whole](const char* text) { return whole.find(text); };
+  // In a tensor, in the progress, in the names that say that there is a seal, and in the seal.
+  for (const std::size_t place :
+       {whole.size() / 2, found(R"(\"step\":)") + 9, found(R"("crc32":"of)") + 1,
+        found(R"("crc32":{)") + 1, whole.size() - 1}) {
+    SCOPED_TRACE(place);
+    ASSERT_LT(place, whole.size());
+    std::string bytes = whole;
+    bytes[place] ^= 1;
+    write_durably(path, bytes);
+    fs::remove(weights + "/last.json");
+
+    const LoadReport report = load_checkpoint(weights, saved.state());
+
+    EXPECT_EQ(report.file, "last-000002.ckpt");
+    EXPECT_EQ(saved.progress.epoch, 2);
+    ASSERT_EQ(report.warnings.size(), 1U);
+    EXPECT_NE(report.warnings[0].find("checkpoint last-000003.ckpt: checksum mismatch (recorded "),
+              std::string::npos)
+        << report.warnings[0];
+  }
+}
+
 TEST(Checkpoint, WithoutAPointerAndAWholeFileNothingIsRemoved) {
   const TempFolder folder;
   const std::string weights = folder.at("weights");
