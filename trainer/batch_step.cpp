@@ -35,12 +35,13 @@ std::vector<torch::Tensor> changed_by_a_batch(Replica& replica) {
 }  // namespace
 
 BatchStep::BatchStep(Replica& replica, Communicator& communicator, Options options)
-    : replica_(replica),
-      communicator_(communicator),
-      options_(std::move(options)),
-      may_run_out_(options_.without_memory == Options::WithoutMemory::kSplits &&
-                   (options_.before_forward != nullptr ||
-                    replica.model().parameters().front().is_cuda())) {}
+    : replica_(replica), communicator_(communicator), options_(std::move(options)) {
+  const bool may_own_run_out =
+      options_.before_forward != nullptr || replica.model().parameters().front().is_cuda();
+  std::int64_t may_any = may_own_run_out ? 1 : 0;
+  communicator_.all_reduce_max(std::span<std::int64_t>(&may_any, 1));
+  may_run_out_ = may_any > 0 && options_.without_memory == Options::WithoutMemory::kSplits;
+}
 
 void BatchStep::remember() {
   if (!may_run_out_) return;

@@ -28,7 +28,7 @@ class BatchStep {
     // together, whose statistics would be those of the parts, and whose other ranks would wait.
     enum class WithoutMemory { kSplits, kFails } without_memory = WithoutMemory::kSplits;
     // Given the images of the next forward pass. A test spoils them or throws what an allocator
-    // throws; where it is given, running out of memory is reckoned with on a CPU too.
+    // throws; where a rank has one, running out of memory is reckoned with on CPUs too.
     std::function<void(torch::Tensor&)> before_forward;
   };
   struct Result {
@@ -38,7 +38,7 @@ class BatchStep {
     bool is_out_of_memory = false;
   };
 
-  // Both outlive the step.
+  // Both outlive the step. A collective: where one rank reckons with running out of memory, all do.
   BatchStep(Replica& replica, Communicator& communicator, Options options);
 
   // Collectives. One rank never waits for its device here; several wait once a part, in the sum
@@ -64,7 +64,7 @@ class BatchStep {
   Communicator& communicator_;
   Options options_;
   std::int64_t parts_ = 1;
-  bool may_run_out_;
+  bool may_run_out_ = false;           // The same on all ranks: they tell each other more then.
   bool is_summed_ = false;             // Whether the part has made its sum over the ranks.
   torch::Tensor total_;                // Of the last part, until backward().
   torch::Tensor norm_sum_;             // Of the last step's gradients, over the ranks.

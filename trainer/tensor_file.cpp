@@ -103,7 +103,7 @@ WrittenFile write_tensor_file(const std::string& path, const TensorFile& file, S
   if (is_sealed) {
     const std::uint64_t length = crc_text(0).size();
     header[kSeal] = {{"dtype", element_type_name(ElementType::kU8)},
-                     {"shape", {length}},
+                     {"shape", nlohmann::ordered_json::array({length})},
                      {"data_offsets", {offset, offset + length}}};
   }
   std::string text = contract::json_text(header);

@@ -477,6 +477,26 @@ TEST_F(TrainTest, WithoutMemoryABatchIsDoneInParts) {
   }
 }
 
+// As where one rank has a GPU and another none.
+TEST_F(TrainTest, RanksOfWhichOneReckonsWithoutMemoryKeepInStep) {
+  use_small_model();
+  args_.epochs = 1;
+  const std::int64_t share = args_.batch / world->size();
+  Ways ways;
+  if (world->rank() == world->size() - 1) {
+    ways.before_forward = [share](at::Tensor& images) {
+      if (images.size(0) == share && share > 1) {
+        TORCH_CHECK_WITH(OutOfMemoryError, false, "no memory");
+      }
+    };
+  }
+
+  const TrainOutcome outcome = run("run", ways);
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
+  EXPECT_EQ(outcome.step, 5);
+}
+
 // The allocator gives up at the end of a backward pass, when the gradients of the other ranks have
 // travelled: all that the batch left is taken back, as after a forward pass that gave up.
 TEST_F(TrainTest, WithoutMemoryForTheBackwardPassABatchIsDoneAgainInParts) {
