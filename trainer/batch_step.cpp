@@ -7,24 +7,11 @@
 #include <utility>
 
 #include "trainer/amp.h"
+#include "trainer/device.h"
 
 namespace trainer {
 
 namespace {
-
-struct Slice {
-  torch::Tensor images, targets;
-};
-
-// Images [first, end) of a batch; targets count their images from there.
-Slice slice_of(const torch::Tensor& images, const torch::Tensor& targets, std::int64_t first,
-               std::int64_t end) {
-  if (first == 0 && end == images.size(0)) return {images, targets};
-  const torch::Tensor image = targets.select(1, 0);
-  torch::Tensor own = targets.index({(image >= first).logical_and(image < end)}).clone();
-  own.select(1, 0).sub_(static_cast<double>(first));
-  return {images.narrow(0, first, end - first), own};
-}
 
 std::vector<torch::Tensor> changed_by_a_batch(Replica& replica) {
   std::vector<torch::Tensor> tensors = replica.optimizer().gradients();
@@ -33,6 +20,15 @@ std::vector<torch::Tensor> changed_by_a_batch(Replica& replica) {
 }
 
 }  // namespace
+
+Slice slice_of(const torch::Tensor& images, const torch::Tensor& targets, std::int64_t first,
+               std::int64_t end) {
+  if (first == 0 && end == images.size(0)) return {images, targets};
+  const torch::Tensor image = targets.select(1, 0);
+  torch::Tensor own = targets.index({(image >= first).logical_and(image < end)}).clone();
+  own.select(1, 0).sub_(static_cast<double>(first));
+  return {images.narrow(0, first, end - first), own};
+}
 
 BatchStep::BatchStep(Replica& replica, Communicator& communicator, Options options)
     : replica_(replica), communicator_(communicator), options_(std::move(options)) {
@@ -59,7 +55,8 @@ bool BatchStep::has_memory_for(const std::function<void()>& work) const {
   try {
     work();
     return true;
-  } catch (const c10::OutOfMemoryError&) {
+  } catch (const std::exception& error) {
+    if (!is_out_of_memory(error)) throw;
     return false;
   }
 }

@@ -18,6 +18,14 @@
 
 namespace trainer {
 
+// Images and their targets, which count the images from the first one here.
+struct Slice {
+  torch::Tensor images, targets;
+};
+// Images [first, end) of a batch, and the targets of these.
+[[nodiscard]] Slice slice_of(const torch::Tensor& images, const torch::Tensor& targets,
+                             std::int64_t first, std::int64_t end);
+
 class BatchStep {
  public:
   struct Options {

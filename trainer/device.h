@@ -7,6 +7,8 @@
 
 #include <torch/types.h>
 
+#include <exception>
+
 namespace trainer {
 
 // The GPU of a rank's place on its host, modulo the GPUs that it sees, or the CPU where there is
@@ -15,5 +17,9 @@ namespace trainer {
 
 // Nothing for the CPU. Throws c10::Error where this libtorch has no such devices.
 void make_current(const torch::Device& device);
+
+// Whether an allocator gave up, of the host or of a device, as itself or inside a library of
+// CUDA's.
+[[nodiscard]] bool is_out_of_memory(const std::exception& error);
 
 }  // namespace trainer

@@ -510,8 +510,26 @@ Reached saved_position(const std::string& run_dir) {
   }
 }
 
+std::string TrainingRun::describe_out_of_memory(const std::exception& error) const {
+  const std::string_view text = error.what();
+  std::string where = "at the start";
+  if (is_validating_) {
+    where = fmt::format("validating after epoch {}", progress_.epoch);
+  } else if (batch_under_way_ > 0) {
+    where = fmt::format("at epoch {}, batch {}", progress_.epoch + 1, batch_under_way_);
+  }
+  return fmt::format("out of memory {}: {}. Use a smaller batch, imgsz or model.", where,
+                     text.substr(0, text.find('\n')));
+}
+
 TrainOutcome train(const contract::TrainSpec& spec, const Surroundings& around) {
-  return TrainingRun(spec, around).run();
+  TrainingRun run(spec, around);
+  try {
+    return run.run();
+  } catch (const std::exception& error) {
+    if (is_out_of_memory(error)) throw OutOfMemory(run.describe_out_of_memory(error));
+    throw;
+  }
 }
 
 }  // namespace trainer

@@ -61,8 +61,10 @@ struct Surroundings {
   std::string launch_report = {};  // Which communicator, for the log. Empty: nothing to say.
   std::string cpu_report = {};     // Of this rank: "2 threads (...) on CPUs 0-1". Empty likewise.
   enum class Output { kTerminal, kLog, kNone } output = Output::kLog;
-  // For tests of what happens without memory (BatchStep::Options::before_forward).
-  std::function<void(at::Tensor&)> before_forward = nullptr;
+  // For tests of what happens without memory: see the images of each forward pass of the training
+  // (BatchStep::Options) and of the validation, and that a step of the optimiser follows.
+  std::function<void(at::Tensor&)> before_forward = nullptr, before_validation = nullptr;
+  std::function<void()> before_step = nullptr;
 };
 
 // How far a run has come.
@@ -87,9 +89,16 @@ class BadInput : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// An allocator gave up where nothing can be done in smaller parts: what for, and what would help.
+class OutOfMemory : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 // Writes RUN/exit.json for every outcome that it returns, but where another process has taken the
 // run over: the outcome is kEnvironment then, and nothing is written any more. Throws BadInput
-// before any training; other exceptions may leave other ranks waiting: the caller aborts them.
+// before any training; OutOfMemory and other exceptions may leave other ranks waiting: the caller
+// aborts them.
 [[nodiscard]] TrainOutcome train(const contract::TrainSpec& spec, const Surroundings& around);
 
 }  // namespace trainer

@@ -65,6 +65,7 @@ std::optional<ExitCode> TrainingRun::train_epoch() {
 
   bool is_time_up = false;
   while (progress_.epoch_batch < progress_.batches_per_epoch && !is_time_up) {
+    batch_under_way_ = progress_.epoch_batch + 1;
     const Batch batch = loader_->next();
     pictures_.draw_training(batch, progress_.step);
     const BatchPlan plan = plan_of_batch(progress_.step, epoch_position());
@@ -215,6 +216,7 @@ TrainingRun::Interruption TrainingRun::interrupted(double needed_s) {
 }
 
 void TrainingRun::step_optimizer(const StepRates& rates) {
+  if (around_.before_step) around_.before_step();
   replica_->step(rates, progress_.ema_updates + 1);
   ++progress_.ema_updates;
   progress_.pending_batches = 0;
@@ -275,11 +277,14 @@ std::optional<Validation> TrainingRun::validate_average() {
   options.loss = loss_options();
   options.class_names = input_.class_names;
   pictures_.start_validation();
+  options.before_forward = around_.before_validation;
   options.on_batch = [this](const Batch& batch, const std::vector<torch::Tensor>& detections) {
     pictures_.add(batch, detections);
   };
+  is_validating_ = true;
   std::optional<Validation> validation =
       validate(replica_->average(), *val_loader_, options, device_, communicator_);
+  is_validating_ = false;
   warn_unreadable();
   return validation;
 }

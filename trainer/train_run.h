@@ -66,6 +66,8 @@ class TrainingRun {
   TrainingRun(const contract::TrainSpec& spec, const Surroundings& around);
 
   TrainOutcome run();
+  // Where the run was when `error`, an allocator's, rose from it.
+  std::string describe_out_of_memory(const std::exception& error) const;
 
  private:
   bool is_first_rank() const { return communicator_.rank() == 0; }
@@ -199,6 +201,8 @@ class TrainingRun {
   double saved_at_ = 0, polled_at_ = 0, recorded_at_ = 0;
   bool stop_file_seen_ = false;
   Interruption interruption_ = Interruption::kNone;  // Of the last validation.
+  std::int64_t batch_under_way_ = 0;  // Of the epoch, from 1; 0: none yet.
+  bool is_validating_ = false;
   std::optional<Validation> best_validation_;  // Where this attempt made the best epoch.
   RunPictures pictures_;
 };

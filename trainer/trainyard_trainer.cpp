@@ -19,6 +19,7 @@
 #include <set>
 
 #include "trainer/contract/architecture.h"
+#include "trainer/device.h"
 #include "trainer/durable_file.h"
 #include "trainer/launch.h"
 #include "trainer/preflight.h"
@@ -82,15 +83,13 @@ Failure failure_of(const std::exception& error) {
       dynamic_cast<const std::invalid_argument*>(&error) != nullptr) {
     return {ExitCode::kBadInput, text};
   }
-  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
-    return {ExitCode::kOutOfMemory, "out of host memory. Use a smaller batch or imgsz."};
+  if (dynamic_cast<const OutOfMemory*>(&error) != nullptr) return {ExitCode::kOutOfMemory, text};
+  const std::string first_line = text.substr(0, text.find('\n'));
+  if (is_out_of_memory(error)) {
+    return {ExitCode::kOutOfMemory,
+            fmt::format("out of memory: {}. Use a smaller batch, imgsz or model.", first_line)};
   }
-  if (dynamic_cast<const c10::Error*>(&error) != nullptr) {
-    const bool is_memory = text.find("out of memory") != std::string::npos ||
-                           text.find("can't allocate memory") != std::string::npos;
-    const std::string first_line = text.substr(0, text.find('\n'));
-    return {is_memory ? ExitCode::kOutOfMemory : ExitCode::kInternal, first_line};
-  }
+  if (dynamic_cast<const c10::Error*>(&error) != nullptr) return {ExitCode::kInternal, first_line};
   if (dynamic_cast<const std::logic_error*>(&error) != nullptr) return {ExitCode::kInternal, text};
   return {ExitCode::kEnvironment, text};
 }

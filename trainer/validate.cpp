@@ -5,11 +5,73 @@
 #include <torch/utils.h>
 
 #include <algorithm>
+#include <limits>
 #include <span>
+#include <utility>
 
+#include "trainer/batch_step.h"
+#include "trainer/device.h"
 #include "trainer/layout.h"
 
 namespace trainer {
+
+namespace {
+
+// Losses and detections of batch after batch of a rank.
+class Measurement {
+ public:
+  Measurement(DetectionModel& model, const ValidationOptions& options, torch::Device device)
+      : model_(model), options_(options), device_(device) {}
+
+  // The detections of each image. In parts where there is no memory for all images at once, which
+  // then goes for the next batches too.
+  std::vector<torch::Tensor> add(const Batch& batch) {
+    std::vector<torch::Tensor> detections;
+    const std::int64_t count = batch.images.size(0);
+    for (std::int64_t first = 0; first < count;) {
+      const std::int64_t end = std::min(count, first + images_max_);
+      try {
+        const double share = static_cast<double>(end - first) / static_cast<double>(count);
+        for (torch::Tensor& rows :
+             measure(slice_of(batch.images, batch.targets, first, end), share)) {
+          detections.push_back(std::move(rows));
+        }
+        first = end;
+      } catch (const std::exception& error) {
+        if (end - first == 1 || !is_out_of_memory(error)) throw;
+        images_max_ = (end - first) / 2;
+      }
+    }
+    sums_[3] += 1;
+    return detections;
+  }
+  // Of the losses, and the number of batches.
+  [[nodiscard]] std::array<double, 4>& sums() { return sums_; }
+
+ private:
+  // `share`: of the batch.
+  std::vector<torch::Tensor> measure(const Slice& part, double share) {
+    torch::Tensor images = network_input(part.images, device_);
+    if (options_.before_forward) options_.before_forward(images);
+    const std::vector<torch::Tensor> features = model_.forward(images);
+    // Ranks have different numbers of batches: each loss is of this batch alone.
+    const LossValue loss = detection_loss(features, model_.strides(), part.targets, options_.loss,
+                                          images.size(0), of_this_rank_alone);
+    std::vector<torch::Tensor> detections =
+        non_max_suppression(model_.decode(features).to(torch::kCPU), options_.nms);
+    const torch::Tensor items = loss.items.to(torch::kCPU, torch::kDouble);
+    for (std::size_t i = 0; i < 3; ++i) sums_[i] += share * items.data_ptr<double>()[i];
+    return detections;
+  }
+
+  DetectionModel& model_;
+  const ValidationOptions& options_;
+  torch::Device device_;
+  std::int64_t images_max_ = std::numeric_limits<std::int64_t>::max() / 2;  // At a time.
+  std::array<double, 4> sums_{};
+};
+
+}  // namespace
 
 std::optional<Validation> validate(DetectionModel& model, ValLoader& loader,
                                    const ValidationOptions& options, torch::Device device,
@@ -17,7 +79,7 @@ std::optional<Validation> validate(DetectionModel& model, ValLoader& loader,
   torch::NoGradGuard no_grad;
   model.eval();
   Evaluator evaluator(options.class_names, options.confusion_confidence);
-  std::array<double, 4> sums{};  // Losses, and the number of batches.
+  Measurement measurement(model, options, device);
   Batch batch;
   loader.start();
   for (std::int64_t number = 0;; ++number) {
@@ -28,17 +90,7 @@ std::optional<Validation> validate(DetectionModel& model, ValLoader& loader,
       if (options.is_given_up && number + 1 < options.batches_max) continue;  // Others have more.
       break;
     }
-    const torch::Tensor images = network_input(batch.images, device);
-    const std::vector<torch::Tensor> features = model.forward(images);
-    // Ranks have different numbers of batches: each loss is of this batch alone.
-    const LossValue loss =
-        detection_loss(features, model.strides(), batch.targets, options.loss,
-                       images.size(0), of_this_rank_alone);
-    const torch::Tensor items = loss.items.to(torch::kCPU, torch::kDouble);
-    for (std::size_t i = 0; i < 3; ++i) sums[i] += items.data_ptr<double>()[i];
-    sums[3] += 1;
-    const std::vector<torch::Tensor> detections =
-        non_max_suppression(model.decode(features).to(torch::kCPU), options.nms);
+    const std::vector<torch::Tensor> detections = measurement.add(batch);
     if (options.is_single_class) {
       for (const torch::Tensor& rows : detections) rows.select(1, 5).zero_();
     }
@@ -46,6 +98,7 @@ std::optional<Validation> validate(DetectionModel& model, ValLoader& loader,
     if (options.on_batch) options.on_batch(batch, detections);
   }
 
+  std::array<double, 4>& sums = measurement.sums();
   communicator.all_reduce_sum(std::span<double>(sums));
   Validation result;
   for (std::size_t i = 0; i < 3; ++i) result.losses[i] = sums[3] > 0 ? sums[i] / sums[3] : 0;

@@ -32,6 +32,8 @@ struct ValidationOptions {
   std::vector<std::string> class_names;
   bool is_single_class = false;  // Whatever the model says, it is class 0.
   double confusion_confidence = ConfusionMatrix::kConfidence;
+  // For tests: given the images of each forward pass, as BatchStep::Options::before_forward.
+  std::function<void(torch::Tensor&)> before_forward;
   // Sees each batch of this rank with what NMS left of its detections, in the letterboxed frame.
   std::function<void(const Batch&, const std::vector<torch::Tensor>&)> on_batch;
   // Asked by all ranks before each `batches_to_ask` batches, the same number of times on each;
@@ -41,7 +43,9 @@ struct ValidationOptions {
   std::int64_t batches_max = 0;  // Of the rank that has most; with `is_given_up`.
 };
 
-// A collective. The model is put into evaluation mode and left there. Nothing: it was given up.
+// A collective. The model is put into evaluation mode and left there. Where a rank has no memory for
+// so many images, it takes half as many at a time from there on; with one image what the allocator
+// throws rises. Nothing: it was given up.
 [[nodiscard]] std::optional<Validation> validate(DetectionModel& model, ValLoader& loader,
                                                  const ValidationOptions& options,
                                                  torch::Device device, Communicator& communicator);

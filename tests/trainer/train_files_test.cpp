@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // What a run validates, writes and says. Runs under mpirun with 1 and 2 ranks.
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <set>
@@ -112,6 +113,28 @@ TEST_F(Files, WithoutValidationOnlyTheLastEpochIsMeasured) {
   EXPECT_EQ(progress("run").best_epoch, 3);
   EXPECT_EQ(load_model(root_ + "run/weights/best.safetensors").info.epoch, 3);
   EXPECT_GT(load_model(root_ + "run/weights/best.safetensors").info.fitness, 0);
+}
+
+TEST_F(Files, WithoutMemoryAValidationIsDoneInPartsAndFindsTheSame) {
+  find_everything();
+  args_.epochs = 1;
+  args_.batch = 8;
+  ASSERT_EQ(run("whole").code, contract::ExitCode::kFinished);
+  std::vector<std::int64_t> sizes;
+  const TrainOutcome outcome = run("parts", {.before_validation = [&](at::Tensor& images) {
+                                     sizes.push_back(images.size(0));
+                                     if (images.size(0) > 1)
+                                       TORCH_CHECK_WITH(OutOfMemoryError, false, "no memory");
+                                   }});
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
+  const std::int64_t share = 4 / world->size();  // Of the validation images.
+  EXPECT_EQ(sizes.front(), share);
+  EXPECT_EQ(std::count(sizes.begin(), sizes.end(), 1), share);
+  if (world->rank() != 0) return;
+  EXPECT_GT(column("whole", kMap50To95).at(0), 0);
+  EXPECT_EQ(column("parts", kMap50To95), column("whole", kMap50To95));
+  EXPECT_NEAR(column("parts", kValClsLoss).at(0), column("whole", kValClsLoss).at(0), 0.01);
 }
 
 TEST_F(Files, SavePeriodKeepsTheWeightsOfEveryNthEpoch) {

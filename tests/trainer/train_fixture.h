@@ -83,6 +83,8 @@ head:
     double started = 1000;  // Before the first look.
     bool is_stopped_at_once = false;
     std::function<void(at::Tensor&)> before_forward = nullptr;  // Of each part of a batch.
+    std::function<void(at::Tensor&)> before_validation = nullptr;
+    std::function<void()> before_step = nullptr;
     std::int64_t stop_at_step = 0;
     int threads = 1;  // That load images. Torch has one all the same, for the time it takes.
     std::optional<contract::PreflightLimits> preflight = std::nullopt;
@@ -116,7 +118,9 @@ head:
                               .stop_at_step = ways.stop_at_step,
                               .preflight = ways.preflight,
                               .output = Surroundings::Output::kNone,
-                              .before_forward = ways.before_forward};
+                              .before_forward = ways.before_forward,
+                              .before_validation = ways.before_validation,
+                              .before_step = ways.before_step};
     return train({.run_id = name, .run_dir = root_ + name, .args = args_}, around);
   }
   TrainOutcome run(const std::string& name, Ways ways) { return run(name, ways, *world); }
