@@ -485,11 +485,10 @@ TrainOutcome TrainingRun::train_to_end() {
       if (*code != ExitCode::kNotANumber) {
         return leave(*code, std::string(contract::describe(*code)));
       }
-      if (progress_.reloads >= kReloadsMax ||
-          !agreed(read_progress(folder_.weights()).has_value())) {
-        return leave(*code,
-                     fmt::format("the loss is not a number at epoch {}, batch {}; {} reloads",
-                                 progress_.epoch + 1, progress_.epoch_batch, progress_.reloads));
+      const std::string why_not = why_no_reload();
+      if (!why_not.empty()) {
+        return leave(*code, fmt::format("the loss is not a number at epoch {}, batch {}; {}",
+                                        progress_.epoch + 1, progress_.epoch_batch, why_not));
       }
       reload();
     } else {

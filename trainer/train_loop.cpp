@@ -223,6 +223,20 @@ void TrainingRun::step_optimizer(const StepRates& rates) {
   progress_.optimizer_steps = replica_->optimizer().steps();
 }
 
+// Empty: it can be tried. Only rank 0 looks, and has found what it says on all ranks.
+std::string TrainingRun::why_no_reload() {
+  if (progress_.reloads >= kReloadsMax) return fmt::format("{} reloads", progress_.reloads);
+  std::string why;
+  if (is_first_rank()) {
+    try {
+      if (!read_progress(folder_.weights())) why = "there is no checkpoint yet";
+    } catch (const std::runtime_error& error) {
+      why = error.what();
+    }
+  }
+  return first_ranks(why);
+}
+
 void TrainingRun::reload() {
   leave_if_taken_over();
   const int reloads = progress_.reloads + 1;

@@ -128,6 +128,7 @@ class TrainingRun {
   Signals forward_and_backward(const Batch& batch, Replica::Backward what);
   Signals agree(const BatchStep::Result& result);
   void step_optimizer(const StepRates& rates);
+  std::string why_no_reload();
   void reload();
   std::optional<contract::ExitCode> finish_epoch(bool is_time_up);
   void look_at_files(double now);

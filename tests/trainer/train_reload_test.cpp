@@ -80,14 +80,13 @@ TEST_F(Reloading, RestoresTheResidualsOfTheWireOrClearsThem) {
 // The checkpoint knows nothing of what this attempt asks for.
 TEST_F(Reloading, TheRequestOfTheAttemptStands) {
   args_.lr0 = 1e-5;  // Nothing is ever found, every fitness is 0.
-  args_.epochs = 2;
+  args_.epochs = 1;
   args_.patience = 2;
   args_.close_mosaic = 1;
+  ASSERT_EQ(run("run").epoch, 1);
+  change_progress("run", [](Progress& changed) { changed.best_fitness = 0.9; });
+  args_.epochs = 2;
   ASSERT_EQ(run("run").epoch, 2);
-  change_progress("run", [](Progress& changed) {
-    changed.best_fitness = 0.9;
-    changed.best_epoch = 1;
-  });
   args_.epochs = 30;
 
   const TrainOutcome outcome = run_with_fault("run", 1);
@@ -96,6 +95,25 @@ TEST_F(Reloading, TheRequestOfTheAttemptStands) {
   if (world->rank() != 0) return;
   EXPECT_EQ(progress("run").epochs_planned, 30);
   EXPECT_FALSE(progress("run").is_mosaic_closed);
+}
+
+TEST_F(Reloading, WithoutAWholeCheckpointTheReasonIsSaidOnAllRanks) {
+  int calls = 0;
+
+  const TrainOutcome outcome =
+      run("run", {.before_forward = [&](at::Tensor& images) {
+            if (++calls != 7) return;  // In the second epoch.
+            images = images * std::nan("");
+            if (world->rank() == 0) write_durably(root_ + "run/weights/last-000001.ckpt", "torn");
+            world->barrier();
+          }});
+
+  EXPECT_EQ(outcome.code, contract::ExitCode::kNotANumber);
+  if (world->rank() != 0) return;
+  EXPECT_EQ(exit_record("run").at("code"), 21);
+  EXPECT_NE(outcome.message.find("; checkpoint last-000001.ckpt: 4 bytes (recorded "),
+            std::string::npos)
+      << outcome.message;
 }
 
 TEST_F(Reloading, TheHoursOfTheAttemptStand) {
