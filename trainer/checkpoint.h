@@ -51,7 +51,7 @@ struct Progress {
   double hours_requested = 0;  // goes on with a finished run.
   int reloads = 0;             // After a NaN. Each gives the loader another seed.
   double seconds_used = 0;     // Over all attempts, start-up included.
-  double best_fitness = -1;
+  double best_fitness = -1;    // -1: the best epoch was not measured.
   int best_epoch = 0;                 // Counted from 1; 0: none yet.
   int patience_from = 0;              // The epoch at which more was asked for: no gain before it.
   std::array<double, 3> loss_sums{};  // Of the epoch under way.

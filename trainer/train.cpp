@@ -275,7 +275,7 @@ void TrainingRun::resume_or_start() {
   std::string pretrained;
   agree_on_input(communicator_, [&] {
     if (!is_first_rank()) return;
-    report = load_checkpoint(folder_.weights(), state());
+    report = load_state();
     if (!report.is_found && !args_.pretrained.empty()) {
       pretrained = load_pretrained(args_.pretrained, replica_->model());
       copy_matching(state_tensors(replica_->model()), replica_->average());

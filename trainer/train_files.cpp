@@ -72,6 +72,23 @@ void TrainingRun::save_weights_of_epoch(bool is_best, double fitness) {
   }
 }
 
+// Rank 0. The best weights are written before the checkpoint: where that was lost, or the one
+// before is taken, they are of a later epoch than the state knows. They stay what is to be
+// surpassed: the file counts, and where there is none the next epoch makes one.
+LoadReport TrainingRun::load_state() {
+  LoadReport report = load_checkpoint(folder_.weights(), state());
+  if (!report.is_found) return report;
+  WeightsInfo best;
+  try {
+    best = read_weights_info(folder_.weights() + "/best.safetensors");
+  } catch (const std::runtime_error&) {
+  }
+  if (best.epoch == progress_.best_epoch) return report;
+  progress_.best_epoch = best.epoch;
+  progress_.best_fitness = best.fitness > 0 ? best.fitness : Progress().best_fitness;
+  return report;
+}
+
 void TrainingRun::save() {
   progress_.seconds_used = seconds_used();
   const double started = around_.now();

@@ -245,7 +245,7 @@ void TrainingRun::reload() {
                   "checkpoint again, {} of {}",
                   progress_.epoch + 1, progress_.epoch_batch, reloads, kReloadsMax));
   agree_on_input(communicator_, [&] {
-    if (is_first_rank()) static_cast<void>(load_checkpoint(folder_.weights(), state()));
+    if (is_first_rank()) static_cast<void>(load_state());
   });
   share_state();
   // The request is of this attempt, whatever the checkpoint was made for.
@@ -327,7 +327,7 @@ std::optional<ExitCode> TrainingRun::finish_epoch(bool is_time_up) {
   }
 
   std::optional<Validation> validation;  // None: not measured.
-  bool is_best = progress_.best_epoch == 0;
+  bool is_best = progress_.best_fitness < 0;  // Of what is not measured the last.
   if ((args_.val || is_last) && has_time) {
     validation = validate_average();
     if (!validation && interruption_ != Interruption::kTimeIsUp) {
@@ -349,7 +349,7 @@ std::optional<ExitCode> TrainingRun::finish_epoch(bool is_time_up) {
       is_last = true;
       progress_.epochs_planned = progress_.epoch;
     }
-    if (is_best) progress_.best_epoch = progress_.epoch;  // Unmeasured, and the only one there is.
+    if (is_best) progress_.best_epoch = progress_.epoch;
   }
   const int gained = std::max(progress_.best_epoch, progress_.patience_from);
   if (args_.val && args_.patience > 0 && progress_.epoch - gained >= args_.patience) {

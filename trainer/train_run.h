@@ -103,6 +103,7 @@ class TrainingRun {
   OptimizerChoice choose(const std::optional<Progress>& begun) const;
   std::map<std::string, std::string> arguments_used() const;
   void resume_or_start();
+  LoadReport load_state();
   void take_request();
   void share_state();
   void choose_batch(const contract::Architecture& architecture, int class_count,

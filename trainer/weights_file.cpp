@@ -203,6 +203,15 @@ LoadedModel load_model(const std::string& path) {
   }
 }
 
+WeightsInfo read_weights_info(const std::string& path) {
+  const TensorFile file = read_weights(path);
+  try {
+    return read_info(file.metadata, count_classes(file.tensors));
+  } catch (const std::exception& error) {
+    throw std::runtime_error(fmt::format("{}: {}.", path, error.what()));
+  }
+}
+
 LoadedModel load_given_model(const std::string& path) {
   try {
     return load_model(path);

@@ -32,6 +32,9 @@ struct LoadedModel {
 // nor the one of its metadata.
 [[nodiscard]] LoadedModel load_model(const std::string& path);
 
+// What such a file says of itself, without its model. Throws as load_model.
+[[nodiscard]] WeightsInfo read_weights_info(const std::string& path);
+
 // load_model for a file that a user named: throws BadInput (train.h) where it is missing, damaged
 // or none that is known. What the disk fails at stays a std::system_error.
 [[nodiscard]] LoadedModel load_given_model(const std::string& path);

@@ -137,6 +137,53 @@ TEST_F(Files, WithoutMemoryAValidationIsDoneInPartsAndFindsTheSame) {
   EXPECT_NEAR(column("parts", kValClsLoss).at(0), column("whole", kValClsLoss).at(0), 0.01);
 }
 
+TEST_F(Files, WithoutValidationTheLastEpochIsTheBestSoFar) {
+  use_small_model();
+  args_.val = false;
+  args_.epochs = 4;
+
+  ASSERT_EQ(run("run", {.stop_at_step = 12}).epoch, 2);
+
+  if (world->rank() != 0) return;
+  EXPECT_EQ(progress("run").best_epoch, 2);
+  EXPECT_EQ(load_model(root_ + "run/weights/best.safetensors").info.epoch, 2);
+}
+
+// As an epoch that was the best leaves it whose checkpoint was lost, and which is another the
+// second time: on other ranks, or from other images.
+TEST_F(Files, TheBestWeightsAndTheStateNeverDisagree) {
+  find_everything();
+  ASSERT_EQ(run("run").epoch, 2);
+  change_progress("run", [](Progress& changed) { changed.best_fitness = 2; });
+  const std::string best = root_ + "run/weights/best.safetensors";
+  if (world->rank() == 0) {
+    const auto model = load_model(best).model;
+    save_weights(best, *model, {.class_names = {"a", "b", "c", "d"}, .epoch = 3, .fitness = 3});
+  }
+  args_.epochs = 4;
+
+  ASSERT_EQ(run("run").epoch, 4);
+
+  if (world->rank() != 0) return;
+  const WeightsInfo info = load_model(best).info;
+  EXPECT_EQ(info.epoch, progress("run").best_epoch);
+  EXPECT_EQ(info.fitness, progress("run").best_fitness);
+}
+
+TEST_F(Files, BestWeightsThatAreGoneAreMadeAgain) {
+  find_everything();
+  ASSERT_EQ(run("run", {.stop_at_step = 7}).epoch, 1);
+  change_progress("run", [](Progress& changed) { changed.best_fitness = 2; });
+  const std::string best = root_ + "run/weights/best.safetensors";
+  if (world->rank() == 0) std::filesystem::remove(best);
+
+  EXPECT_EQ(run("run").code, contract::ExitCode::kFinished);
+
+  if (world->rank() != 0) return;
+  EXPECT_EQ(load_model(best).info.epoch, 2);
+  EXPECT_EQ(progress("run").best_epoch, 2);
+}
+
 TEST_F(Files, SavePeriodKeepsTheWeightsOfEveryNthEpoch) {
   use_small_model();
   args_.epochs = 5;
