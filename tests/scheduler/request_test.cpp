@@ -110,7 +110,7 @@ TEST(Request, TheCommandLineWinsOverTheFile) {
 
 TEST(Request, AListOfDataSetsIsNoPath) {
   EXPECT_NE(to_text(read_settings({{"data=", "data", "[a.yaml, b.yaml]"}}).faults)
-                .find("data=: data is a list. Give one YAML file"),
+                .find("data=: data is a list, to Ultralytics one training after the other."),
             std::string::npos);
 }
 

@@ -275,7 +275,8 @@ TEST(TrainArgs, AllFaultsAreFoundAtOnce) {
 
 TEST(TrainArgs, AListOfDataSetsIsRefusedAsOne) {
   EXPECT_EQ(message_of("data", "[a.yaml, b.yaml]"),
-            "data is a list. Give one YAML file: its train, val and test may each list several "
+            "data is a list, to Ultralytics one training after the other. Start a run for each "
+            "data set, or give one YAML file: its train, val and test may each list several "
             "folders.");
   EXPECT_EQ(message_of("data", "[old] cells/data.yaml"), "");
 }

@@ -535,7 +535,8 @@ std::optional<ArgFault> set_train_arg(TrainArgs& args, std::string_view key,
   }
   if (key == "data" && text.starts_with('[') && text.ends_with(']')) {
     return ArgFault{option->name,
-                    "data is a list. Give one YAML file: its train, val and test may each list "
+                    "data is a list, to Ultralytics one training after the other. Start a run for "
+                    "each data set, or give one YAML file: its train, val and test may each list "
                     "several folders."};
   }
   if (auto wrong = std::visit(Setter{*option, text, args}, option->field)) {
