@@ -195,7 +195,7 @@ Expected<std::optional<Refusal>> Dispatcher::why_never(const Caller& caller, con
   const auto name = ledger_.setting("user:" + caller.user, "tier");
   if (!name) return tl::unexpected(of(name.error()));
   if (const Tier* tier = find_tier(*site_, name->value_or(""))) {
-    std::vector<std::string> reasons = beyond_tier(*tier, plan, 0, caller.user, site_->path);
+    std::vector<std::string> reasons = beyond_tier(*tier, plan, 0, 0, caller.user, site_->path);
     if (!reasons.empty()) return std::optional{Refusal{std::move(reasons)}};
   }
   return lasting_refusal(ledger_, {plan.fund, caller.user, plan.quote.hold, plan.gpus});

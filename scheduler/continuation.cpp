@@ -114,7 +114,7 @@ void add_late_limit(const Run& run, const View& view, const Patience& patience,
   const Segment& segment = run.last();
   if (segment.plan.job_limit_s == 0 || view.job->state != JobState::kRunning) return;
   const std::int64_t limit_s =
-      timed_limit_s(segment.plan, hours_left_s(segment), patience.margin_s);
+      timed_limit_s(segment.plan, hours_left_s(segment), patience.margin_s(segment.plan));
   if (limit_s > 0 && view.job->time_limit_s > limit_s) {
     actions.push_back(CutLimit{view.job->id, limit_s});
   }

@@ -13,6 +13,7 @@
 #include "trainer/amp.h"
 #include "trainer/auto_batch.h"
 #include "trainer/class_weights.h"
+#include "trainer/contract/json_text.h"
 #include "trainer/device.h"
 #include "trainer/durable_file.h"
 #include "trainer/launch.h"
@@ -172,7 +173,7 @@ void TrainingRun::build() {
   });
   if (agreed(around_.is_traced)) trace_.emplace(communicator_, folder_.path());
 
-  progress_.model = args_.model;
+  progress_.model = contract::as_read_back(args_.model);
   progress_.model_yaml = architecture.is_known ? std::string() : architecture.yaml;
   progress_.class_count = class_count;
   progress_.optimizer = name_of(choice_.kind);
@@ -200,7 +201,8 @@ contract::Architecture TrainingRun::choose_architecture(const std::optional<Prog
   std::string yaml;
   agree_on_input(communicator_, [&] {
     if (!is_first_rank()) return;
-    yaml = begun && begun->model == args_.model && !begun->model_yaml.empty()
+    yaml = begun && begun->model == contract::as_read_back(args_.model) &&
+                   !begun->model_yaml.empty()
                ? begun->model_yaml
                : contract::load_architecture(args_.model).yaml;
   });
@@ -250,7 +252,9 @@ std::map<std::string, std::string> TrainingRun::arguments_used() const {
   args.momentum = choice_.momentum;
   args.warmup_bias_lr = choice_.warmup_bias_lr;
   std::map<std::string, std::string> used;
-  for (auto& [name, text] : contract::to_texts(args)) used.emplace(name, std::move(text));
+  for (const auto& [name, text] : contract::to_texts(args)) {
+    used.emplace(name, contract::as_read_back(text));
+  }
   for (const char* name : {"data", "epochs", "time", "workers"}) used.erase(name);
   return used;
 }

@@ -298,6 +298,8 @@ TEST_F(Quotes, WhatCouldNeverBeginIsNotQuoted) {
   set("gpus_max", "2");
   done(kAda, admit("another", 10));
   EXPECT_EQ(why(), "it was done");
+  set("runs_max", nullptr);
+  set("gpus_max", nullptr);
 
   auto& ledger = world.dispatcher().ledger();
   ASSERT_TRUE(ledger.hold({.id = "owing/0", .fund = "user:ada", .amount = {1'000}, .run = "owing",

@@ -14,4 +14,7 @@ namespace contract {
 [[nodiscard]] std::string json_text(const nlohmann::json& json, int indent = -1);
 [[nodiscard]] std::string json_text(const nlohmann::ordered_json& json, int indent = -1);
 
+// The text as one reads it back that was written so.
+[[nodiscard]] std::string as_read_back(const std::string& text);
+
 }  // namespace contract
