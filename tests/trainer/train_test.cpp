@@ -221,7 +221,7 @@ TEST_F(TrainTest, ATimedRunEndsInsideItsHours) {
   use_small_model();
   args_.time_h = 0.1;
 
-  const TrainOutcome outcome = run("run", {.seconds_per_look = 1});
+  const TrainOutcome outcome = run("run", {.seconds_per_look = 0.25});
 
   EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
   EXPECT_GE(outcome.epoch, 2);
