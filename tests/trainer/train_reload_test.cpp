@@ -63,8 +63,8 @@ TEST_F(Reloading, FromBeforeTheFirstStepForgetsTheStepsThatWereMade) {
 
 TEST_F(Reloading, RestoresTheResidualsOfTheWire) {
   args_.epochs = 3;
-  // As which the checkpoint was made. From "fp32" the buckets keep the order that this attempt has
-  // learnt, so that sums may round otherwise than in one that begins there.
+  // As which the checkpoint was made. From "fp32" two ranks do not give the bits of an attempt that
+  // begins there; why is not known yet.
   for (const std::string before : {"bf16"}) {
     SCOPED_TRACE(before);
     args_.wire = before;
