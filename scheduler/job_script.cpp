@@ -207,7 +207,7 @@ std::string watch_limit(const Plan& plan) {
       "watch_limit() {{\n"
       "  local left pause=15\n"
       "  while left=$((deadline - $(date +%s))) && [ \"$left\" -gt 0 ]; do\n"
-      "    sleep $((left > 2 * pause ? pause : left > 20 ? left / 2 : left))\n"
+      "    sleep $((left > 2 * pause ? pause : left > 2 ? left / 2 : left))\n"
       "    if ! kill -0 $$; then return; fi  # The script has ended.\n"
       "    ask_times\n"
       "    tell_deadline\n"

@@ -8,18 +8,18 @@ load cluster
 load training
 
 setup_file() {
-  # A new one each time: his fund has to the second what the test gives it.
-  export poor_user=typoor$((RANDOM % 10000))
   cluster_once
-  cluster user add "$poor_user"
-  scenes_for "$tytest_user" "$poor_user"
+  scenes_for "$tytest_user"
   as trainyard trainyard admin grant "user:$tytest_user" 20h --id tytest-grant-0001
 }
 
 @test "budget: the hold grows for who can pay; who cannot is paused, told what it takes, and goes on" {
   # Exactly the first hold: one GPU for a minute and the margin. So many epochs last longer than that on
   # any machine, and not ten minutes on a busy one.
-  local rich poor
+  local rich poor poor_user=typoor$((RANDOM % 10000))
+  # A new one at each try: his fund has to the second what the test gives it.
+  cluster user add "$poor_user"
+  scenes_for "$poor_user"
   as trainyard trainyard admin grant "user:$poor_user" 125s
   rich=$(train_as "$tytest_user" epochs=200)
   poor=$(train_as "$poor_user" epochs=200)
