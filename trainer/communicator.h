@@ -26,6 +26,9 @@ struct SumRequest {
   // For bfloat16: what rounding took away last time is added now, and what it takes now is left
   // here. As long as `values`, or empty.
   std::span<float> residual = {};
+  // Whose memory that is. Kept until the sum is done: who started it may be gone by then, as where an
+  // error ends a step. May be empty.
+  std::shared_ptr<const void> memory = nullptr;
 };
 
 // Memory of this rank's GPU, as an array of floats or of bfloat16.

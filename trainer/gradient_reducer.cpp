@@ -36,6 +36,10 @@ std::span<float> floats_of(const torch::Tensor& contiguous) {
   return {contiguous.data_ptr<float>(), static_cast<std::size_t>(contiguous.numel())};
 }
 
+std::shared_ptr<const void> kept(std::vector<torch::Tensor> tensors) {
+  return std::make_shared<const std::vector<torch::Tensor>>(std::move(tensors));
+}
+
 DeviceSum device_sum_of(const torch::Tensor& contiguous) {
   return {.values = contiguous.data_ptr(),
           .count = static_cast<std::size_t>(contiguous.numel()),
@@ -84,7 +88,7 @@ void FlatSum::start() {
     ticket_ = communicator_.start_device_sum(device_sum_of(flat_));
   } else {
     host_ = on_host(flat_);
-    ticket_ = communicator_.start_sum({.values = floats_of(host_)});
+    ticket_ = communicator_.start_sum({.values = floats_of(host_), .memory = kept({host_})});
   }
   is_under_way_ = true;
 }
@@ -102,15 +106,19 @@ GradientReducer::GradientReducer(Communicator& communicator, std::vector<torch::
                                  const Options& options)
     : communicator_(communicator), parameters_(std::move(parameters)), options_(options) {
   if (communicator_.size() == 1 || parameters_.empty()) return;
-  // Until it is known better: the last layers first.
-  std::vector<std::int32_t> order(parameters_.size());
-  std::iota(order.rbegin(), order.rend(), 0);
-  lay_out(std::move(order));
+  lay_out(last_layers_first());
   for (std::size_t i = 0; i < parameters_.size(); ++i) add_hook(i);
 }
 
 GradientReducer::~GradientReducer() {
   for (const Hook& hook : hooks_) hook.node->del_post_hook(hook.key);
+}
+
+// Of the gradients, until it is known better.
+std::vector<std::int32_t> GradientReducer::last_layers_first() const {
+  std::vector<std::int32_t> order(parameters_.size());
+  std::iota(order.rbegin(), order.rend(), 0);
+  return order;
 }
 
 // Fixes the place of each gradient in the block, and the buckets, which are counted from the end.
@@ -220,6 +228,7 @@ void GradientReducer::start(Bucket& bucket) {
   bucket.travelling = on_host(own);
   SumRequest request{.values = floats_of(bucket.travelling), .wire = options_.wire};
   if (residual.defined()) request.residual = floats_of(residual);
+  request.memory = kept({bucket.travelling, residual});
   bucket.ticket = communicator_.start_sum(request);
 }
 
@@ -313,8 +322,13 @@ void GradientReducer::load_wire_state(
     if (fits) saved = static_cast<std::int64_t>(state.size()) - 1;
   }
   communicator_.all_reduce_max(std::span<std::int64_t>(&saved, 1));
-  if (saved == 0) {  // Nothing of what is undone stays.
-    if (residual_.defined()) residual_.zero_();
+  // Nothing of what is undone stays. Where a gradient lies decides which rank adds it up, and what
+  // that rank rounds.
+  if (saved == 0) {
+    residual_.zero_();
+    lay_out(last_layers_first());
+    is_learnt_ = false;
+    seen_.clear();
     return;
   }
   communicator_.broadcast(std::as_writable_bytes(std::span(order)), /*root=*/0);

@@ -78,7 +78,7 @@ class GradientReducer {
   // for float32, and before the first step. A collective.
   [[nodiscard]] std::vector<std::pair<std::string, torch::Tensor>> wire_state();
   // Goes on from such a state, rank 0's, bit for bit on as many ranks; on another number rank 0 owes
-  // the sum. A state of other parameters is left alone. A collective.
+  // the sum. Without a state, or with one of other parameters, as before the first step. A collective.
   void load_wire_state(const std::vector<std::pair<std::string, torch::Tensor>>& state);
 
   [[nodiscard]] const Totals& totals() const { return totals_; }
@@ -98,6 +98,7 @@ class GradientReducer {
     std::uintptr_t key = 0;
   };
 
+  [[nodiscard]] std::vector<std::int32_t> last_layers_first() const;
   void lay_out(std::vector<std::int32_t> order);
   void learn();
   void add_hook(std::size_t parameter);

@@ -72,19 +72,19 @@ Pace TrainingRun::pace() const {
 // Of a timed run: is the deadline its end, inside which it closes and finishes? Where nobody says
 // which attempt is the last, a deadline that leaves only a little of the hours is the end: another
 // allocation for the rest would cost more than it trains.
-bool TrainingRun::ends_at_deadline() const {
+bool TrainingRun::ends_at_deadline(double now) const {
   constexpr double kRestSecondsMin = 300;
   constexpr double kRestShareMin = 0.05;
   if (!is_timed() || deadline_.time <= 0) return false;
-  const double rest = hours_left_s() - (deadline_.time - around_.now());
+  const double rest = hours_left_s(now) - (deadline_.time - now);
   const bool is_rest_small = rest < std::max(kRestSecondsMin, kRestShareMin * *args_.time_h * 3600);
   return deadline_.is_last.value_or(is_rest_small);
 }
 
 // Of a timed run.
-double TrainingRun::seconds_left() const {
-  const double left = hours_left_s();
-  return ends_at_deadline() ? std::min(left, deadline_.time - around_.now()) : left;
+double TrainingRun::seconds_left(double now) const {
+  const double left = hours_left_s(now);
+  return ends_at_deadline(now) ? std::min(left, deadline_.time - now) : left;
 }
 
 // The run can be left after an optimiser step and at the end of an epoch. So many batches after
@@ -107,7 +107,7 @@ std::int64_t TrainingRun::batches_to_exit(std::int64_t done) const {
 // the row of results; where the deadline may yet move it is begun, and given up if it does not.
 bool TrainingRun::is_deadline_near(double now) const {
   if (deadline_.time <= 0) return false;
-  if (ends_at_deadline()) return now >= deadline_.time;
+  if (ends_at_deadline(now)) return now >= deadline_.time;
   const bool is_epoch_over = progress_.epoch_batch + 1 == progress_.batches_per_epoch;
   double needed_s = saving_seconds(pace(), 1 + (is_epoch_over ? 0 : batches_to_exit(1)));
   if (is_epoch_over && args_.val && !may_deadline_move()) needed_s = closing_seconds(pace());
@@ -116,8 +116,10 @@ bool TrainingRun::is_deadline_near(double now) const {
 
 // Rank 0's word between two epochs.
 bool TrainingRun::is_step_beyond_deadline() const {
-  if (deadline_.time <= 0 || ends_at_deadline()) return false;
-  return around_.now() + saving_seconds(pace(), batches_to_exit(0)) >= deadline_.time;
+  if (deadline_.time <= 0) return false;
+  const double now = around_.now();
+  const double saved_s = saving_seconds(pace(), batches_to_exit(0));
+  return !ends_at_deadline(now) && now + saved_s >= deadline_.time;
 }
 
 void TrainingRun::build() {
@@ -320,13 +322,13 @@ void TrainingRun::take_request() {
   progress_.is_mosaic_closed = false;
   progress_.patience_from = progress_.epoch;
   if (is_timed() && progress_.batch_seconds > 0) {
-    progress_.epochs_planned = first_ranks(epochs_in_time());
+    progress_.epochs_planned = first_ranks(epochs_in_time(around_.now()));
   }
 }
 
 // Of a timed run whose pace is known.
-double TrainingRun::epochs_in_time() const {
-  return std::max(epoch_position(), plan_epochs(epoch_position(), seconds_left(), pace(),
+double TrainingRun::epochs_in_time(double now) const {
+  return std::max(epoch_position(), plan_epochs(epoch_position(), seconds_left(now), pace(),
                                                 progress_.batches_per_epoch));
 }
 
@@ -411,7 +413,8 @@ void TrainingRun::announce() {
   if (!around_.launch_report.empty()) console_.print(around_.launch_report);
   if (!cpus.empty()) console_.print(cpus);
   if (is_timed()) {
-    console_.print(fmt::format("timed run: {:.0f} s left of {} h", seconds_left(), *args_.time_h));
+    console_.print(fmt::format("timed run: {:.0f} s left of {} h", seconds_left(around_.now()),
+                               *args_.time_h));
   }
   for (const std::string& warning : input_.warnings) console_.print(warning);
   if (!is_first_rank()) return;

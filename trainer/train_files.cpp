@@ -41,7 +41,7 @@ void TrainingRun::change_folder(const std::function<void()>& change) {
 }
 
 ResultsRow TrainingRun::results_row(const std::optional<Validation>& validation) const {
-  ResultsRow row{.epoch = progress_.epoch, .time_s = seconds_used()};
+  ResultsRow row{.epoch = progress_.epoch, .time_s = seconds_used(around_.now())};
   const double batches = static_cast<double>(std::max<std::int64_t>(1, progress_.loss_batches));
   for (std::size_t i = 0; i < 3; ++i) row.train_losses[i] = progress_.loss_sums[i] / batches;
   if (validation) {
@@ -90,8 +90,8 @@ LoadReport TrainingRun::load_state() {
 }
 
 void TrainingRun::save() {
-  progress_.seconds_used = seconds_used();
   const double started = around_.now();
+  progress_.seconds_used = seconds_used(started);
   wire_state_ = replica_->wire_state();
   change_folder([&] {
     // Where no epoch is finished yet: a run that ends with this checkpoint leaves a model.
@@ -106,14 +106,15 @@ void TrainingRun::save() {
 
 void TrainingRun::record(std::string kind, std::map<std::string, double> values, std::string text) {
   change_folder([&] {
+    const double now = around_.now();
     folder_.append_metrics({.kind = std::move(kind),
-                            .time = around_.now(),
+                            .time = now,
                             .epoch = std::min(progress_.epoch + (progress_.epoch_batch > 0 ? 1 : 0),
                                               std::max(1, epochs_shown())),
                             .epochs = epochs_shown(),
                             .step = progress_.step,
                             .steps_per_epoch = progress_.batches_per_epoch,
-                            .train_seconds = seconds_used(),
+                            .train_seconds = seconds_used(now),
                             .values = std::move(values),
                             .text = std::move(text)});
   });

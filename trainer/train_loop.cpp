@@ -177,8 +177,8 @@ Signals TrainingRun::agree(const BatchStep::Result& result) {
     signals.taken_over = taken_over_.empty() ? 0 : 1;
     signals.epochs_planned = progress_.epochs_planned;
     if (is_timed()) {
-      signals.time_is_up = seconds_left() <= closing_seconds(pace()) ? 1 : 0;
-      if (progress_.batch_seconds > 0) signals.epochs_planned = epochs_in_time();
+      signals.time_is_up = seconds_left(now) <= closing_seconds(pace()) ? 1 : 0;
+      if (progress_.batch_seconds > 0) signals.epochs_planned = epochs_in_time(now);
     }
   }
   communicator_.all_reduce_sum(
@@ -207,7 +207,7 @@ TrainingRun::Interruption TrainingRun::interrupted(double needed_s) {
     look_at_files(now);
     if (stop_file_seen_) words[0] += 1;
     if (deadline_.time > 0 && now + needed_s >= deadline_.time) words[1] = 1;
-    if (is_timed() && seconds_left() <= needed_s) words[2] = 1;
+    if (is_timed() && seconds_left(now) <= needed_s) words[2] = 1;
   }
   communicator_.all_reduce_sum(std::span<double>(words));
   if (words[0] > 0) return Interruption::kStop;
@@ -318,7 +318,7 @@ std::optional<ExitCode> TrainingRun::finish_epoch(bool is_time_up) {
   bool has_time = true;
   const double planned = progress_.epochs_planned;
   if (is_timed()) {
-    const double left = seconds_left();
+    const double left = seconds_left(trained);
     is_last =
         agreed(is_time_up || !is_worth_another_epoch(left - pace().each_epoch_s(), pace(),
                                                      progress_.batches_per_epoch));

@@ -72,15 +72,18 @@ class TrainingRun {
  private:
   bool is_first_rank() const { return communicator_.rank() == 0; }
   bool is_timed() const { return args_.time_h.has_value(); }
-  double seconds_used() const { return seconds_before_ + around_.now() - around_.allocation_start; }
-  double hours_left_s() const { return args_.time_h.value_or(0) * 3600 - seconds_used(); }
-  bool ends_at_deadline() const;
-  double seconds_left() const;
+  // All at `now`, a look at the clock (Surroundings::now).
+  double seconds_used(double now) const { return seconds_before_ + now - around_.allocation_start; }
+  double hours_left_s(double now) const {
+    return args_.time_h.value_or(0) * 3600 - seconds_used(now);
+  }
+  bool ends_at_deadline(double now) const;
+  double seconds_left(double now) const;
   bool may_deadline_move() const { return !around_.deadline_file.empty() && !is_timed(); }
   std::int64_t batches_to_exit(std::int64_t done) const;
   bool is_deadline_near(double now) const;
   bool is_step_beyond_deadline() const;
-  double epochs_in_time() const;
+  double epochs_in_time(double now) const;
   double epoch_position() const {
     return progress_.epoch + static_cast<double>(progress_.epoch_batch) /
                                  static_cast<double>(progress_.batches_per_epoch);

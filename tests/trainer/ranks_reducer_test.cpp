@@ -248,6 +248,29 @@ TEST(Sums, HaveTheSameBitsWhereverTheyTravel) {
   EXPECT_TRUE(torch::equal(together, shifted));
 }
 
+// An error between a sum's start and its end takes the tensors away. What comes to lie in their place
+// is not the sum's.
+TEST(Sums, KeepTheirMemoryWhenWhoStartedThemIsGone) {
+  const std::int64_t kLength = 16'384;
+  const bool is_first = world->rank() == 0;
+  const auto start = [&](auto finish) {
+    FlatSum sum(*world, {torch::ones({kLength})});
+    sum.start();
+    finish(sum);
+  };
+  std::vector<torch::Tensor> next;
+  if (is_first) {
+    start([](FlatSum&) {});
+    for (int i = 0; i < 8; ++i) next.push_back(torch::full({kLength}, 7));
+  }
+  world->barrier();
+  if (!is_first) start([](FlatSum& sum) { sum.finish_mean(); });
+  std::vector<float> after(1, 1);
+  world->wait(world->start_sum({.values = after}));
+
+  for (const torch::Tensor& each : next) EXPECT_TRUE((each == 7).all().item<bool>());
+}
+
 TEST(Replica, IsTheSameOnAllRanksAfterAHundredSteps) {
   torch::manual_seed(world->rank());
   const contract::Architecture small = contract::parse_architecture(

@@ -221,7 +221,7 @@ TEST_F(TrainTest, ATimedRunEndsInsideItsHours) {
   use_small_model();
   args_.time_h = 0.1;
 
-  const TrainOutcome outcome = run("run", {.seconds_per_look = 0.25});
+  const TrainOutcome outcome = run("run", {.seconds_per_look = 1});
 
   EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
   EXPECT_GE(outcome.epoch, 2);
@@ -241,7 +241,7 @@ TEST_F(TrainTest, ATimedRunGoesOnAfterTheDeadlineOfAnAttemptThatIsNotItsLast) {
       run("run", {.deadline = 1000 + 120, .is_last = false, .seconds_per_look = 1});
   EXPECT_EQ(first.code, contract::ExitCode::kDeadline);
   const TrainOutcome second =
-      run("run", {.deadline = 1000 + 150, .is_last = true, .seconds_per_look = 0.25});
+      run("run", {.deadline = 1000 + 150, .is_last = true, .seconds_per_look = 0.5});
 
   EXPECT_EQ(second.code, contract::ExitCode::kFinished);
   EXPECT_GT(second.step, first.step);
@@ -293,7 +293,7 @@ TEST_F(TrainTest, ATimedRunShorterThanAnEpochLeavesAModel) {
   args_.time_h = 0.1;
 
   // Start-up took all but 24 of the 360 seconds.
-  const TrainOutcome outcome = run("run", {.seconds_per_look = 0.5, .started = 1000 + 336});
+  const TrainOutcome outcome = run("run", {.seconds_per_look = 1, .started = 1000 + 336});
 
   EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
   EXPECT_EQ(outcome.epoch, 1);
