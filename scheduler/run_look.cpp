@@ -192,6 +192,13 @@ bool is_covered(const Run& run, const View& view, UtcSeconds now, const Patience
 
 namespace {
 
+// The longest limit that what is left of the hold pays.
+std::int64_t covered_limit_s(const Segment& segment, const JobSnapshot& job,
+                             const Patience& patience) {
+  return limit_that_fits_s(segment.remaining(), std::max(job.gpus, segment.plan.gpus),
+                           segment.plan.quote.weight_milli, patience.margin_s(segment.plan));
+}
+
 void add_coverage(const Run& run, const View& view, UtcSeconds now, const Patience& patience,
                   std::vector<Action>& actions) {
   const Segment& segment = run.last();
@@ -232,9 +239,7 @@ void add_coverage(const Run& run, const View& view, UtcSeconds now, const Patien
     }
     return;
   }
-  const std::int64_t covered_s =
-      limit_that_fits_s(segment.remaining(), std::max(job.gpus, plan.gpus),
-                        plan.quote.weight_milli, patience.margin_s(plan));
+  const std::int64_t covered_s = covered_limit_s(segment, job, patience);
   if (!is_as_planned(segment, job)) {
     actions.push_back(CancelJob{
         job.id, fmt::format("the job was changed: it has {} GPUs{} in partition {}, planned and held "
@@ -281,10 +286,12 @@ void add_extension(const Run& run, const View& view, UtcSeconds now, const Patie
   if (segment.stop_requested || segment.cancel_requested || segment.rejected) return;
   if (segment.pause_requested) return;
   if (segment.raise_to_s) {
-    if (job.time_limit_s < *segment.raise_to_s) {
-      actions.push_back(RaiseLimit{job.id, *segment.raise_to_s});
-    }
-    return;
+    // An attempt that has ended since has used some of what the new limit was paid with.
+    if (!earlier_attempts_are_charged(run, view, now, patience)) return;
+    const std::int64_t to_s =
+        std::min(*segment.raise_to_s, covered_limit_s(segment, job, patience));
+    if (job.time_limit_s < to_s) actions.push_back(RaiseLimit{job.id, to_s});
+    if (job.time_limit_s < to_s || job.time_limit_s >= *segment.raise_to_s) return;
   }
   const std::int64_t left_s = job.start + job.time_limit_s - now;
   if (segment.budget_ended && left_s <= kLeaveLead_s) {

@@ -66,6 +66,28 @@ TEST_F(ExtensionTest, Scenario1TheHoldStandsBeforeTheLimitEvenWhereTheServiceDie
   EXPECT_EQ(world.balance().held.milli_gpu_s, 2 * (1200 + kMargin) * 1000);
 }
 
+// The first attempt has used 351 s of the 1200 s that are held when the limit can be raised.
+TEST_F(ExtensionTest, ALimitThatIsRaisedLateIsOfWhatEarlierAttemptsHaveLeft) {
+  const JobId id = start_with(10 * 60 * kMinute);
+  world.cluster.set_time_limit_is_refused = true;
+  world.cluster.now += 350;
+  (void)world.dispatcher().tick(world.cluster.now);
+  ASSERT_EQ(world.balance().held.milli_gpu_s, 2 * (1200 + kMargin) * 1000);
+  world.cluster.requeue(id);
+  for (int i = 0; i < 3; ++i) {
+    world.cluster.now += 10;
+    (void)world.dispatcher().tick(world.cluster.now);
+  }
+  world.cluster.set_time_limit_is_refused = false;
+  world.cluster.start(id);
+  for (int i = 0; i < 3; ++i) {
+    world.tick(10);
+    EXPECT_LE(2 * (limit(id) + kMargin) * 1000, world.balance().held.milli_gpu_s) << i;
+  }
+  EXPECT_EQ(limit(id), 840);
+  world.expect_books_are_right();
+}
+
 // A full disk shows at the commit. Nothing is done by what the books do not have.
 TEST_F(ExtensionTest, WhatIsNotCommittedRaisesNoLimitAndPaysNothing) {
   const JobId id = start_with(10 * 60 * kMinute);

@@ -181,7 +181,7 @@ class Life {
     const JobSnapshot& job = cluster_.at(id).shown;
     if (job.state != JobState::kRunning || job.gpus == 0) return;
     const std::string& owner = cluster_.at(id).owner;
-    if (job.attempt > 0 && (hours_s_.count(owner) == 0 || !is_charged_before(owner, job))) return;
+    if (job.attempt > 0 && !is_charged_before(owner, job)) return;
     const auto view = service_->find(cluster_.at(id).owner_of_task());
     if (!view || !*view || is_terminal((*view)->run.state)) return;
     const Segment& segment = (*view)->run.last();
