@@ -13,6 +13,7 @@
 #include "accounting/audit_lots.h"
 #include "accounting/audit_till.h"
 #include "accounting/ledger.h"
+#include "accounting/posting.h"
 #include "accounting/schema.h"
 #include "accounting/transfer.h"
 
@@ -333,6 +334,7 @@ class Auditor {
   [[nodiscard]] Expected<void> compare_accounts(Database& db);
   [[nodiscard]] Expected<void> compare_holds(Database& db);
   [[nodiscard]] Expected<void> compare_settings(Database& db);
+  [[nodiscard]] Expected<void> compare_member_use(Database& db);
   [[nodiscard]] Expected<void> compare_findings(Database& db);
   [[nodiscard]] Expected<void> compare_triggers(Database& db);
 
@@ -444,6 +446,37 @@ Expected<void> Auditor::compare_settings(Database& db) {
   return done;
 }
 
+Expected<void> Auditor::compare_member_use(Database& db) {
+  std::map<std::pair<std::string, std::string>, Amount> kept;  // By fund and member.
+  auto done = db.query("SELECT fund, member, amount FROM member_use", {}, [&kept](const Row& row) {
+    kept[{row.text(0), row.text(1)}] = {row.integer(2)};
+  });
+  if (!done) return done;
+  constexpr std::string_view kCap = "cap/";
+  for (const auto& [key, setting] : settings_) {
+    if (!key.second.starts_with(kCap)) continue;
+    const std::string member = key.second.substr(kCap.size());
+    const auto summed = summed_use_of_member(db, key.first, member);
+    if (!summed) return tl::unexpected(summed.error());
+    const auto found = kept.find({key.first, member});
+    if (found == kept.end()) {
+      faults_.push_back(fmt::format("use of {} by {}: it has no row.", key.first, member));
+      continue;
+    }
+    if (found->second != *summed) {
+      faults_.push_back(fmt::format("use of {} by {}: stored {} mGPUs, transfers give {}.",
+                                    key.first, member, found->second.milli_gpu_s,
+                                    summed->milli_gpu_s));
+    }
+    kept.erase(found);
+  }
+  for (const auto& [key, amount] : kept) {
+    faults_.push_back(fmt::format("use of {} by {}: stored {} mGPUs, and there is no cap.", key.first,
+                                  key.second, amount.milli_gpu_s));
+  }
+  return done;
+}
+
 Expected<void> Auditor::compare_findings(Database& db) {
   auto done = db.query("SELECT DISTINCT subject FROM finding", {},
                        [this](const Row& row) { capped_.erase(row.text(0)); });
@@ -493,6 +526,7 @@ Expected<void> Auditor::compare(Database& db) {
   auto done = compare_accounts(db);
   if (done) done = compare_holds(db);
   if (done) done = compare_settings(db);
+  if (done) done = compare_member_use(db);
   if (done) done = compare_findings(db);
   if (done) done = lots_.compare(db);
   for (std::string& fault : lots_.take_faults()) faults_.push_back(std::move(fault));

@@ -152,6 +152,16 @@ Expected<std::optional<std::int64_t>> number_setting(Database& db, const std::st
 }
 
 Expected<Amount> use_of_member(Database& db, const std::string& fund, const std::string& member) {
+  std::optional<Amount> kept;
+  auto done = db.query("SELECT amount FROM member_use WHERE fund = ?1 AND member = ?2",
+                       {fund, member}, [&kept](const Row& row) { kept = Amount{row.integer(0)}; });
+  if (!done) return tl::unexpected(done.error());
+  if (kept) return *kept;
+  return summed_use_of_member(db, fund, member);
+}
+
+Expected<Amount> summed_use_of_member(Database& db, const std::string& fund,
+                                      const std::string& member) {
   Amount use;
   // A refund names its charge, and so its hold.
   auto done = db.query(

@@ -86,8 +86,12 @@ struct OpenHold {
 enum class Reserve { kAllowed, kUnknownFund, kClosed, kInDebt, kExceedsMemberCap, kExceedsAvailable };
 [[nodiscard]] Expected<Reserve> may_reserve(Database& db, const std::string& fund,
                                             const std::string& member, Amount amount);
+// What the member has in holds and charges of the fund, since his cap was set where he has one. Of a
+// member with a cap it is kept by the schema; `summed` adds up all his holds.
 [[nodiscard]] Expected<Amount> use_of_member(Database& db, const std::string& fund,
                                              const std::string& member);
+[[nodiscard]] Expected<Amount> summed_use_of_member(Database& db, const std::string& fund,
+                                                    const std::string& member);
 // What the fund owes; 0 where it never had a debt.
 [[nodiscard]] Expected<Amount> owed_by(Database& db, const std::string& fund);
 

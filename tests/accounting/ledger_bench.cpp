@@ -82,6 +82,21 @@ void plain_sqlite(benchmark::State& state) {
   state.SetItemsProcessed(number);
 }
 
+// Of a member with a cap, who has had so many runs under it.
+void holds_under_a_cap(benchmark::State& state) {
+  Books books;
+  must(books.ledger.grant(grant_of("g1", "user:ada", hours(1'000'000'000)), kNow));
+  const Setting cap{"c1", "user:ada", "cap/ada", "1000000000000000", 0, "root", ""};
+  if (must(books.ledger.set(cap, kNow)) != SetStatus::kSet) return state.SkipWithError("no cap");
+  must(books.db.transact([&]() -> Expected<void> {
+    for (std::int64_t i = 0; i < state.range(0); ++i) one_run(books, i);
+    return {};
+  }));
+  std::int64_t number = state.range(0);
+  for (auto _ : state) one_run(books, number++);
+  state.SetItemsProcessed(state.iterations());
+}
+
 void verify_after_many_runs(benchmark::State& state) {
   Books books;
   must(books.ledger.grant(grant_of("g1", "user:ada", hours(1'000'000'000)), kNow));
@@ -198,6 +213,7 @@ BENCHMARK(holds_on_disk)->ArgName("batch")->Arg(1)->Arg(100)->Arg(1'000)->UseRea
 BENCHMARK(plain_sqlite)->ArgName("batch")->Arg(1)->Arg(100)->Arg(1'000)->UseRealTime();
 BENCHMARK(holds_in_memory)->ArgName("batch")->Arg(1)->Arg(1'000)->UseRealTime();
 BENCHMARK(runs_on_disk)->ArgName("batch")->Arg(1)->Arg(50)->UseRealTime();
+BENCHMARK(holds_under_a_cap)->ArgName("runs_before")->Arg(0)->Arg(1'000)->Arg(40'000);
 BENCHMARK(verify_after_many_runs)
     ->ArgName("runs")
     ->Arg(1'000)

@@ -126,6 +126,8 @@ const Tampering kTamperings[] = {
      "transfer 8 (s1): it was changed after it was written"},
     {"SettingBesideItsTransfer", "UPDATE setting SET value = '5' WHERE name = 'credit_limit'",
      "setting credit_limit of user:bob: stored \"5\", transfers give \"3600000\""},
+    {"UseOfACapThatIsNone", "INSERT INTO member_use VALUES ('user:ada', 'ada', 5)",
+     "use of user:ada by ada: stored 5 mGPUs, and there is no cap"},
     {"InventedSetting", "INSERT INTO setting VALUES ('user:ada', 'gpus_max', '9', 0)",
      "setting gpus_max of user:ada: stored \"9\", transfers give \"\""},
     {"RemovedSetting", "DELETE FROM setting",

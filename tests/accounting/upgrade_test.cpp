@@ -43,8 +43,10 @@ TEST_P(Upgrade, BooksGoForwardAndStayRight) {
 
   Books books(old.path);
   must(Till::open(books.db, books.ledger));
-  EXPECT_EQ(books.count("SELECT value FROM ledger_meta WHERE key = 'schema_version'"), 6);
+  EXPECT_EQ(books.count("SELECT value FROM ledger_meta WHERE key = 'schema_version'"), 7);
   EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
+  EXPECT_EQ(books.count("SELECT amount = (SELECT amount FROM member_use_sum WHERE member = 'ada') "
+                        "FROM member_use WHERE fund = 'group:vision' AND member = 'ada'"), 1);
   const FundBalance vision = *must(books.ledger.balance("group:vision"));
   EXPECT_EQ(vision.charged, hours(6));  // 8 hours, of which 2 were given back.
   EXPECT_EQ(must(books.ledger.setting("group:vision", "cap/ada")), "180000000");
@@ -104,6 +106,10 @@ TEST(Upgrades, AlertsOfVersion5AreReckonedFromWhatTheFundHadWhenItGotItsHours) {
       must(old.ledger.turn(kLater + 40));
       must(old.db.run("INSERT INTO alert_arm VALUES ('user:ada', 2, ?1, 0)",
                       {hours(given).milli_gpu_s}));
+      must(old.db.execute_script(  // What version 7 adds.
+          "DROP TRIGGER setting_cap_gone; DROP TRIGGER setting_cap; DROP TRIGGER transfer_use_hold;"
+          "DROP TRIGGER transfer_use_change; DROP TRIGGER transfer_use_refund;"
+          "DROP VIEW member_use_sum; DROP TABLE member_use;"));
       must(old.db.run("UPDATE ledger_meta SET value = '5' WHERE key = 'schema_version'", {}));
     }
     Books books(folder.file("books.db"));
