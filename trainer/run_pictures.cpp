@@ -67,6 +67,9 @@ void RunPictures::finish(const Validation& best) {
   }
   attempt([&] { plot_curves(best.curves, names_, folder_); });
   attempt([&] { plot_confusion(best.confusion, names_, folder_); });
+}
+
+void RunPictures::draw_results() {
   attempt([&] { plot_results(folder_); });
 }
 

@@ -37,6 +37,7 @@ class RunPictures {
   void keep_validation() { best_ = std::move(latest_); }
 
   void finish(const Validation& best);
+  void draw_results();  // The curves of results.csv.
 
  private:
   struct Seen {

@@ -13,7 +13,17 @@ constexpr double kMargin = 1.2;        // Validation and saving vary from one ti
 }  // namespace
 
 double closing_seconds(const Pace& pace) {
-  return kMargin * (pace.validation_s + pace.save_s) + 2 * pace.batch_s + kLeavingSeconds;
+  const double best_s = pace.is_best_unmeasured ? pace.validation_s : 0;
+  return kMargin * (pace.validation_s + best_s + pace.save_s) + 2 * pace.batch_s + kLeavingSeconds;
+}
+
+double measuring_seconds(const Pace& pace) {
+  return kMargin * pace.validation_s;
+}
+
+double mean_with(double mean, double batch_s) {
+  constexpr double kMemory = 0.9, kLongest = 5;
+  return kMemory * mean + (1 - kMemory) * std::min(batch_s, kLongest * mean);
 }
 
 double saving_seconds(const Pace& pace, std::int64_t batches) {

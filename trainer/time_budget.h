@@ -14,6 +14,7 @@ struct Pace {
   double validation_s = 0;
   double save_s = 0;
   bool is_each_epoch_validated = true;  // Else the last one alone (val=false).
+  bool is_best_unmeasured = false;      // The best weights are an earlier attempt's.
 
   // What each epoch takes beside its batches.
   [[nodiscard]] double each_epoch_s() const {
@@ -21,9 +22,15 @@ struct Pace {
   }
 };
 
-// What has to happen after the last batch: validation, saving, a margin for leaving. The share of
-// two batches covers the one under way.
+// What has to happen after the last batch: validation, of the best weights too where this attempt has
+// not, saving, a margin for leaving. The share of two batches covers the one under way.
 [[nodiscard]] double closing_seconds(const Pace& pace);
+// A validation, with a margin.
+[[nodiscard]] double measuring_seconds(const Pace& pace);
+
+// One batch's seconds in the mean of those before; `mean` is above 0. A batch that was held up (a disk, a
+// suspended job) says little of the next ones: it counts as five at most.
+[[nodiscard]] double mean_with(double mean, double batch_s);
 
 // How long it takes to train on so many batches and to save, with a margin.
 [[nodiscard]] double saving_seconds(const Pace& pace, std::int64_t batches);

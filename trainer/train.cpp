@@ -61,7 +61,8 @@ Pace TrainingRun::pace() const {
   Pace pace{.batch_s = progress_.batch_seconds,
             .validation_s = progress_.validation_seconds,
             .save_s = progress_.save_seconds,
-            .is_each_epoch_validated = args_.val};
+            .is_each_epoch_validated = args_.val,
+            .is_best_unmeasured = progress_.best_epoch > 0 && !best_validation_};
   if (pace.validation_s <= 0) {
     pace.validation_s = guess_validation_seconds(
         pace, args_.batch, static_cast<std::int64_t>(input_.dataset.val.size()));
@@ -312,9 +313,12 @@ void TrainingRun::resume_or_start() {
 // Where this attempt asks for more than the one before, the end is another one: the plan, the last
 // epochs without mosaic and patience count anew.
 void TrainingRun::take_request() {
+  // Hours set no number of epochs: more than it has made are more.
+  const int epochs_before =
+      progress_.hours_requested > 0 ? progress_.epoch : progress_.epochs_requested;
   const bool is_extended =
       progress_.step > 0 && (is_timed() ? *args_.time_h > progress_.hours_requested
-                                        : args_.epochs > progress_.epochs_requested);
+                                        : args_.epochs > epochs_before);
   progress_.epochs_requested = args_.epochs;
   progress_.hours_requested = args_.time_h.value_or(0);
   if (!is_extended) return;

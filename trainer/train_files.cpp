@@ -84,6 +84,11 @@ LoadReport TrainingRun::load_state() {
   } catch (const std::runtime_error&) {
   }
   if (best.epoch == progress_.best_epoch) return report;
+  if (best.epoch == 0 && progress_.is_finished) {  // No epoch follows.
+    save_newest_weights(/*is_best=*/true, /*fitness=*/0);
+    report.warnings.push_back("best.safetensors is gone: it is made again, of the last epoch.");
+    best.epoch = progress_.epoch;
+  }
   progress_.best_epoch = best.epoch;
   progress_.best_fitness = best.fitness > 0 ? best.fitness : Progress().best_fitness;
   return report;
@@ -123,15 +128,12 @@ void TrainingRun::record(std::string kind, std::map<std::string, double> values,
 // Measures the pace and tells people and files, at most once a second.
 void TrainingRun::report_batch(const Signals& signals) {
   constexpr std::int64_t kSlowBatches = 2;  // The first ones fill caches.
-  constexpr double kMemory = 0.9;
   const double now = around_.now();
   const double seconds = now - batch_started_;
   batch_started_ = now;
   if (++batches_this_attempt_ > kSlowBatches || progress_.batch_seconds == 0) {
-    const double before = progress_.batch_seconds == 0 || batches_this_attempt_ == kSlowBatches + 1
-                              ? seconds
-                              : progress_.batch_seconds;
-    progress_.batch_seconds = kMemory * before + (1 - kMemory) * seconds;
+    const bool is_first = progress_.batch_seconds == 0 || batches_this_attempt_ == kSlowBatches + 1;
+    progress_.batch_seconds = is_first ? seconds : mean_with(progress_.batch_seconds, seconds);
   }
   if (now - recorded_at_ < kStepRecordSeconds) return;
   recorded_at_ = now;
@@ -173,7 +175,7 @@ void TrainingRun::warn_unreadable() {
 void TrainingRun::evaluate_best() {
   leave_if_taken_over();
   const std::string best = folder_.weights() + "/best.safetensors";
-  const double needed_s = may_deadline_move() ? 0 : closing_seconds(pace());
+  const double needed_s = may_deadline_move() ? 0 : measuring_seconds(pace());
   if (!best_validation_ && interrupted(needed_s) == Interruption::kNone) {
     if (is_first_rank()) {
       copy_matching(state_tensors(*load_model(best).model), replica_->average());
@@ -182,14 +184,16 @@ void TrainingRun::evaluate_best() {
     best_validation_ = validate_average();
     if (best_validation_) pictures_.keep_validation();
   }
-  if (!best_validation_) return;
-  constexpr std::size_t kClassesMax = 100;
-  console_.print(fmt::format("best weights, epoch {}: {}", progress_.best_epoch, best));
-  console_.print(to_table(best_validation_->metrics, args_.verbose ? kClassesMax : 0));
+  if (best_validation_) {
+    constexpr std::size_t kClassesMax = 100;
+    console_.print(fmt::format("best weights, epoch {}: {}", progress_.best_epoch, best));
+    console_.print(to_table(best_validation_->metrics, args_.verbose ? kClassesMax : 0));
+  }
   constexpr double kDrawingSeconds = 2;  // Inside the hours, or not at all.
   const Interruption late = interrupted(kDrawingSeconds);
   if (late == Interruption::kNone || late == Interruption::kStop) {
-    pictures_.finish(*best_validation_);
+    pictures_.draw_results();
+    if (best_validation_) pictures_.finish(*best_validation_);
   }
 }
 

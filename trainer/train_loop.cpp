@@ -47,7 +47,8 @@ std::optional<ExitCode> TrainingRun::train_epoch() {
     return ExitCode::kDeadline;
   }
   const int epochs = epochs_shown();
-  if (args_.close_mosaic > 0 && epochs >= args_.close_mosaic &&
+  const bool is_end_known = !is_timed() || progress_.batch_seconds > 0;
+  if (is_end_known && args_.close_mosaic > 0 && epochs >= args_.close_mosaic &&
       progress_.epoch >= epochs - args_.close_mosaic) {
     progress_.is_mosaic_closed = true;
   }

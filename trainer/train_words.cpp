@@ -7,7 +7,11 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <stdexcept>
+#include <utility>
 
 #include "trainer/checkpoint.h"
 #include "trainer/contract/architecture.h"
@@ -25,7 +29,8 @@ const char* const kRunWordsHelp =
     "out\n"
     "  save_dir                 that folder as a whole\n"
     "  exist_ok=false           a folder that holds other files may be used\n"
-    "  resume=false             true: go on with the run there; or the folder of the run\n"
+    "  resume=false             true: go on with the run there, with its own arguments but for\n"
+    "                           those given here; or the folder of the run\n"
     "  device=auto              cpu, or a GPU for each rank: 0 or 0,1\n";
 
 namespace {
@@ -38,8 +43,30 @@ struct Given {
   void add(const std::string& fault) { faults += (faults.empty() ? "" : "\n") + fault; }
 };
 
-Given read_words(const std::vector<std::string>& words) {
+// Of a run that is gone on with: what it was started with, of its args.yaml (RunFolder::write_args).
+// Empty: there is none.
+std::optional<contract::TrainArgs> args_of_run(const fs::path& folder) {
+  const fs::path path = folder / contract::kArgsFile;
+  std::ifstream file(path);
+  if (!file) return std::nullopt;
+  try {
+    nlohmann::json args;
+    for (std::string line; std::getline(file, line);) {
+      const std::size_t colon = line.find(": ");
+      if (colon == std::string::npos) throw std::runtime_error("not a line of the form name: value");
+      args[line.substr(0, colon)] = nlohmann::json::parse(line.substr(colon + 2));
+    }
+    return args.get<contract::TrainArgs>();
+  } catch (const std::exception& error) {
+    throw std::invalid_argument(fmt::format("{}: {}. Move the file away, and give all arguments.",
+                                            path.string(), error.what()));
+  }
+}
+
+// Words win over what a run that is gone on with was started with.
+Given read_words(const std::vector<std::string>& words, const std::string& run_dir) {
   Given given;
+  std::vector<std::pair<std::string, std::string>> args;
   for (const std::string& word : words) {
     const std::size_t equals = word.find('=');
     if (equals == std::string::npos) {
@@ -47,10 +74,20 @@ Given read_words(const std::vector<std::string>& words) {
       continue;
     }
     const std::string key = word.substr(0, equals), text = word.substr(equals + 1);
-    const auto fault = contract::is_run_word(key)
-                           ? contract::set_run_word(given.words, key, text)
-                           : contract::set_train_arg(given.spec.args, key, text);
-    if (fault) given.add(fault->message);
+    if (!contract::is_run_word(key)) {
+      args.emplace_back(key, text);
+    } else if (const auto fault = contract::set_run_word(given.words, key, text)) {
+      given.add(fault->message);
+    }
+  }
+  if (given.words.resume) {
+    const auto begun = args_of_run(run_dir.empty() ? given.words.folder() : run_dir);
+    if (begun) given.spec.args = *begun;
+  }
+  for (const auto& [key, text] : args) {
+    if (const auto fault = contract::set_train_arg(given.spec.args, key, text)) {
+      given.add(fault->message);
+    }
   }
   return given;
 }
@@ -112,7 +149,7 @@ std::string choose_device(const RunWords& words, const Launch& launch) {
 
 contract::TrainSpec spec_from_words(const std::vector<std::string>& words,
                                     const std::string& run_dir, const Launch& launch) {
-  Given given = read_words(words);
+  Given given = read_words(words, run_dir);
   const std::string named = given.words.folder();
   if (run_dir.empty() && named.empty()) {
     given.add("no folder for the run. Give --run FOLDER, or project= and name=.");

@@ -37,6 +37,21 @@ TEST(TimeBudget, OneValidationAtTheEndIsNotCountedForEachEpoch) {
   EXPECT_NEAR(plan_epochs(2, 1000, pace, 100), 2 + (1000 - 19.4 + 2) / 102, 1e-9);
 }
 
+// Ten minutes in one batch of 0.1 s: the next ones are not taken to be of a minute. A slower pace that
+// stays is believed soon.
+TEST(TimeBudget, ABatchThatWasHeldUpSaysLittleOfTheNextOnes) {
+  EXPECT_NEAR(mean_with(0.1, 600), 0.14, 1e-9);
+  EXPECT_NEAR(mean_with(0.1, 0.2), 0.11, 1e-9);
+  double mean = 0.1;
+  for (int i = 0; i < 30; ++i) mean = mean_with(mean, 2);
+  EXPECT_GT(mean, 1.7);
+}
+
+TEST(TimeBudget, BestWeightsOfAnEarlierAttemptAreMeasuredInsideTheHours) {
+  const Pace pace{.batch_s = 1, .validation_s = 10, .save_s = 2, .is_best_unmeasured = true};
+  EXPECT_DOUBLE_EQ(closing_seconds(pace), 1.2 * 22 + 2 + 3);
+}
+
 // 100 bytes, and 50 an image.
 std::vector<BatchMemory> measured(const std::vector<int>& batches) {
   std::vector<BatchMemory> all;

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "tests/trainer/train_fixture.h"
+#include "trainer/weights_file.h"
 
 namespace trainer {
 namespace {
@@ -108,6 +109,70 @@ TEST_F(Extending, AFinishedTimedRunOfMoreHoursHasMosaicAgain) {
   if (world->rank() != 0) return;
   EXPECT_FALSE(progress("run").is_mosaic_closed);
   EXPECT_GT(progress("run").epochs_planned, first.epoch + 5);
+}
+
+TEST_F(Extending, AFinishedTimedRunGoesOnByEpochsAndOneOfEpochsByHours) {
+  use_small_model();
+  args_.time_h = 0.05;
+  const TrainOutcome timed = run("run", {.seconds_per_look = 1});
+  ASSERT_EQ(timed.code, contract::ExitCode::kFinished);
+  ASSERT_LT(timed.epoch, 50);
+
+  args_.time_h.reset();
+  args_.epochs = timed.epoch + 2;
+  const TrainOutcome by_epochs = run("run");
+  EXPECT_EQ(by_epochs.code, contract::ExitCode::kFinished);
+  EXPECT_EQ(by_epochs.epoch, timed.epoch + 2);
+
+  args_.time_h = 0.5;
+  const TrainOutcome by_hours =
+      run("run", {.seconds_per_look = 1, .stop_at_step = by_epochs.step + 1});
+  EXPECT_EQ(by_hours.code, contract::ExitCode::kStopped);
+}
+
+// It is measured again and drawn inside the hours, though no later epoch was better.
+TEST_F(Extending, ATimedRunWhoseBestEpochIsAnEarlierAttemptsEndsWithItsPictures) {
+  use_small_model();
+  args_.time_h = 0.02;
+  args_.plots = true;
+  ASSERT_EQ(run("run", {.seconds_per_look = 0.05, .stop_at_step = 30}).code,
+            contract::ExitCode::kStopped);
+  change_progress("run", [](Progress& changed) { changed.best_fitness = 0.99; });
+
+  EXPECT_EQ(run("run", {.seconds_per_look = 0.05}).code, contract::ExitCode::kFinished);
+
+  if (world->rank() != 0) return;
+  EXPECT_LE(clock_, 1000 + 72);
+  EXPECT_EQ(progress("run").best_fitness, 0.99);
+  for (const char* picture : {"results.png", "PR_curve.png", "confusion_matrix.png"}) {
+    EXPECT_TRUE(std::filesystem::exists(root_ + "run/" + picture)) << picture;
+  }
+}
+
+TEST_F(Extending, BestWeightsOfAFinishedRunThatAreGoneAreMadeAgain) {
+  use_small_model();
+  args_.epochs = 2;
+  ASSERT_EQ(run("run").code, contract::ExitCode::kFinished);
+  if (world->rank() == 0) std::filesystem::remove(root_ + "run/weights/best.safetensors");
+  world->barrier();
+
+  EXPECT_EQ(run("run").code, contract::ExitCode::kFinished);
+
+  if (world->rank() != 0) return;
+  EXPECT_NO_THROW(static_cast<void>(load_model(root_ + "run/weights/best.safetensors")));
+}
+
+// As many epochs as are without mosaic at the end, by an argument that the hours replace.
+TEST_F(Extending, ATimedRunHasMosaicUntilItsEndIsKnown) {
+  use_small_model();
+  args_.time_h = 1;
+  args_.epochs = args_.close_mosaic = 3;
+
+  ASSERT_EQ(run("run", {.seconds_per_look = 0.1, .stop_at_step = 2}).code,
+            contract::ExitCode::kStopped);
+
+  if (world->rank() != 0) return;
+  EXPECT_FALSE(progress("run").is_mosaic_closed);
 }
 
 TEST_F(Extending, ATimedRunThatIsStoppedAndExtendedCountsAllItsSeconds) {

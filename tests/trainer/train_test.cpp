@@ -292,8 +292,8 @@ TEST_F(TrainTest, AValidationThatTheDeadlineWouldCutShortIsLeftToTheNextAttempt)
 TEST_F(TrainTest, ATimedRunShorterThanAnEpochLeavesAModel) {
   args_.time_h = 0.1;
 
-  // Start-up took all but 24 of the 360 seconds.
-  const TrainOutcome outcome = run("run", {.seconds_per_look = 1, .started = 1000 + 336});
+  // Start-up took all but 14 of the 360 seconds.
+  const TrainOutcome outcome = run("run", {.seconds_per_look = 0.5, .started = 1000 + 346});
 
   EXPECT_EQ(outcome.code, contract::ExitCode::kFinished);
   EXPECT_EQ(outcome.epoch, 1);

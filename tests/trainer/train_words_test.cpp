@@ -55,6 +55,24 @@ TEST_F(TrainWords, PutARunWhereTheReferenceWouldAndGoOnWithItWhenToldTo) {
   EXPECT_NE(of_a_file.output.find("resuming "), std::string::npos) << of_a_file.output;
 }
 
+TEST_F(TrainWords, AResumedRunHasTheArgumentsItWasStartedWith) {
+  ASSERT_EQ(train(project() + " name=a epochs=2 optimizer=SGD lr0=0.003 seed=3").code, 0);
+
+  const ProgramRun same = run_trainer(fmt::format("train resume={}", folder_.at("p/a")));
+  EXPECT_EQ(same.code, 0) << same.errors;
+  EXPECT_NE(same.output.find("finished after 2 epochs"), std::string::npos) << same.output;
+
+  const ProgramRun more = run_trainer(fmt::format("train resume={} epochs=3", folder_.at("p/a")));
+  EXPECT_EQ(more.code, 0) << more.errors;
+  EXPECT_NE(more.output.find("finished after 3 epochs"), std::string::npos) << more.output;
+  EXPECT_EQ(more.output.find("not as before"), std::string::npos) << more.output;
+
+  std::ofstream(folder_.at("p/a/args.yaml")) << "epochs: many\n";
+  const ProgramRun spoilt = run_trainer(fmt::format("train resume={}", folder_.at("p/a")));
+  EXPECT_EQ(spoilt.code, 20) << spoilt.errors;
+  EXPECT_NE(spoilt.errors.find("p/a/args.yaml: "), std::string::npos) << spoilt.errors;
+}
+
 TEST_F(TrainWords, LeaveFoldersOfOthersAlone) {
   fs::create_directories(folder_.at("p/train"));
   std::ofstream(folder_.at("p/train/notes.txt")) << "mine\n";
