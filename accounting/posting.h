@@ -87,7 +87,7 @@ enum class Reserve { kAllowed, kUnknownFund, kClosed, kInDebt, kExceedsMemberCap
 [[nodiscard]] Expected<Reserve> may_reserve(Database& db, const std::string& fund,
                                             const std::string& member, Amount amount);
 // What the member has in holds and charges of the fund, since his cap was set where he has one. Of a
-// member with a cap it is kept by the schema; `summed` adds up all his holds.
+// member with a cap use_of_member() is one row (member_use); summed_use_of_member() reads all his holds.
 [[nodiscard]] Expected<Amount> use_of_member(Database& db, const std::string& fund,
                                              const std::string& member);
 [[nodiscard]] Expected<Amount> summed_use_of_member(Database& db, const std::string& fund,

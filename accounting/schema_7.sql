@@ -4,7 +4,7 @@
 -- his holds at each new one. Never edit: files made by it exist.
 
 -- By each cap in force: what the holds since it was set have, and what was charged of them and is not
--- refunded. From the transfers alone.
+-- refunded. Ledger::verify() adds it up by itself (summed_use_of_member), so that a fault here is seen.
 CREATE VIEW member_use_sum (fund, member, amount) AS
 WITH cap (fund, member, since_us) AS (
   SELECT fund, substr(name, 5), since_s * 1000000 FROM setting WHERE name GLOB 'cap/*')
@@ -25,7 +25,7 @@ SELECT fund, member, (
 CREATE TABLE member_use (
   fund   TEXT NOT NULL,
   member TEXT NOT NULL,
-  amount INTEGER NOT NULL,                  -- mGPU-seconds.
+  amount INTEGER NOT NULL,                  -- Milli-GPU-seconds.
   PRIMARY KEY (fund, member)
 ) STRICT;
 INSERT INTO member_use (fund, member, amount) SELECT fund, member, amount FROM member_use_sum;

@@ -36,7 +36,8 @@ std::span<float> floats_of(const torch::Tensor& contiguous) {
   return {contiguous.data_ptr<float>(), static_cast<std::size_t>(contiguous.numel())};
 }
 
-std::shared_ptr<const void> kept(std::vector<torch::Tensor> tensors) {
+// Of SumRequest.
+std::shared_ptr<const void> memory_of(std::vector<torch::Tensor> tensors) {
   return std::make_shared<const std::vector<torch::Tensor>>(std::move(tensors));
 }
 
@@ -88,7 +89,7 @@ void FlatSum::start() {
     ticket_ = communicator_.start_device_sum(device_sum_of(flat_));
   } else {
     host_ = on_host(flat_);
-    ticket_ = communicator_.start_sum({.values = floats_of(host_), .memory = kept({host_})});
+    ticket_ = communicator_.start_sum({.values = floats_of(host_), .memory = memory_of({host_})});
   }
   is_under_way_ = true;
 }
@@ -228,7 +229,7 @@ void GradientReducer::start(Bucket& bucket) {
   bucket.travelling = on_host(own);
   SumRequest request{.values = floats_of(bucket.travelling), .wire = options_.wire};
   if (residual.defined()) request.residual = floats_of(residual);
-  request.memory = kept({bucket.travelling, residual});
+  request.memory = memory_of({bucket.travelling, residual});
   bucket.ticket = communicator_.start_sum(request);
 }
 
