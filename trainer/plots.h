@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // trainer/plots.h
 //
-// Pictures of a run and of a validation, under the reference's file names. Each is there whole or
+// Pictures of a run and of a validation, under the reference's names, all of them PNG. Each is there whole or
 // not at all; std::system_error names the one that cannot be written.
 #pragma once
 

@@ -41,7 +41,7 @@ void RunPictures::draw_labels(const std::vector<contract::ImageEntry>& images) {
 
 void RunPictures::draw_training(const Batch& batch, std::int64_t step) {
   if (step >= kBatchesDrawn) return;
-  attempt([&] { plot_batch(batch, names_, fmt::format("{}/train_batch{}.jpg", folder_, step)); });
+  attempt([&] { plot_batch(batch, names_, fmt::format("{}/train_batch{}.png", folder_, step)); });
 }
 
 void RunPictures::add(const Batch& batch, const std::vector<torch::Tensor>& detections) {
@@ -60,9 +60,9 @@ void RunPictures::add(const Batch& batch, const std::vector<torch::Tensor>& dete
 void RunPictures::finish(const Validation& best) {
   for (std::size_t i = 0; i < best_.size(); ++i) {
     const std::string start = fmt::format("{}/val_batch{}", folder_, i);
-    attempt([&] { plot_batch(best_[i].batch, names_, start + "_labels.jpg"); });
+    attempt([&] { plot_batch(best_[i].batch, names_, start + "_labels.png"); });
     attempt([&] {
-      plot_batch(best_[i].batch, best_[i].detections, names_, start + "_pred.jpg");
+      plot_batch(best_[i].batch, best_[i].detections, names_, start + "_pred.png");
     });
   }
   attempt([&] { plot_curves(best.curves, names_, folder_); });

@@ -27,7 +27,7 @@ class RunPictures {
               std::function<void(const std::string&)> warn);
 
   void draw_labels(const std::vector<contract::ImageEntry>& images);
-  // train_batchN.jpg of the first batches of a run; `step` counts from its start.
+  // train_batchN.png of the first batches of a run; `step` counts from its start.
   void draw_training(const Batch& batch, std::int64_t step);
 
   // Before, during (ValidationOptions::on_batch) and after a validation. The batches of the best

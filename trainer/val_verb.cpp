@@ -164,8 +164,8 @@ class BatchFiles {
     std::vector<std::vector<Detection>> found;
     for (const torch::Tensor& rows : detections) found.push_back(to_detections(rows));
     const std::string start = fmt::format("{}/val_batch{}", folder_, batches_);
-    plot_batch(batch, subject_.class_names, start + "_labels.jpg");
-    plot_batch(batch, found, subject_.class_names, start + "_pred.jpg");
+    plot_batch(batch, subject_.class_names, start + "_labels.png");
+    plot_batch(batch, found, subject_.class_names, start + "_pred.png");
   }
 
   const std::string& folder_;

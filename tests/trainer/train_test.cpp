@@ -504,8 +504,8 @@ TEST_F(TrainTest, PicturesLieInTheFolderAndAFullOneEndsNothing) {
   use_small_model();
   args_.plots = true;
   const std::vector<std::string> names = {
-      "labels.png", "train_batch0.jpg", "train_batch2.jpg", "val_batch0_labels.jpg",
-      "val_batch0_pred.jpg", "results.png", "PR_curve.png", "F1_curve.png", "P_curve.png",
+      "labels.png", "train_batch0.png", "train_batch2.png", "val_batch0_labels.png",
+      "val_batch0_pred.png", "results.png", "PR_curve.png", "F1_curve.png", "P_curve.png",
       "R_curve.png", "confusion_matrix.png", "confusion_matrix_normalized.png"};
   // A folder where the picture is to lie: it cannot be replaced.
   if (world->rank() == 0) std::filesystem::create_directories(root_ + "blocked/labels.png/x");

@@ -104,8 +104,8 @@ TEST(Val, LeavesTablesPredictionsAndPlots) {
   EXPECT_EQ(reference::read_text(folder.at("out/table.txt")), run.output);
   for (const std::string name :
        {"PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png", "confusion_matrix.png",
-        "confusion_matrix_normalized.png", "val_batch0_labels.jpg", "val_batch0_pred.jpg",
-        "val_batch2_pred.jpg"}) {
+        "confusion_matrix_normalized.png", "val_batch0_labels.png", "val_batch0_pred.png",
+        "val_batch2_pred.png"}) {
     EXPECT_GT(fs::file_size(folder.at("out/" + name)), 10'000U) << name;
   }
   const auto metrics = reference::read_json(folder.at("out/metrics.json"));
