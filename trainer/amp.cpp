@@ -27,7 +27,12 @@ void switch_autocast(torch::Device device, bool is_on, torch::ScalarType type) {
 
 std::optional<torch::ScalarType> amp_type(const std::string& amp, torch::Device device) {
   if (amp == "bf16" || (amp == "true" && device.is_cuda())) return torch::kBFloat16;
+  if (amp == "fp16" && device.is_cuda()) return torch::kHalf;
   return std::nullopt;
+}
+
+bool has_loss_scale(const std::string& amp) {
+  return amp == "fp16";
 }
 
 Autocast::Autocast(torch::Device device, std::optional<torch::ScalarType> type)

@@ -99,7 +99,7 @@ BatchStep::Result BatchStep::forward(const torch::Tensor& images, const torch::T
       result.items = result.items.defined() ? result.items + items : items;
       result.gradient_norm = norm_sum_;
       total_ = loss.total;
-      if (part + 1 < parts_) total_.backward();
+      if (part + 1 < parts_) replica_.backward(total_, Replica::Backward::kMoreFollows);
     });
     if (is_done) continue;
     result.is_out_of_memory = true;

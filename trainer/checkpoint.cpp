@@ -22,7 +22,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Progress, model, model_yaml, class_count, opt
                                    epoch_batch, step, pending_batches, optimizer_steps, ema_updates,
                                    epochs_planned, is_mosaic_closed, is_finished, epochs_requested,
                                    hours_requested, reloads, seconds_used, best_fitness, best_epoch,
-                                   patience_from, loss_sums, loss_batches, batch_seconds,
+                                   patience_from, loss_scale, loss_scale_steps, loss_sums, loss_batches, batch_seconds,
                                    validation_seconds, save_seconds)
 
 namespace {

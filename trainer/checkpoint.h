@@ -53,6 +53,8 @@ struct Progress {
   double seconds_used = 0;     // Over all attempts, start-up included.
   double best_fitness = -1;    // -1: the best epoch was not measured.
   int best_epoch = 0;                 // Counted from 1; 0: none yet.
+  double loss_scale = 0;              // amp=fp16 (loss_scale.h); 0: none.
+  std::int64_t loss_scale_steps = 0;  // Since it changed last.
   int patience_from = 0;              // The epoch at which more was asked for: no gain before it.
   std::array<double, 3> loss_sums{};  // Of the epoch under way.
   std::int64_t loss_batches = 0;

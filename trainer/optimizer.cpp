@@ -241,6 +241,12 @@ torch::Tensor Optimizer::gradient_norm() {
   return torch::stack(torch::_foreach_norm(all)).norm();
 }
 
+void Optimizer::scale_gradients(double factor) {
+  torch::NoGradGuard no_grad;
+  const std::vector<torch::Tensor> all = gradients();
+  if (!all.empty()) torch::_foreach_mul_(all, factor);
+}
+
 torch::Tensor Optimizer::clip_gradients(double norm_max) {
   torch::NoGradGuard no_grad;
   const std::vector<torch::Tensor> all = gradients();

@@ -54,6 +54,8 @@ class Optimizer {
   // number beside them on their device: the host does not wait for it. Where it is not finite, the
   // gradients are worth nothing.
   torch::Tensor clip_gradients(double norm_max);
+  // Multiplies them, in place.
+  void scale_gradients(double factor);
   // That norm alone.
   [[nodiscard]] torch::Tensor gradient_norm();
   void step(const StepRates& rates);

@@ -69,7 +69,11 @@ void Replica::backward(const torch::Tensor& loss, Backward what) {
     statistics_->start();  // The forward pass has moved them, and nothing does until the next.
     reducer_->arm();
   }
-  loss.backward();
+  if (loss_scale_) {
+    (loss * loss_scale_->factor).backward();
+  } else {
+    loss.backward();
+  }
 }
 
 void Replica::share(std::int64_t steps) {
@@ -98,14 +102,29 @@ bool Replica::is_finite() const {
   return std::isfinite(gradient_norm_.item<double>());
 }
 
+// After the gradients of a scaled loss were summed and had the factor taken out. All ranks have the
+// same sums, and so find the same.
+bool Replica::is_overflown() {
+  if (is_finite()) {
+    loss_scale_->note_step();
+    return false;
+  }
+  if (!loss_scale_->can_shrink()) return false;
+  loss_scale_->note_overflow();
+  gradient_norm_ = torch::zeros_like(gradient_norm_);
+  reducer_->load_wire_state({});  // What rounding left over is not finite either.
+  return true;
+}
+
 void Replica::step(const StepRates& rates, std::int64_t ema_updates, const StageDone& done) {
   const auto tell = [&done](StepStage stage) {
     if (done) done(stage);
   };
   reduce();
   tell(StepStage::kReduce);
+  if (loss_scale_) optimizer_.scale_gradients(1 / loss_scale_->factor);
   gradient_norm_ = optimizer_.clip_gradients(kGradientNormMax);
-  optimizer_.step(rates);
+  if (!loss_scale_ || !is_overflown()) optimizer_.step(rates);
   optimizer_.zero_grad();
   tell(StepStage::kOptimizer);
   update_ema(*average_, *model_, ema_updates);
@@ -114,7 +133,8 @@ void Replica::step(const StepRates& rates, std::int64_t ema_updates, const Stage
 
 void Replica::settle() {
   reduce();
-  gradient_norm_ = optimizer_.gradient_norm();
+  // Where they are scaled, the step that follows tells what they are worth.
+  if (!loss_scale_) gradient_norm_ = optimizer_.gradient_norm();
   if (communicator_.rank() != 0) optimizer_.zero_grad();
 }
 

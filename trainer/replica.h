@@ -17,6 +17,7 @@
 
 #include "trainer/communicator.h"
 #include "trainer/gradient_reducer.h"
+#include "trainer/loss_scale.h"
 #include "trainer/model.h"
 #include "trainer/optimizer.h"
 
@@ -44,6 +45,13 @@ class Replica {
   // From here on the statistics of a batch are those of all ranks' images (sync_norm.h): forward and
   // backward passes in training are collectives. On all ranks, before the first of them.
   void synchronise_norms();
+
+  // From here on backward passes are those of the loss times this factor, step() takes it out again,
+  // and a step whose gradients overflowed is left out: weights stay, the factor shrinks, and
+  // gradient_norm() is 0. Only where it cannot shrink any more is such a norm not finite. The host
+  // waits for the device once a step. The same on all ranks.
+  void scale_loss(const LossScale& scale) { loss_scale_ = scale; }
+  [[nodiscard]] const std::optional<LossScale>& loss_scale() const { return loss_scale_; }
 
   // Adds the gradients of `loss`. kStepFollows: they are summed over the ranks meanwhile, and step()
   // is called next, on all ranks.
@@ -89,6 +97,7 @@ class Replica {
 
  private:
   void reduce();
+  bool is_overflown();
 
   Communicator& communicator_;
   std::shared_ptr<DetectionModel> model_, average_;
@@ -96,6 +105,7 @@ class Replica {
   std::optional<GradientReducer> reducer_;
   std::optional<FlatSum> statistics_;  // Of batch norm, where it is trained.
   torch::Tensor gradient_norm_;
+  std::optional<LossScale> loss_scale_;
 };
 
 }  // namespace trainer

@@ -144,6 +144,7 @@ void TrainingRun::build() {
                    communicator_, args_.freeze,
                    GradientReducer::Options{
                        .wire = args_.wire == "bf16" ? Wire::kBfloat16 : Wire::kFloat32});
+  if (has_loss_scale(args_.amp)) replica_->scale_loss({});
   if (args_.sync_bn) replica_->synchronise_norms();
   using WithoutMemory = BatchStep::Options::WithoutMemory;
   batch_step_.emplace(*replica_, communicator_,
@@ -344,6 +345,13 @@ void TrainingRun::share_state() {
   replica_->share(progress_.optimizer_steps);
   replica_->load_wire_state(wire_state_);
   wire_state_.clear();
+  // Gradients between two steps are those of the loss times the factor that it had.
+  const double before = progress_.loss_scale > 0 ? progress_.loss_scale : 1;
+  if (replica_->loss_scale() && progress_.loss_scale > 0) {
+    replica_->scale_loss({progress_.loss_scale, progress_.loss_scale_steps});
+  }
+  const double now = replica_->loss_scale() ? replica_->loss_scale()->factor : 1;
+  if (now != before) replica_->optimizer().scale_gradients(now / before);
 }
 
 // Every rank's host once, in the order of the ranks, with how many stand on it: "n1 (2), n2 (2)".

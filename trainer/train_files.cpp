@@ -98,6 +98,9 @@ void TrainingRun::save() {
   const double started = around_.now();
   progress_.seconds_used = seconds_used(started);
   wire_state_ = replica_->wire_state();
+  const auto& scale = replica_->loss_scale();
+  progress_.loss_scale = scale ? scale->factor : 0;
+  progress_.loss_scale_steps = scale ? scale->clean_steps : 0;
   change_folder([&] {
     // Where no epoch is finished yet: a run that ends with this checkpoint leaves a model.
     if (progress_.best_epoch == 0) save_newest_weights(/*is_best=*/true, /*fitness=*/0);

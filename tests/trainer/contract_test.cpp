@@ -69,11 +69,8 @@ TEST(TrainArgs, SayWhatIsWrongWithBothNumbers) {
       {"classes", "0,,2", "classes = \"0,,2\" is not a whole number or a list such as [0, 2]."},
       {"classes", "0,-2", "classes = 0,-2 is below the smallest allowed value 0."},
       {"multi_scale", "0.95", "multi_scale = 0.95 is above the largest allowed value 0.9."},
-      {"amp", "fp16",
-       "amp = fp16 is not supported by this trainer: it would need a scaled loss, bfloat16 has the "
-       "range of float32 and needs none. Use bf16."},
       {"amp", "fp8",
-       "amp = \"fp8\" is not known. Known: true, false, bf16, fp32. Did you mean \"fp32\"?"},
+       "amp = \"fp8\" is not known. Known: true, false, bf16, fp16, fp32. Did you mean \"fp16\"?"},
       {"imgsz", "100", "imgsz = 100 is not a multiple of 32. The nearest are 96 and 128."},
       {"imgsz", "31", "imgsz = 31 is below the smallest allowed value 32."},
       {"time", "0.01", "time = 0.01 is below the smallest allowed value 0.02."},
@@ -205,6 +202,8 @@ TEST(TrainArgs, TakeTheSpellingsOfTheReference) {
       {"optimizer", "musgd", "MuSGD"},
       {"amp", "False", "false"},
       {"amp", "BF16", "bf16"},
+      {"amp", "FP16", "fp16"},
+      {"amp", "half", "fp16"},
       {"amp", "1", "true"},
   };
   for (const AcceptedCase& each : cases) {

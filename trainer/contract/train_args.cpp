@@ -63,7 +63,7 @@ const std::vector<Option>& options() {
       {"save_period", "run", &A::save_period, -1, 100, {}, "also keep the weights of every N-th epoch; -1: only last and best"},
       {"verbose", "run", &A::verbose, 0, 1, {}, "print metrics of each class"},
       {"plots", "run", &A::plots, 0, 1, {}, "pictures of labels, batches, curves and results in the run's folder"},
-      {"amp", "run", &A::amp, -kAny, kAny, {"true", "false", "bf16", "fp32"}, "true: bfloat16 convolutions on GPUs, float32 on CPUs; bf16: everywhere"},
+      {"amp", "run", &A::amp, -kAny, kAny, {"true", "false", "bf16", "fp16", "fp32"}, "true: bfloat16 convolutions on GPUs, float32 on CPUs; bf16: everywhere; fp16: float16 with a scaled loss on GPUs, float32 on CPUs"},
       {"wire", "run", &A::wire, -kAny, kAny, {"fp32", "bf16"}, "gradients between GPUs; bf16: half the bytes, with error feedback; ours, not Ultralytics'"},
       {"sync_bn", "run", &A::sync_bn, 0, 1, {}, "batch norm over the images of all GPUs together; ours, not Ultralytics'"},
       {"freeze", "run", &A::freeze, 0, 99, {}, "the first N layers, or the layers of a list, keep their weights",
@@ -336,11 +336,9 @@ struct Setter {
         return std::nullopt;
       }
       const std::string word = lower(text);
-      if (word == "fp16" || word == "float16" || word == "half") {
-        return fmt::format(
-            "amp = {} is not supported by this trainer: it would need a scaled loss, bfloat16 has "
-            "the range of float32 and needs none. Use bf16.",
-            text);
+      if (word == "float16" || word == "half") {
+        args.amp = "fp16";
+        return std::nullopt;
       }
     }
     return not_a_choice();
