@@ -55,6 +55,12 @@ int round_half_even(double value) {
   return static_cast<int>(std::nearbyint(value));
 }
 
+// Of a file with that header: its floats alone.
+std::size_t pfm_bytes_min(const contract::ImageHeader& header, std::string_view bytes) {
+  const std::size_t channels = bytes[1] == 'F' ? 3 : 1;
+  return static_cast<std::size_t>(header.width * header.height) * channels * sizeof(float);
+}
+
 }  // namespace
 
 ReadImage read_image(const std::string& path) {
@@ -72,6 +78,10 @@ ReadImage decode_image(std::string bytes) {
   if (header->width == 0 || header->height == 0) {
     // A decoder might find one all the same, and take the memory of any size.
     return {{}, fmt::format("is a {} without a size in its header.", header->format), {}};
+  }
+  // The decoder takes what the memory held for what is missing.
+  if (header->format == "PFM" && bytes.size() < pfm_bytes_min(*header, bytes)) {
+    return {{}, "is a PFM that is cut short.", {}};
   }
   std::string note;
   if (header && header->format == "JPEG" && is_cut_short(bytes)) {

@@ -136,7 +136,8 @@ TEST(ImageHeader, SaysTheSizeOfEveryFormat) {
        "\xff\xd8\xff\xe0\x00\x10JFIF\0\1\1\0\0\1\0\1\0\0\xff\xff\xc0\x00\x11\x08\x01\xe0\x02\x80\x03"s},
       {"TIFF", "II*\0\x08\0\0\0\x02\0\0\1\3\0\1\0\0\0\x80\2\0\0\1\1\3\0\1\0\0\0\xe0\1\0\0"s},
       {"WebP", "RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\x7f\2\0\xdf\1\0"s},
-      {"BMP", "BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x80\2\0\0\x20\xfe\xff\xff"s}};
+      {"BMP", "BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x80\2\0\0\x20\xfe\xff\xff"s},
+      {"PFM", "PF\n640 480\n-1.0\n"s}};
 
   for (const auto& [format, bytes] : images) {
     SCOPED_TRACE(format);

@@ -158,8 +158,8 @@ std::vector<BadCase> bad_yaml_cases() {
         "ROOT/images/train/a.png."}},
       {"no_image",
        {{"data.yaml", "train: docs\nval: images/val\nnames: [a, b]\n"}, {"docs/a.md", "x"}},
-       {"fatal: data.yaml:1: train: no image in docs. Images end in bmp, dng, jpg, jpeg, mpo, png, "
-        "tif, tiff "
+       {"fatal: data.yaml:1: train: no image in docs. Images end in bmp, dng, jpg, jpeg, mpo, pfm, "
+        "png, tif, tiff "
         "or "
         "webp."}},
       {"labels_elsewhere",
@@ -251,9 +251,9 @@ std::vector<BadCase> bad_file_cases() {
        {{"labels/train/lonely.txt", "0 .5 .5 .1 .1\n"}, {"labels/train/classes.txt", "cat"}},
        {"labels/train/lonely.txt: there is no image for it in images/train."}},
       {"images_of_foreign_formats",
-       {{"images/train/y.GIF", "GIF89a"}, {"images/train/x.pfm", "Pf"}},
+       {{"images/train/y.GIF", "GIF89a"}, {"images/train/x.pgm", "P5"}},
        {"images/train: 2 files of image formats that are not read, the first is "
-        "images/train/x.pfm. Convert them to JPEG or PNG."}},
+        "images/train/x.pgm. Convert them to JPEG or PNG."}},
       {"no_area",
        {{"labels/train/a.txt", "0 .5 .5 .1 .1\n1 .5 .5 0 .1\n"}},
        {"labels/train/a.txt:2: the box has no area; the row is left out."}},

@@ -148,6 +148,11 @@ TEST(ReadImage, NamesWhatItCannotUseAndNeverThrows) {
        "is 60000 x 60000 pixels, more than the limit of 134217728."},
       {"dicom.webp", "RIFF    WEBPVP8 " + std::string(112, ' ') + "DICM",
        "has the mark of a DICOM file at byte 128. Convert it to JPEG or PNG."},
+      {"cut.pfm", "Pf\n64 64\n-1.0\n" + std::string(64 * 64 * 4 - 30, '\0'),
+       "is a PFM that is cut short."},
+      {"bomb.pfm", "PF\n60000 60000\n-1.0\n",
+       "is 60000 x 60000 pixels, more than the limit of 134217728."},
+      {"sizeless.pfm", "PF\n64 -64\n-1.0\n", "is a PFM without a size in its header."},
       {"tiny.png", encoded(cv::Mat(8, 8, CV_8UC3, cv::Scalar(1)), ".png"),
        "is 8 x 8 pixels, below the smallest side of 10."},
   };
@@ -159,6 +164,21 @@ TEST(ReadImage, NamesWhatItCannotUseAndNeverThrows) {
   }
   EXPECT_EQ(read_image(folder.at("none.jpg")).problem, "No such file or directory.");
   EXPECT_EQ(read_image(folder.at("")).problem, "not a regular file.");
+}
+
+// Floats from 0 to 255; the rows run upwards.
+TEST(ReadImage, ReadsThePortableFloatMap) {
+  const TempFolder folder;
+  cv::Mat picture(20, 30, CV_32FC3, cv::Scalar(10, 20, 30));
+  picture.at<cv::Vec3f>(0, 0) = {200, 100, 50};
+
+  const trainer::ReadImage read = read_image(folder.write("a.pfm", encoded(picture, ".pfm")));
+
+  ASSERT_EQ(read.problem, "");
+  ASSERT_EQ(read.pixels.type(), CV_8UC3);
+  ASSERT_EQ(read.pixels.size(), cv::Size(30, 20));
+  EXPECT_EQ(read.pixels.at<cv::Vec3b>(0, 0), cv::Vec3b(200, 100, 50));
+  EXPECT_EQ(read.pixels.at<cv::Vec3b>(19, 29), cv::Vec3b(10, 20, 30));
 }
 
 TEST(ReadImage, DoesNotMistakeAThumbnailsEndForTheImages) {

@@ -209,7 +209,7 @@ class Reader {
       fault(
           in_yaml(entries[0].line),
           fmt::format(
-              "{}: no image in {}. Images end in bmp, dng, jpg, jpeg, mpo, png, tif, tiff or webp.",
+              "{}: no image in {}. Images end in bmp, dng, jpg, jpeg, mpo, pfm, png, tif, tiff or webp.",
               name, shown(resolve(entries[0].path))),
           severity);
     }

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <array>
 #include <span>
+#include <sstream>
+#include <string>
 
 namespace contract {
 namespace {
@@ -120,6 +122,19 @@ ImageHeader bmp_header(std::string_view bytes) {
   return header;
 }
 
+// "PF\n640 480\n-1.0\n" and the floats, of three channels, or "Pf" of one.
+ImageHeader pfm_header(std::string_view bytes) {
+  constexpr std::size_t kHeaderBytesMax = 64;
+  ImageHeader header{.format = "PFM"};
+  std::istringstream text{std::string(bytes.substr(2, kHeaderBytesMax))};
+  std::int64_t width = 0, height = 0;
+  if (text >> width >> height && width > 0 && height > 0) {
+    header.width = width;
+    header.height = height;
+  }
+  return header;
+}
+
 bool has_extension_of(std::string_view path, std::span<const std::string_view> extensions) {
   const std::size_t dot = path.rfind('.');
   if (dot == std::string_view::npos) return false;
@@ -138,14 +153,14 @@ bool is_bare_jpeg_marker(unsigned char marker) {
 }
 
 bool has_image_extension(std::string_view path) {
-  constexpr std::array<std::string_view, 9> kExtensions = {"bmp", "dng", "jpg",  "jpeg", "mpo",
-                                                           "png", "tif", "tiff", "webp"};
+  constexpr std::array<std::string_view, 10> kExtensions = {"bmp", "dng", "jpg", "jpeg", "mpo",
+                                                            "pfm", "png", "tif", "tiff", "webp"};
   return has_extension_of(path, kExtensions);
 }
 
 bool has_foreign_image_extension(std::string_view path) {
-  constexpr std::array<std::string_view, 10> kExtensions = {
-      "avif", "gif", "heic", "heif", "jfif", "jp2", "pfm", "pgm", "ppm", "tga"};
+  constexpr std::array<std::string_view, 9> kExtensions = {
+      "avif", "gif", "heic", "heif", "jfif", "jp2", "pgm", "ppm", "tga"};
   return has_extension_of(path, kExtensions);
 }
 
@@ -161,6 +176,7 @@ std::optional<ImageHeader> read_image_header(std::string_view bytes) {
   if (has_at(bytes, 0, "MM\0*"sv)) return tiff_header(bytes, Endian::kBig);
   if (has_at(bytes, 0, "RIFF"sv) && has_at(bytes, 8, "WEBP"sv)) return webp_header(bytes);
   if (has_at(bytes, 0, "BM"sv)) return bmp_header(bytes);
+  if (has_at(bytes, 0, "PF\n"sv) || has_at(bytes, 0, "Pf\n"sv)) return pfm_header(bytes);
   return std::nullopt;
 }
 

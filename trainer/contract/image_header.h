@@ -14,7 +14,7 @@
 
 namespace contract {
 
-// Of "a.JPG" and the like: bmp, dng, jpg, jpeg, mpo, png, tif, tiff, webp.
+// Of "a.JPG" and the like: bmp, dng, jpg, jpeg, mpo, pfm, png, tif, tiff, webp.
 [[nodiscard]] bool has_image_extension(std::string_view path);
 // Of formats that other programs take for images and this one does not read ("a.gif").
 [[nodiscard]] bool has_foreign_image_extension(std::string_view path);
