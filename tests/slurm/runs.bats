@@ -95,6 +95,43 @@ expect_exact_bill() {
   [[ $(held_now) -eq 0 ]]
 }
 
+# The price stays for the tests that follow; a later one takes its place.
+@test "a dry run says as JSON when it would start and end, what it costs, and what is left of the fund" {
+  local plan available now
+  as trainyard trainyard admin price 0.74 EUR
+  available=$(as "$tytest_user" trainyard funds --json |
+    jq ".funds[] | select(.fund == \"user:$tytest_user\") | .available")
+  now=$(date +%s)
+  dry_run() {
+    as "$tytest_user" trainyard train data=tiny/data.yaml workers=1 --gpus 2 --dry-run "$@"
+  }
+  plan=$(dry_run time=0.5 --json)
+  jq 'del(.script)' <<<"$plan"
+  # Half an hour of two GPUs is an hour, and never more: the limit leaves what Slurm takes to end a job.
+  jq -e '.dry_run and .plan.gpus == 2 and .plan.is_timed' <<<"$plan"
+  jq -e '.plan.quote | .weight_milli == 1000 and .expected_s == 1800
+    and .expected_milli_gpu_s == 2 * 1800 * 1000' <<<"$plan"
+  jq -e '.plan.quote.hold_milli_gpu_s == 2 * 1800 * 1000 and .plan.time_limit_s < 1800
+    and .plan.time_limit_s >= 1500' <<<"$plan"
+  [[ $(jq .available <<<"$plan") -eq $available ]]
+  jq -e '.balance_after == .available - .plan.quote.expected_milli_gpu_s' <<<"$plan"
+  jq -e '.plan.quote | .price_minor == 74 and .currency == "EUR"' <<<"$plan"
+  # Nothing is in the way of a job: it begins at once, by Slurm's word, within its own minute.
+  jq -e ".expected_start >= $now - 5 and .expected_start <= $now + 300
+    and .expected_end == .expected_start + 1800" <<<"$plan"
+  # By epochs more is held than is expected: what is left is told by what is expected.
+  plan=$(dry_run epochs=5 --json)
+  jq -e '.plan.quote.hold_milli_gpu_s > .plan.quote.expected_milli_gpu_s
+    and .balance_after == .available - .plan.quote.expected_milli_gpu_s
+    and .expected_end == .expected_start + .plan.quote.expected_s' <<<"$plan"
+  # For people: an hour at 0.74.
+  run dry_run time=0.5
+  echo "$output"
+  [[ $output == *"money    about 0.74 EUR"* && $output == *"times    expected to start at "*", to end at "* ]]
+  [[ -z $(queue) ]]
+  [[ $(held_now) -eq 0 ]]
+}
+
 @test "stop saves and leaves; resume goes on; the charge is the sum of both" {
   tytrain epochs=12
   eventually 60 has_epochs 2
