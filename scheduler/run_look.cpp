@@ -304,6 +304,13 @@ void add_extension(const Run& run, const View& view, UtcSeconds now, const Patie
   if (stretch >= 60) actions.push_back(ExtendHold{job.id, job.time_limit_s, stretch});
 }
 
+// While a charge is on its way, what is left of the hold is not what the books will say.
+bool has_charge(const std::vector<Action>& actions) {
+  return std::any_of(actions.begin(), actions.end(), [](const Action& action) {
+    return std::holds_alternative<PostCharge>(action);
+  });
+}
+
 // Why the job was ended, where somebody ended it.
 std::uint32_t killed_by(const Segment& segment, const View& view) {
   if (!view.records.empty() && view.records.back().killed_by_uid != 0) {
@@ -322,10 +329,7 @@ std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds no
 
   if (segment.ended) {
     add_charges(run, view, now, patience, actions);
-    const bool is_charging = std::any_of(actions.begin(), actions.end(), [](const Action& action) {
-      return std::holds_alternative<PostCharge>(action);
-    });
-    if (!is_charging && is_settled(run, view, now, patience)) {
+    if (!has_charge(actions) && is_settled(run, view, now, patience)) {
       const SegmentClosed closed =
           explain_end(segment, *segment.ended, killed_by(segment, view));
       const int attempts = segment.ended->attempt + (segment.ended->gpus > 0 ? 1 : 0);
@@ -382,6 +386,8 @@ std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds no
   } else if (segment.pause_requested && job.state == JobState::kRunning) {
     actions.push_back(AskToStop{job.id});
   }
+  // The next round, with the charge in the books, sees the true rest.
+  if (has_charge(actions)) return actions;
   add_coverage(run, view, now, patience, actions);
   add_extension(run, view, now, patience, actions);
   return actions;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // Epochs runs that need longer than was thought, against a pretended Slurm.
+#include "scheduler/plain_job.h"
 #include "world.h"
 
 namespace scheduler {
@@ -254,6 +255,79 @@ TEST_F(ExtensionTest, TheReasonOfItsEndNamesTheLimitThatWasSetLast) {
     EXPECT_NE(explain_end(run.last(), ended, 0).reason.find("time limit of 20 min"), std::string::npos);
     run = apply(std::move(run), {4, LimitCut{0, 1200, 900}});
     EXPECT_NE(explain_end(run.last(), ended, 0).reason.find("time limit of 15 min"), std::string::npos);
+  }
+}
+
+// slurmdbd closed the record of an attempt a second time, later: 300 s more than are in the books. What
+// is left of the hold pays for the next attempt only as long as they are not.
+TEST(RestOfAHold, IsNotActedUponInTheRoundThatChargesSomeOfIt) {
+  constexpr JobId kJob = 7;
+  Patience patience;
+  Plan plan;
+  plan.partition = "metered";
+  plan.gpus = 1;
+  plan.time_limit_s = 600;
+  plan.quote.weight_milli = 1000;
+  plan.quote.hold = {(600 + patience.margin_s(plan) + 100) * 1000};
+  scheduler::Run run;
+  run.id = "0000000000000001";
+  RunCreated created;
+  created.uid = 1000;
+  created.is_plain = true;
+  run = apply(std::move(run), {900, created});
+  run = apply(std::move(run), {900, SegmentOpened{0, plan, "h", ""}});
+  run = apply(std::move(run), {900, JobSubmitted{0, kJob, 900}});
+  run = apply(std::move(run), {1000, AttemptStarted{0, kJob, 0, 1000, 1, "n1", 900, 0}});
+  AttemptCharged charge;
+  charge.job = kJob;
+  charge.state = JobState::kRequeued;
+  charge.start = 1000;
+  charge.end = 1100;
+  charge.gpus = 1;
+  charge.charged = {100'000};
+  charge.submit = 900;
+  run = apply(std::move(run), {1110, charge});
+  JobSnapshot job;
+  job.id = kJob;
+  job.uid = 1000;
+  job.state = JobState::kPending;
+  job.admin_comment = "trainyard-job:0000000000000001:";
+  job.comment = with_reason("", "an earlier attempt is not charged yet");
+  job.partition = "metered";
+  job.submit = 1500;
+  job.time_limit_s = 600;
+  job.attempt = 1;
+  job.gpus = 1;
+  job.is_held = job.is_held_by_admin = true;
+  AllocationRecord record;
+  record.id = kJob;
+  record.uid = 1000;
+  record.state = JobState::kRequeued;
+  record.partition = "metered";
+  record.submit = 900;
+  record.start = 1000;
+  record.end = 1100;
+  record.gpus = 1;
+  View view;
+  view.jobs_known = view.records_known = true;
+  view.job = &job;
+  view.records = {record};
+
+  const auto as_charged = next_actions(run, view, 1510, patience);
+  ASSERT_EQ(as_charged.size(), 1u);
+  EXPECT_TRUE(std::holds_alternative<ReleaseJob>(as_charged[0]));
+
+  view.records[0].end = 1400;
+  const auto with_more = next_actions(run, view, 1510, patience);
+  ASSERT_EQ(with_more.size(), 1u);
+  ASSERT_TRUE(std::holds_alternative<PostCharge>(with_more[0]));
+  charge = std::get<PostCharge>(with_more[0]).charge;
+  EXPECT_EQ(charge.end - charge.start, 300);
+
+  charge.charged = {300'000};
+  run = apply(std::move(run), {1510, charge});
+  for (const Action& action : next_actions(run, view, 1510, patience)) {
+    EXPECT_FALSE(std::holds_alternative<ReleaseJob>(action));
   }
 }
 
