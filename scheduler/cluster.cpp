@@ -5,10 +5,14 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <string_view>
 
 namespace scheduler {
 namespace {
+
+// More than any job can have: what says so is no count.
+constexpr std::int64_t kGpusMax = 1'000'000;
 
 struct StateName {
   JobState state;
@@ -83,6 +87,40 @@ std::vector<std::string> gpu_types_in(const std::string& tres) {
     types.push_back(word);
   }
   return types;
+}
+
+int tres_count(const std::string& tres, const std::string& key) {
+  std::size_t at = 0;
+  while (at < tres.size()) {
+    const std::size_t end = std::min(tres.find(',', at), tres.size());
+    const std::size_t equals = tres.find('=', at);
+    if (equals < end && tres.compare(at, equals - at, key) == 0) {
+      std::int64_t count = 0;
+      const auto [stop, error] = std::from_chars(tres.data() + equals + 1, tres.data() + end, count);
+      if (error == std::errc() && count > 0 && count < kGpusMax) return static_cast<int>(count);
+    }
+    at = end + 1;
+  }
+  return 0;
+}
+
+MostAllocated most_allocated(const Asked& asked) {
+  const auto has_gpus = [](const std::string& tres) { return tres.find("gpu") != std::string::npos; };
+  MostAllocated most;
+  // Where nobody said how many nodes, Slurm takes those that are free: at the most one for each task.
+  most.nodes = std::max({1, asked.nodes, asked.nodes_max > 0 ? asked.nodes_max : asked.tasks});
+  if (asked.partition_nodes > 0) {
+    most.nodes = std::min(most.nodes, std::max(asked.nodes, asked.partition_nodes));
+  }
+  most.gpus = tres_count(asked.tres, "gres/gpu");
+  if (has_gpus(asked.per_job)) return most;  // A sum, whatever the nodes.
+  if (has_gpus(asked.per_node)) {
+    const std::int64_t on_node = most.gpus / std::max(1, tres_count(asked.tres, "node"));
+    most.gpus = static_cast<int>(std::min<std::int64_t>(on_node * most.nodes, kGpusMax));
+  }
+  // How many sockets of a node Slurm takes is not known before it does.
+  most.fills_nodes = has_gpus(asked.per_socket);
+  return most;
 }
 
 }  // namespace scheduler

@@ -54,9 +54,10 @@ struct JobSnapshot {
   int attempt = 0;                 // Slurm's restart count.
   int gpus = 0;                    // Allocated, or asked for while pending.
   int node_count = 0;
+  bool may_spread = false;         // Slurm may start it on more nodes than it needs; counted are the most.
   std::string account, gpu_type;   // "h100"; empty where nobody named a type.
   bool has_several_gpu_types = false;  // "gpu:a100:1,gpu:h100:1": gpu_type is empty then.
-  bool is_exclusive = false;       // Gets every GPU of its nodes, whatever it asked for.
+  bool is_exclusive = false;       // Gets, or may get, every GPU of its nodes, whatever it asked for.
   bool is_held = false;            // Priority 0: waits until somebody releases it.
   bool is_held_by_admin = false;   // Its owner cannot release it.
   JobId het_job = 0;               // The first component of a heterogeneous job; 0: it is none.
@@ -69,6 +70,25 @@ struct JobSnapshot {
 
 // The types of GPU that Slurm's text names ("gres/gpu:h100=2", "gpu:h100:2,gpu:a100:1"), each once.
 [[nodiscard]] std::vector<std::string> gpu_types_in(const std::string& tres);
+
+// "cpu=2,gres/gpu=4" or, with numeric keys, "1=2,1001=4": the count under `key`, 0 where absent.
+[[nodiscard]] int tres_count(const std::string& tres, const std::string& key);
+
+// What a waiting job asks Slurm for.
+struct Asked {
+  std::string tres;                // Slurm's sum, for the fewest nodes: "cpu=3,node=1,gres/gpu=1".
+  std::string per_job, per_node, per_socket;  // "gres:gpu:2", as --gpus, --gpus-per-node and so on say.
+  int nodes = 0;                   // That it needs, by Slurm's own estimate.
+  int nodes_max = 0;               // 0: nobody said.
+  int tasks = 0;                   // 0: not known.
+  int partition_nodes = 0;         // All that there are; 0: not known.
+};
+// The most that Slurm may start it with. `fills_nodes`: every GPU of the nodes.
+struct MostAllocated {
+  int nodes = 1, gpus = 0;
+  bool fills_nodes = false;
+};
+[[nodiscard]] MostAllocated most_allocated(const Asked& asked);
 
 // What is to be cancelled to end this job: a heterogeneous one is ended whole.
 [[nodiscard]] inline JobId whole_of(const JobSnapshot& job) {

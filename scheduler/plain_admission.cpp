@@ -238,10 +238,16 @@ Expected<std::optional<Refusal>> Dispatcher::why_not_held(const Caller& owner,
   if (!rule || *rule) return rule;
   const auto balance = ledger_.balance(fund);
   if (!balance) return tl::unexpected(of(balance.error()));
+  std::string advice;
+  for (const WantedJob& each : wanted) {
+    if (!each.job.may_spread || each.plan.fund != fund) continue;
+    advice = fmt::format(". Slurm may spread it over {} nodes, each with its GPUs: --nodes=N binds it",
+                         each.plan.nodes);
+  }
   return std::optional{refuse(
-      fmt::format("needs {} ({}), fund {} has {}", accounting::to_gpu_hours(asked.amount),
+      fmt::format("needs {} ({}), fund {} has {}{}", accounting::to_gpu_hours(asked.amount),
                   fmt::join(parts, " + "), fund,
-                  *balance ? accounting::to_gpu_hours((*balance)->available) : "no GPU-hours"))};
+                  *balance ? accounting::to_gpu_hours((*balance)->available) : "no GPU-hours", advice))};
 }
 
 Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner,

@@ -50,22 +50,6 @@ JobState from_slurm_state(std::uint32_t state) {
   }
 }
 
-// "cpu=2,gres/gpu=4" or, with numeric keys, "1=2,1001=4": the count under `key`, 0 where absent.
-int tres_count(const std::string& tres, const std::string& key) {
-  std::size_t at = 0;
-  while (at < tres.size()) {
-    const std::size_t end = std::min(tres.find(',', at), tres.size());
-    const std::size_t equals = tres.find('=', at);
-    if (equals < end && tres.compare(at, equals - at, key) == 0) {
-      std::int64_t count = 0;
-      const auto [stop, error] = std::from_chars(tres.data() + equals + 1, tres.data() + end, count);
-      if (error == std::errc() && count > 0 && count < 1'000'000) return static_cast<int>(count);
-    }
-    at = end + 1;
-  }
-  return 0;
-}
-
 std::int64_t limit_seconds(std::uint32_t minutes) {
   return minutes == INFINITE || minutes == NO_VAL ? INT64_MAX / 1'000'000 : std::int64_t{minutes} * 60;
 }
@@ -114,7 +98,24 @@ void set_exit(Job& out, std::uint32_t slurms) {
   if (WIFEXITED(status)) out.exit_code = WEXITSTATUS(status);
 }
 
-JobSnapshot to_snapshot(const slurm_job_info_t& job) {
+int known_count(std::uint32_t count) {
+  return count < INFINITE16 ? static_cast<int>(count) : 0;
+}
+
+// The GPUs of a job that waits: what its hold must pay for, on however many nodes it starts.
+void set_most_allocated(JobSnapshot& out, const slurm_job_info_t& job, int partition_nodes) {
+  const MostAllocated most = most_allocated(
+      {.tres = copy(job.tres_req_str), .per_job = copy(job.tres_per_job),
+       .per_node = copy(job.tres_per_node), .per_socket = copy(job.tres_per_socket),
+       .nodes = known_count(job.num_nodes), .nodes_max = known_count(job.max_nodes),
+       .tasks = known_count(job.num_tasks), .partition_nodes = partition_nodes});
+  out.may_spread = job.max_nodes == 0 && most.nodes > static_cast<int>(job.num_nodes);
+  out.node_count = most.nodes;
+  out.gpus = most.gpus;
+  out.is_exclusive |= most.fills_nodes;
+}
+
+JobSnapshot to_snapshot(const slurm_job_info_t& job, int partition_nodes) {
   JobSnapshot out;
   out.id = job.job_id;
   out.uid = job.user_id;
@@ -137,18 +138,12 @@ JobSnapshot to_snapshot(const slurm_job_info_t& job) {
   out.gpus = tres_count(copy(job.tres_alloc_str), "gres/gpu");
   if (out.gpus == 0) out.gpus = tres_count(copy(job.tres_req_str), "gres/gpu");
   out.node_count = static_cast<int>(job.num_nodes);
-  // "--nodes=1-4" may start on four: quoted are the most that it may get.
-  const int most = job.max_nodes < INFINITE16 ? static_cast<int>(job.max_nodes) : 0;
-  if (out.state == JobState::kPending && out.node_count > 0 && most > out.node_count) {
-    const bool is_per_node = copy(job.tres_per_node).find("gpu") != std::string::npos;
-    if (is_per_node) out.gpus = out.gpus / out.node_count * most;
-    out.node_count = most;
-  }
   out.account = copy(job.account);
   const auto gpu_types = gpu_types_of(job);
   if (gpu_types.size() == 1) out.gpu_type = gpu_types.front();
   out.has_several_gpu_types = gpu_types.size() > 1;
   out.is_exclusive = job.shared == 0;
+  if (out.state == JobState::kPending) set_most_allocated(out, job, partition_nodes);
   out.is_held = out.state == JobState::kPending && job.priority == 0;
   out.is_held_by_admin = out.is_held && job.state_reason == WAIT_HELD;
   out.het_job = job.het_job_id;
@@ -294,6 +289,7 @@ class SlurmCluster final : public Cluster {
     }
     for (std::uint32_t i = 0; i < partitions->record_count; ++i) {
       const partition_info_t& partition = partitions->partition_array[i];
+      partition_nodes_[copy(partition.name)] = known_count(partition.total_nodes);
       if (partition.over_time_limit != NO_VAL16) {
         facts.partition_over_time_s[copy(partition.name)] = over_time_seconds(partition.over_time_limit);
       }
@@ -323,7 +319,9 @@ class SlurmCluster final : public Cluster {
     std::vector<JobSnapshot> jobs;
     jobs.reserve(answer->record_count);
     for (std::uint32_t i = 0; i < answer->record_count; ++i) {
-      jobs.push_back(to_snapshot(answer->job_array[i]));
+      const slurm_job_info_t& job = answer->job_array[i];
+      const auto nodes = partition_nodes_.find(copy(job.partition));
+      jobs.push_back(to_snapshot(job, nodes == partition_nodes_.end() ? 0 : nodes->second));
     }
     slurm_free_job_info_msg(answer);
     return jobs;
@@ -558,6 +556,7 @@ class SlurmCluster final : public Cluster {
 
   std::string cluster_name_;
   std::string gpu_tres_;
+  std::map<std::string, int> partition_nodes_;  // By partition, when the facts were read.
   int controllers_ = 0;  // Of slurm.conf; 0: not read yet.
 };
 

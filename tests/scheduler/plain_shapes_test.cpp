@@ -282,5 +282,58 @@ TEST_F(PlainShapesTest, ARecordThatNobodyClosedIsNamedByTheAuditAsRunaway) {
   }
 }
 
+// As Slurm 22.05 shows waiting jobs. What it then gave them on three nodes of eight CPUs and two GPUs, where
+// that is more than its sum says: two, three, three, six.
+TEST(MostAllocated, IsWhatAJobMayGetOnTheMostNodesThatItMayStartOn) {
+  struct Row {
+    const char* options;
+    Asked asked;
+    int nodes, gpus;
+    bool fills_nodes = false;
+  };
+  const std::vector<Row> rows{
+      {"--gpus=2", {.tres = "cpu=1,node=1,gres/gpu=2", .per_job = "gres:gpu:2", .nodes = 1, .tasks = 1}, 1, 2},
+      {"--gpus=2 --ntasks=3",
+       {.tres = "node=1,gres/gpu=2", .per_job = "gres:gpu:2", .nodes = 1, .tasks = 3}, 3, 2},
+      {"--nodes=2 --gpus-per-node=1",
+       {.tres = "node=2,gres/gpu=2", .per_node = "gres:gpu:1", .nodes = 2, .nodes_max = 2, .tasks = 2}, 2, 2},
+      {"--nodes=1-2 --gpus-per-node=1",
+       {.tres = "node=1,gres/gpu=1", .per_node = "gres:gpu:1", .nodes = 1, .nodes_max = 2, .tasks = 1}, 2, 2},
+      {"--ntasks=3 --cpus-per-task=8 --gpus-per-node=1",
+       {.tres = "cpu=24,node=1,gres/gpu=1", .per_node = "gres:gpu:1", .nodes = 3, .tasks = 3}, 3, 3},
+      {"--ntasks=3 --gpus-per-node=1",
+       {.tres = "cpu=3,node=1,gres/gpu=1", .per_node = "gres:gpu:1", .nodes = 1, .tasks = 3}, 3, 3},
+      {"--ntasks=3 --nodes=1 --gpus-per-node=1",
+       {.tres = "node=1,gres/gpu=1", .per_node = "gres:gpu:1", .nodes = 1, .nodes_max = 1, .tasks = 3}, 1, 1},
+      {"--ntasks=64 --gpus-per-node=2 in a partition of three nodes",
+       {.tres = "node=1,gres/gpu=2", .per_node = "gres:gpu:h100:2", .nodes = 1, .tasks = 64,
+        .partition_nodes = 3}, 3, 6},
+      {"--nodes=1-2 --gpus-per-socket=1 --sockets-per-node=1",
+       {.tres = "node=1,gres/gpu=1", .per_socket = "gres:gpu:1", .nodes = 1, .nodes_max = 2, .tasks = 1},
+       2, 1, true},
+      {"--ntasks=4 --ntasks-per-gpu=2", {.tres = "node=1,gres/gpu=2", .nodes = 1, .tasks = 4}, 4, 2},
+      {"--gpus-per-task=1 --ntasks=2", {.tres = "node=1,gres/gpu=2", .nodes = 1, .tasks = 2}, 2, 2},
+      {"no GPUs", {.tres = "cpu=4,node=1", .nodes = 1, .tasks = 4}, 4, 0},
+      {"nothing that makes sense",
+       {.tres = "node=1,gres/gpu=999999", .per_node = "gres:gpu:999999", .nodes = 1, .tasks = 60'000},
+       60'000, 1'000'000}};
+  for (const Row& row : rows) {
+    SCOPED_TRACE(row.options);
+    const MostAllocated most = most_allocated(row.asked);
+    EXPECT_EQ(most.nodes, row.nodes);
+    EXPECT_EQ(most.gpus, row.gpus);
+    EXPECT_EQ(most.fills_nodes, row.fills_nodes);
+  }
+}
+
+TEST_F(PlainShapesTest, ThatSlurmMaySpreadIsToldWhatBindsIt) {
+  const JobId id = world.cluster.submit_plain(60, 3600 * 10);
+  world.cluster.jobs.at(id).may_spread = true;
+  world.cluster.jobs.at(id).node_count = 30;
+  world.tick();
+  EXPECT_NE(job(id).comment.find("Slurm may spread it over 30 nodes, each with its GPUs: --nodes=N binds it"),
+            std::string::npos) << job(id).comment;
+}
+
 }  // namespace
 }  // namespace scheduler

@@ -75,9 +75,15 @@ setup_file() {
 2 --gpus-per-node=1 --nodes=2
 2 --gres=gpu:h100:1 --nodes=2
 3 --gpus-per-task=1 --ntasks=3
-1 --gpus-per-socket=1 --sockets-per-node=1 --nodes=1
+2 --gpus-per-socket=1 --sockets-per-node=1 --nodes=1
+4 --gpus-per-socket=1 --sockets-per-node=1 --nodes=1-2
 2 --exclusive --nodes=1 --gpus=1
 4 --exclusive --nodes=2
+2 --gpus-per-node=1 --ntasks=2
+2 --gres=gpu:1 --ntasks=2 --ntasks-per-node=1
+1 --gpus-per-node=1 --ntasks=2 --nodes=1
+2 --ntasks=4 --ntasks-per-gpu=2
+2 --gpus-per-task=1 --ntasks=2 --nodes=1-2
 FORMS
   local i
   for i in "${!jobs[@]}"; do
@@ -85,6 +91,15 @@ FORMS
       { echo "${jobs[i]}: $(comment_of "${jobs[i]}"), wanted ${wanted[i]}"; return 1; }
   done
   clara scancel "${jobs[@]}"
+}
+
+@test "scenario 28: a job that Slurm spreads over more nodes than it needs had all of them held" {
+  # Without --nodes its two tasks go where there is a CPU for each; each node gives a GPU.
+  plain --gpus-per-node=1 --ntasks=2 --ntasks-per-node=1 -- 2
+  eventually 30 state_is "$job_id" COMPLETED
+  [[ $(clara sacct --noheader --allocations --jobs "$job_id" --format=AllocTRES%80) == *gres/gpu=2* ]]
+  [[ $(field "$job_id" TimeLimit) == 00:03:00 ]] # Nothing had to be cut.
+  expect_exact_books
 }
 
 @test "scenario 34: an array is held for task by task, and each task is charged" {
