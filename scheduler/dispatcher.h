@@ -291,6 +291,9 @@ class Dispatcher {
     Expected<std::vector<JobSnapshot>> jobs;  // After all that it did.
   };
   [[nodiscard]] GateLook look_for_gates(UtcSeconds now);  // plain_admission.cpp
+  // plain_admission.cpp: an attempt that the gate keeps out, so that its charge is given back.
+  [[nodiscard]] Expected<void> keep_refusal(Run& run, const JobSnapshot& job, const std::string& why,
+                                            UtcSeconds now);
   std::optional<GateLook> gate_look_;
   bool shares_look_ = false;
 };

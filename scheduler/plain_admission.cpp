@@ -322,6 +322,18 @@ Expected<void> Dispatcher::turn_away(const JobSnapshot& job, const Refusal& refu
   return cluster_->cancel(whole_of(job));
 }
 
+// Slurm records the attempt as one that was put back, by whomever: that it was the gate is known here.
+Expected<void> Dispatcher::keep_refusal(Run& run, const JobSnapshot& job, const std::string& why,
+                                        UtcSeconds now) {
+  if (run.segments.empty() || run.last().closed || job.start == 0) return {};
+  const auto& refused = run.last().refused_starts;
+  const bool is_kept = std::any_of(refused.begin(), refused.end(), [&](const StartRefused& each) {
+    return each.job == job.id && each.start == job.start;
+  });
+  if (is_kept) return {};
+  return store_.append(run, {now, StartRefused{run.last().index, job.id, job.attempt, job.start, why}});
+}
+
 Dispatcher::GateLook Dispatcher::look_for_gates(UtcSeconds now) {
   // What goes wrong with one run keeps no other's job from starting.
   auto looked = tick(now);
@@ -340,7 +352,7 @@ Expected<std::optional<Refusal>> Dispatcher::may_start(JobId id, UtcSeconds now)
     if (!site_->managed.has(job.partition) || job.gpus == 0) return std::optional<Refusal>{};
     const auto stamp = parse_stamp(job.admin_comment);
     const auto name = parse_comment(without_reason(job.comment));
-    const Run* run = name ? open_run(name->run_id) : nullptr;
+    Run* run = name ? open_run(name->run_id) : nullptr;
     if (run == nullptr && stamp) run = open_run(plain_run_id(*stamp, job.array_task));
     if (run == nullptr) return std::optional{refuse(fmt::format("job {} has no hold", id))};
     if (troubled_.count(run->id) > 0) return tl::unexpected(looked.error());
@@ -352,7 +364,11 @@ Expected<std::optional<Refusal>> Dispatcher::may_start(JobId id, UtcSeconds now)
     const auto seen = last_seen_.find(run->id);
     if (seen != last_seen_.end()) view.last_seen = seen->second;
     if (is_its && is_covered(*run, view, now, patience())) return std::optional<Refusal>{};
-    return std::optional{refuse(fmt::format("job {} is not covered by the hold of run {}", id, run->id))};
+    const std::string why = fmt::format("job {} is not covered by the hold of run {}", id, run->id);
+    if (is_its) {
+      if (const auto kept = keep_refusal(*run, job, why, now); !kept) return tl::unexpected(kept.error());
+    }
+    return std::optional{refuse(why)};
   }
   return std::optional{refuse(fmt::format("Slurm has no job {}", id))};
 }

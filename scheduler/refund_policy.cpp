@@ -8,6 +8,26 @@
 
 namespace scheduler {
 
+namespace {
+
+// The gate answers within 20 s (slurm/start_gate.in); slurmctld puts the job back within seconds.
+constexpr std::int64_t kGate_s = 60;
+
+bool was_kept_out(const Segment& segment, const AttemptCharged& charged) {
+  const auto& refused = segment.refused_starts;
+  return charged.state == JobState::kRequeued &&
+         std::any_of(refused.begin(), refused.end(), [&](const StartRefused& each) {
+           return each.job == charged.job && each.start == charged.start;
+         });
+}
+
+bool ended_on_bad_node(const Segment& segment, const AttemptCharged& charged) {
+  return !segment.is_plain && charged.state == JobState::kFailed &&
+         charged.exit_code == static_cast<int>(contract::ExitCode::kBadNode);
+}
+
+}  // namespace
+
 std::optional<PolicyRefund> refund_of(const Segment& segment, const AttemptCharged& charged,
                                       const Site& site) {
   const auto& states = site.refunds.states;
@@ -16,15 +36,18 @@ std::optional<PolicyRefund> refund_of(const Segment& segment, const AttemptCharg
   };
   PolicyRefund refund{to_name(charged.state), std::min(charged.charged, site.refunds.cap)};
   if (!is_named(refund.reason)) {
-    const bool is_bad_node = !segment.is_plain && charged.state == JobState::kFailed &&
-                             charged.exit_code == static_cast<int>(contract::ExitCode::kBadNode);
-    refund.reason = RefundPolicy::kBadNode;
-    if (!is_bad_node || !is_named(refund.reason)) return std::nullopt;
-    // The job runs as its user, who can end it with any code: no more than a preflight takes.
-    const InstanceType* type = site.find_type(segment.plan.type);
-    const std::int64_t preflight_s =
-        site.launch.preflight_s + (type == nullptr ? 0 : type->startup_s);
-    const auto longest = accounting::usage_amount(charged.gpus, preflight_s,
+    std::int64_t longest_s = 0;
+    if (was_kept_out(segment, charged)) {
+      refund.reason = RefundPolicy::kStartRefused;
+      longest_s = kGate_s;
+    } else if (ended_on_bad_node(segment, charged)) {
+      // The job runs as its user, who can end it with any code: no more than a preflight takes.
+      refund.reason = RefundPolicy::kBadNode;
+      const InstanceType* type = site.find_type(segment.plan.type);
+      longest_s = site.launch.preflight_s + (type == nullptr ? 0 : type->startup_s);
+    }
+    if (!is_named(refund.reason)) return std::nullopt;
+    const auto longest = accounting::usage_amount(charged.gpus, longest_s,
                                                   segment.plan.quote.weight_milli);
     if (longest) refund.amount = std::min(refund.amount, *longest);
   }

@@ -56,7 +56,7 @@ std::string event_kind(const EventBody& body) {
       "RunCreated", "SegmentOpened", "JobSubmitted", "SubmissionFailed", "AttemptStarted",
       "StopRequested", "CancelRequested", "LimitCut", "JobRejected", "JobEnded", "AttemptCharged",
       "SegmentClosed", "HoldExtended", "LimitRaised", "BudgetEnded", "PauseRequested",
-      "ResumeRequested"};
+      "ResumeRequested", "StartRefused"};
   static_assert(std::size(kNames) == std::variant_size_v<EventBody>);
   return kNames[body.index()];
 }
@@ -145,6 +145,10 @@ json event_to_json(const EventBody& body) {
           [](const BudgetEnded& e) -> json {
             return {{"segment", e.segment}, {"reason", e.reason}};
           },
+          [](const StartRefused& e) -> json {
+            return {{"segment", e.segment}, {"job", e.job}, {"attempt", e.attempt},
+                    {"start", e.start}, {"reason", e.reason}};
+          },
           [](const SegmentClosed& e) -> json {
             return {{"segment", e.segment}, {"outcome", to_name(e.outcome)}, {"reason", e.reason}};
           }},
@@ -179,6 +183,9 @@ EventBody event_from_json(const std::string& kind, const json& j) {
   }
   if (kind == "LimitRaised") return LimitRaised{j.at("segment"), j.at("to_s")};
   if (kind == "BudgetEnded") return BudgetEnded{j.at("segment"), j.at("reason")};
+  if (kind == "StartRefused") {
+    return StartRefused{j.at("segment"), j.at("job"), j.at("attempt"), j.at("start"), j.at("reason")};
+  }
   if (kind == "JobRejected") return JobRejected{j.at("segment"), j.at("reason")};
   if (kind == "JobEnded") {
     return JobEnded{j.at("segment"),     j.at("job"),   j.at("attempt"),
@@ -323,6 +330,9 @@ Run apply(Run run, const RunEvent& event) {
                  },
                  [&](const JobRejected& e) {
                    if (segment != nullptr) segment->rejected = e.reason;
+                 },
+                 [&](const StartRefused& e) {
+                   if (segment != nullptr) segment->refused_starts.push_back(e);
                  },
                  [&](const JobEnded& e) {
                    if (segment == nullptr) return;

@@ -105,6 +105,13 @@ struct AttemptCharged {    // The transfer is in the books, in the same database
   UtcSeconds submit = 0;
   int exit_code = 0;       // Books of before it was kept have none: 0.
 };
+struct StartRefused {      // The start gate said no: Slurm puts the attempt back, and its script never ran.
+  int segment = 0;
+  JobId job = 0;
+  int attempt = 0;
+  UtcSeconds start = 0;    // Of the attempt's allocation, by which its charge is known.
+  std::string reason;
+};
 enum class Outcome { kFinished, kStopped, kCancelled, kFailed };
 struct SegmentClosed {     // The rest of the hold is back in the fund.
   int segment = 0;
@@ -116,7 +123,7 @@ using EventBody =
     std::variant<RunCreated, SegmentOpened, JobSubmitted, SubmissionFailed, AttemptStarted,
                  StopRequested, CancelRequested, LimitCut, JobRejected, JobEnded, AttemptCharged,
                  SegmentClosed, HoldExtended, LimitRaised, BudgetEnded, PauseRequested,
-                 ResumeRequested>;
+                 ResumeRequested, StartRefused>;
 
 struct RunEvent {
   UtcSeconds time = 0;
@@ -152,6 +159,7 @@ struct Segment {
   std::optional<JobId> job;
   std::optional<AttemptStarted> running;   // The latest attempt seen running.
   std::vector<AttemptStarted> seen;        // All of them.
+  std::vector<StartRefused> refused_starts;
   std::optional<JobEnded> ended;
   std::vector<AttemptCharged> charges;
   std::optional<std::string> submission_failed;

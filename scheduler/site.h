@@ -50,7 +50,10 @@ struct Managed {
 struct RefundPolicy {
   // Of a training that ended by itself, because its preflight found a bad node.
   static constexpr const char* kBadNode = "BAD_NODE";
-  std::vector<std::string> states{"NODE_FAIL", "BOOT_FAIL"};  // Slurm's names, or kBadNode.
+  // Of an attempt that the start gate kept out, and Slurm put back.
+  static constexpr const char* kStartRefused = "START_REFUSED";
+  // Slurm's names, or one of those above.
+  std::vector<std::string> states{"NODE_FAIL", "BOOT_FAIL", kStartRefused};
   accounting::Amount cap{6 * accounting::kGpuHour.milli_gpu_s};  // Of one attempt.
 };
 

@@ -601,6 +601,7 @@ TEST(RunEvents, SurviveTheirJson) {
       JobRejected{0, "changed"},
       JobEnded{0, 17, 1, JobState::kNodeFail, 1, 9, 10, 20, 4},
       AttemptCharged{0, 17, 1, JobState::kRequeued, 10, 20, 4, {40'000}, {1}, 12, {}},
+      StartRefused{0, 17, 3, 1000, "not covered"},
       SegmentClosed{0, Outcome::kStopped, "stopped"}};
   for (const EventBody& event : events) {
     SCOPED_TRACE(event_kind(event));

@@ -104,6 +104,71 @@ TEST_F(RefundPolicyTest, ANodeThatDidNotBootIsGivenBackByDefault) {
   EXPECT_EQ(world.balance().charged.milli_gpu_s, 0);
 }
 
+// A job that its owner requeued while slurmdbd was silent starts again before its first attempt is charged:
+// the gate says no, and Slurm puts it back. What that took is given back, whoever restarts meanwhile.
+class StartGateRefundTest : public RefundPolicyTest {
+ protected:
+  std::vector<AttemptCharged> kept_out(std::int64_t seconds) {
+    const JobId id = world.cluster.submit_plain(1, 600);
+    world.tick();
+    world.cluster.start(id);
+    world.tick();
+    world.cluster.now += 59;
+    world.cluster.database_is_up = false;
+    world.cluster.requeue(id);
+    world.cluster.now += 10;
+    world.cluster.start(id);
+    for (int i = 0; i < 2; ++i) {
+      const auto answer = world.dispatcher().may_start(id, world.cluster.now);
+      EXPECT_TRUE(answer && answer->has_value());
+    }
+    world.restart();
+    world.cluster.now += seconds;
+    world.cluster.requeue(id);
+    world.cluster.database_is_up = true;
+    for (int i = 0; i < 4; ++i) world.tick(5);
+    const auto run = world.run(fmt::format("{:016}", ++plain_jobs_));
+    EXPECT_EQ(run.segments.at(0).refused_starts.size(), 1u);
+    return run.segments.at(0).charges;
+  }
+
+ private:
+  int plain_jobs_ = 0;
+};
+
+TEST_F(StartGateRefundTest, AnAttemptThatTheGateKeptOutIsChargedAndGivenBack) {
+  const auto charges = kept_out(3);
+  ASSERT_EQ(charges.size(), 2u);
+  EXPECT_EQ(charges[0].charged.milli_gpu_s, 60 * 1000);
+  EXPECT_EQ(charges[0].refunded.milli_gpu_s, 0);  // Its owner's requeue.
+  EXPECT_EQ(charges[1].charged.milli_gpu_s, 3 * 1000);
+  EXPECT_EQ(charges[1].refunded.milli_gpu_s, 3 * 1000);
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 60 * 1000);
+  int refunds = 0;
+  const auto lines = world.dispatcher().ledger().lines("", "");
+  ASSERT_TRUE(lines);
+  for (const auto& line : *lines) {
+    if (line.kind != "refund") continue;
+    ++refunds;
+    EXPECT_EQ(line.note, "START_REFUSED: refunds of site.toml");
+  }
+  EXPECT_EQ(refunds, 1);
+  const auto report = world.dispatcher().audit();
+  ASSERT_TRUE(report);
+  EXPECT_TRUE(report->faults.empty());
+  world.expect_books_are_right();
+}
+
+TEST_F(StartGateRefundTest, NoMoreIsGivenBackThanAGateTakesAndNothingWhereTheSiteSaysSo) {
+  auto charges = kept_out(200);
+  ASSERT_EQ(charges.size(), 2u);
+  EXPECT_EQ(charges[1].refunded.milli_gpu_s, 60 * 1000);
+  policy({"NODE_FAIL"});
+  charges = kept_out(3);
+  ASSERT_EQ(charges.size(), 2u);
+  EXPECT_EQ(charges[1].refunded.milli_gpu_s, 0);
+}
+
 TEST_F(RefundPolicyTest, APreemptionIsGivenBackWhereTheSiteSaysSo) {
   EXPECT_EQ(trained("runone", JobState::kPreempted, 0, 50).refunded.milli_gpu_s, 0);
   policy({"PREEMPTED"});

@@ -125,5 +125,5 @@ all_have_reason() {
   overspent=$((used > granted_s ? used - granted_s : 0))
   echo "# granted $granted_s GPU-s, used $used, overspent $overspent" >&3
   [[ $used -gt 0 && $overspent -eq 0 && $(available) -ge 0 ]]
-  [[ $(available) -eq $(((granted_s - used + $(explained)) * 1000)) ]]
+  [[ $(available) -eq $(((granted_s - used + $(explained)) * 1000 + $(refunded))) ]]
 }

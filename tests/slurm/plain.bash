@@ -28,7 +28,11 @@ remember_explained() {
   export explained_before
 }
 explained() { echo $(($(explained_of_all) - explained_before)); }
-is_charged_exactly() { [[ $(charged) == "$((($(slurm_gpu_seconds) - $(explained)) * 1000))" ]]; }
+# What policies gave back: attempts that the start gate kept out are charged like all others before.
+refunded() { clara trainyard statement --json | jq '[.[] | select(.kind == "refund") | .amount_mgpus] | add // 0'; }
+is_charged_exactly() {
+  [[ $(($(charged) + $(refunded))) == "$((($(slurm_gpu_seconds) - $(explained)) * 1000))" ]]
+}
 nothing_is_held() { [[ $(held) -eq 0 ]]; }
 # Allocated GPU-seconds of the user on the managed partition; a suspended job keeps its GPUs.
 slurm_gpu_seconds() {
@@ -40,7 +44,7 @@ slurm_gpu_seconds() {
 # Everything has ended: the books equal Slurm's record to the second, and nothing is held.
 expect_exact_books() {
   eventually 40 is_charged_exactly || {
-    echo "charged $(charged) milli-GPU-s, Slurm recorded $(slurm_gpu_seconds) GPU-s"
+    echo "charged $(charged) and given back $(refunded) milli-GPU-s, Slurm recorded $(slurm_gpu_seconds) GPU-s"
     return 1
   }
   eventually 30 nothing_is_held
