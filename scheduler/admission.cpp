@@ -10,6 +10,7 @@
 #include "accounting/till.h"
 #include "scheduler/allowance.h"
 #include "scheduler/books_desk.h"
+#include "scheduler/disk_space.h"
 #include "scheduler/dispatcher.h"
 #include "scheduler/estimate.h"
 #include "scheduler/hold_refusal.h"
@@ -352,6 +353,7 @@ Expected<AdmitOutcome> Dispatcher::admit(const Caller& caller, const Admission& 
     return AdmitOutcome{refuse(fmt::format("run {} is {}; it can be resumed once it has ended",
                                            run.id, to_name(run.state)))};
   }
+  if (auto no_room = why_no_room(*site_)) return AdmitOutcome{std::move(*no_room)};
   if (run.state == RunState::kFinished && known_segments > 0) {
     return AdmitOutcome{refuse(fmt::format("run {} is finished; there is nothing to resume", run.id))};
   }

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "scheduler/allowance.h"
+#include "scheduler/disk_space.h"
 #include "scheduler/dispatcher.h"
 #include "scheduler/hold_refusal.h"
 #include "scheduler/job_script.h"
@@ -197,6 +198,7 @@ Expected<std::optional<Refusal>> Dispatcher::admit_plain(std::vector<WantedJob>&
                                                          UtcSeconds now) {
   const auto owner = look_up_(wanted.front().job.uid, *site_);
   if (!owner) return std::optional{refuse(owner.error().message)};
+  if (auto no_room = why_no_room(*site_)) return no_room;
   if (const auto given = give_allowance(ledger_, *site_, owner->user, now); !given) {
     return tl::unexpected(given.error());
   }

@@ -121,6 +121,7 @@ void check_managed(TableReader& reader, const Site& site) {
 void read_books(TableReader& reader, Site& site) {
   reader.read_integer("quote_valid_s", site.quote_valid_s, 60, 30 * kDay_s);
   reader.read_integer("webhook_window_s", site.webhook_window_s, 10, kDay_s);
+  reader.read_integer("least_free_mb", site.least_free_mb, 0, 1'000'000'000);
   std::string excess = "site";
   reader.read("excess", excess);
   site.fund_owes_excess = excess == "fund";

@@ -112,6 +112,7 @@ struct Site {
   std::vector<Tier> tiers;
   std::int64_t quote_valid_s = 86'400;   // [books]: a quote is kept this long.
   std::int64_t webhook_window_s = 300;   // A payment message may be this old.
+  std::int64_t least_free_mb = 256;      // With less free on its disk the books take no new hold.
   bool fund_owes_excess = false;         // A usage beyond its hold is the fund's debt.
   AlertWays alerts;
   Rights rights;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // Days and clocks, with which others have counted twice or not at all (docs/scenarios.md): the
-// books know neither days nor zones.
+// books know neither days nor zones. And a disk that is nearly full.
 #include <cstdlib>
 #include <ctime>
 
@@ -107,6 +107,39 @@ TEST(Scenarios, Scenario23TheHourThatComesTwiceOrNeverIsChargedOnce) {
   const auto day = accounting::parse_period("2026-10-25", autumn);
   ASSERT_TRUE(day);
   EXPECT_EQ(day->to - day->from, 24 * kHour);  // Not 25.
+}
+
+TEST(Scenarios, Scenario30WithLittleRoomOnTheDiskNothingNewIsHeldAndWhatRunsIsSettled) {
+  World world;
+  world.grant("user:ada", 10);
+  const JobId running = world.launch(world.admission("runone"));
+  world.cluster.start(running);
+  world.tick();
+
+  world.site.database = "/tmp/books.db";
+  world.site.least_free_mb = 1'000'000'000;  // More than there is anywhere.
+  world.restart();
+  const auto admitted = world.dispatcher().admit(kAda, world.admission("runtwo"), world.cluster.now);
+  ASSERT_TRUE(admitted && std::holds_alternative<Refusal>(*admitted));
+  const std::string why = std::get<Refusal>(*admitted).reasons.front();
+  EXPECT_EQ(why.rfind("the books take no new hold: ", 0), 0u) << why;
+  EXPECT_NE(why.find(" MiB are free in /tmp, and 1000000000 MiB are kept"), std::string::npos) << why;
+  EXPECT_NE(why.find("least_free_mb of site.toml"), std::string::npos) << why;
+  const JobId plain = world.cluster.submit_plain(1, 600);
+  world.tick(59);
+  EXPECT_TRUE(world.cluster.jobs.at(plain).is_held_by_admin);
+  EXPECT_NE(world.cluster.jobs.at(plain).comment.find("MiB are free in /tmp"), std::string::npos);
+  world.cluster.end(running, JobState::kCompleted, 0);
+  for (int i = 0; i < 3; ++i) world.tick(5);
+  EXPECT_EQ(world.state("runone"), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 60 * 1000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+
+  world.site.least_free_mb = 0;  // Not looked at: also where nothing is free.
+  world.restart();
+  world.tick(60);
+  EXPECT_FALSE(world.cluster.jobs.at(plain).is_held);
+  world.expect_books_are_right();
 }
 
 }  // namespace
