@@ -163,7 +163,7 @@ Expected<Amount> use_of_member(Database& db, const std::string& fund, const std:
 Expected<Amount> summed_use_of_member(Database& db, const std::string& fund,
                                       const std::string& member) {
   Amount use;
-  // A refund names its charge, and so its hold.
+  // A refund and a debt name their charge, and so its hold.
   auto done = db.query(
       "WITH since (us) AS (SELECT coalesce((SELECT since_s * 1000000 FROM setting "
       "                      WHERE fund = ?1 AND name = 'cap/' || ?2), 0)) "
@@ -176,9 +176,10 @@ Expected<Amount> summed_use_of_member(Database& db, const std::string& fund,
       "    JOIN transfer t ON t.hold_id = h.id AND t.kind IN ('extend', 'reduce', 'release'), since "
       "   WHERE h.fund = ?1 AND h.member = ?2 AND o.ts_us >= us "
       "  UNION ALL "
-      "  SELECT -r.amount FROM hold h JOIN transfer o ON o.id = h.id "
+      "  SELECT CASE r.kind WHEN 'debt' THEN r.amount ELSE -r.amount END "
+      "    FROM hold h JOIN transfer o ON o.id = h.id "
       "    JOIN transfer c ON c.hold_id = h.id AND c.kind = 'charge' "
-      "    JOIN transfer r ON r.ref = c.id AND r.kind = 'refund', since "
+      "    JOIN transfer r ON r.ref = c.id AND r.kind IN ('refund', 'debt'), since "
       "   WHERE h.fund = ?1 AND h.member = ?2 AND o.ts_us >= us)",
       {fund, member}, [&use](const Row& row) { use = {row.integer(0)}; });
   if (!done) return tl::unexpected(done.error());

@@ -52,7 +52,7 @@ struct Pledge {
   std::int64_t gpus = 0;
   UtcSeconds made = 0;
   Purse purse;
-  Money use = 0;  // Held and charged, less what came back.
+  Money use = 0;  // Held, charged and owed, less what came back.
   bool is_open = true;
 };
 
@@ -244,6 +244,7 @@ class Oracle {
     if (fund_owes && used > posted) {
       fund.charged += used - posted;
       fund.owed += used - posted;
+      pledge.use += used - posted;
       bills[id].refundable = used;
       pay_debt(fund);
     }

@@ -180,6 +180,28 @@ std::string test_name(const testing::TestParamInfo<Tampering>& tampering) {
 
 INSTANTIATE_TEST_SUITE_P(Rows, Tampered, testing::ValuesIn(kTamperings), test_name);
 
+TEST(TamperedCap, WhatIsKeptOfItsUseIsComparedWithTheTransfers) {
+  const std::vector<Tampering> tamperings{
+      {"", "UPDATE member_use SET amount = amount - 1",
+       "use of user:ada by ada: stored 43199999 mGPUs, transfers give 43200000"},
+      {"", "DELETE FROM member_use", "use of user:ada by ada: it has no row"},
+      {"", "UPDATE member_use SET member = 'eve'",
+       "use of user:ada by eve: stored 43200000 mGPUs, and there is no cap"}};
+  for (const Tampering& each : tamperings) {
+    SCOPED_TRACE(each.sql);
+    Books books;
+    fill(books);
+    must(books.ledger.set({"s1", "user:ada", "cap/ada", "360000000", 0, "root", ""}, kNow + 6));
+    ASSERT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
+
+    tamper(books, each.sql);
+
+    std::string all;
+    for (const std::string& fault : must(books.ledger.verify())) all += fault + "\n";
+    EXPECT_NE(all.find(each.fault), std::string::npos) << "verify() says:\n" << all;
+  }
+}
+
 TEST(TamperedBooks, AStatementThatOverflowsIsAnErrorAndNotANumber) {
   Books books;
   fill(books);

@@ -43,9 +43,10 @@ TEST_P(Upgrade, BooksGoForwardAndStayRight) {
 
   Books books(old.path);
   must(Till::open(books.db, books.ledger));
-  EXPECT_EQ(books.count("SELECT value FROM ledger_meta WHERE key = 'schema_version'"), 7);
+  EXPECT_EQ(books.count("SELECT value FROM ledger_meta WHERE key = 'schema_version'"), 8);
   EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
-  EXPECT_EQ(books.count("SELECT amount = (SELECT amount FROM member_use_sum WHERE member = 'ada') "
+  EXPECT_EQ(books.count("SELECT amount = (SELECT amount FROM member_use_sum "
+                        "                  WHERE fund = 'group:vision' AND member = 'ada') "
                         "FROM member_use WHERE fund = 'group:vision' AND member = 'ada'"), 1);
   const FundBalance vision = *must(books.ledger.balance("group:vision"));
   EXPECT_EQ(vision.charged, hours(6));  // 8 hours, of which 2 were given back.
@@ -59,7 +60,7 @@ TEST_P(Upgrade, BooksGoForwardAndStayRight) {
   EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
 }
 
-INSTANTIATE_TEST_SUITE_P(EachVersion, Upgrade, testing::Values(2, 3, 4, 5));
+INSTANTIATE_TEST_SUITE_P(EachVersion, Upgrade, testing::Values(2, 3, 4, 5, 7));
 
 TEST(Upgrades, DatedGrantsOfVersion3EndAsTheyWereMade) {
   const Upgraded old(3);
@@ -121,6 +122,27 @@ TEST(Upgrades, AlertsOfVersion5AreReckonedFromWhatTheFundHadWhenItGotItsHours) {
     EXPECT_EQ(raised[0].level, 80);
     EXPECT_EQ(raised[0].given, hours(10));
   }
+}
+
+// An hour was held, two were used, the second of them owed and paid, and both were given back.
+TEST(Upgrades, WhatVersion7SubtractedFromAMembersUseAndNeverAddedIsAdded) {
+  const Upgraded old(7);
+  {
+    Database made = must(Database::open(old.path));
+    std::int64_t kept = 0;
+    must(made.query("SELECT amount FROM member_use WHERE fund = 'group:owing'", {},
+                    [&kept](const Row& row) { kept = row.integer(0); }));
+    ASSERT_EQ(kept, -hours(1).milli_gpu_s);
+  }
+  Books books(old.path);
+  EXPECT_EQ(must(books.ledger.member_use("group:owing", "bob")), Amount{});
+  Hold within = hold_of("owing2/0", "group:owing", hours(5));
+  within.actor = "bob";
+  Hold beyond = hold_of("owing3/0", "group:owing", hours(1));
+  beyond.actor = "bob";
+  EXPECT_EQ(must(books.ledger.hold(within, kLater)), HoldStatus::kHeld);
+  EXPECT_EQ(must(books.ledger.hold(beyond, kLater)), HoldStatus::kExceedsMemberCap);
+  EXPECT_EQ(must(books.ledger.verify()), std::vector<std::string>{});
 }
 
 TEST(Upgrades, TheTillHasAVersionOfItsOwn) {
