@@ -42,11 +42,13 @@ std::int64_t number_of(const char* name, std::int64_t otherwise) {
 accounting::Database open_books() {
   auto db = std::move(*accounting::Database::open(":memory:"));
   if (!accounting::Ledger::open(db) || !RunStore::open(db)) throw std::runtime_error("no books");
-  // A write of the books fails when the countdown is over: as if the service had died in it.
+  // A write of the books fails when the countdown is over: as if the service had died in it, at the
+  // first of a look or at a later one.
   const auto made = db.execute_script(
       "CREATE TEMP TABLE doom(n INTEGER); INSERT INTO doom VALUES(-1);"
       "CREATE TEMP TRIGGER doom_of_event AFTER INSERT ON main.run_event BEGIN"
-      "  SELECT RAISE(ABORT, 'the service died') WHERE (SELECT n FROM doom) = 0; END;");
+      "  SELECT RAISE(ABORT, 'the service died') WHERE (SELECT n FROM doom) = 0;"
+      "  UPDATE doom SET n = n - 1 WHERE n > 0; END;");
   if (!made) throw std::runtime_error(made.error().message);
   return db;
 }
@@ -147,8 +149,35 @@ class Life {
     if (!read || sum != 0 || least < 0) {
       fault(fmt::format("at {}: all accounts sum to {}, the least has {}", cluster_.now, sum, least));
     }
+    check_funds();
     for (const JobId id : cluster_.ids(true)) check_limit(id);
     check_new_charges();
+  }
+
+  // What the transfers of a fund come to, by their kinds and not by the accounts that they name, is
+  // what the ledger says that it has and has set aside.
+  void check_funds() {
+    std::map<std::string, std::pair<std::int64_t, std::int64_t>> has_and_holds;
+    const auto read = database_.query(
+        "SELECT coalesce(d.fund, c.fund), t.kind, t.amount FROM transfer t "
+        "JOIN account d ON d.name = t.debit JOIN account c ON c.name = t.credit", {},
+        [&](const accounting::Row& row) {
+          auto& [has, holds] = has_and_holds[row.text(0)];
+          const std::string kind = row.text(1);
+          const std::int64_t amount = row.integer(2);
+          if (kind == "grant" || kind == "refund") has += amount;
+          if (kind == "hold" || kind == "extend") has -= amount, holds += amount;
+          if (kind == "release" || kind == "reduce") has += amount, holds -= amount;
+          if (kind == "charge") holds -= amount;
+        });
+    const auto balances = service_->ledger().balances();
+    if (!read || !balances) return fault("the books cannot be read");
+    for (const auto& balance : *balances) {
+      const auto [has, holds] = has_and_holds[balance.fund];
+      if (has == balance.available.milli_gpu_s && holds == balance.held.milli_gpu_s) continue;
+      fault(fmt::format("at {}: {} has {} and holds {}, its transfers come to {} and {}", cluster_.now,
+                        balance.fund, balance.available.milli_gpu_s, balance.held.milli_gpu_s, has, holds));
+    }
   }
 
   // No charge says more than Slurm has given its run by now, but where slurmdbd was silent or wrong.
@@ -287,7 +316,7 @@ class Life {
     } else if (what == 15) {
       grant();
     } else if (what == 16) {
-      (void)database_.run("UPDATE doom SET n = 0", {});
+      (void)database_.run("UPDATE doom SET n = ?1", {dice_.between(0, 6)});
       tick();
       (void)database_.run("UPDATE doom SET n = -1", {});
       if (service_) die();
