@@ -20,6 +20,8 @@ constexpr std::string_view kDeadlineFile = "deadline";
 constexpr std::string_view kCheckpointFile = "weights/last.json";  // Changes with every checkpoint.
 constexpr int kBadNodesMax = 3;  // Placements of one segment without a node that was bad.
 constexpr int kCrashesMax = 3;   // At one checkpoint.
+constexpr int kIdleEndsMax = 3;  // Ends by a stop or the deadline at one step.
+constexpr std::string_view kOwnStop = "signal";  // What the script writes into a stop file of its own.
 
 // One word for a shell, whatever stands in it.
 std::string shell_quote(std::string_view text) {
@@ -276,11 +278,15 @@ std::string environment(const Plan& plan, const SegmentName& name, const std::st
 // earlier attempt was asked for still holds.
 std::string forget(const Plan& plan) {
   if (plan.auto_resume) {
-    // The service lets it start: whatever it was stopped for is over.
-    return fmt::format("rm -f \"$run_dir\"/{exit} \"$run_dir\"/{time_is_up} \"$run_dir\"/{stop}\n\n",
-                       fmt::arg("exit", contract::kExitFile),
-                       fmt::arg("time_is_up", kTimeIsUpFile),
-                       fmt::arg("stop", contract::kStopFile));
+    return fmt::format(
+        "rm -f \"$run_dir\"/{exit} \"$run_dir\"/{time_is_up}\n"
+        "# The service lets it start: what a signal stopped it for is over. A person's stop is not.\n"
+        "if [ \"$TRAINYARD_ATTEMPT\" -eq 0 ] || grep -qsx {own} \"$run_dir\"/{stop}; then\n"
+        "  rm -f \"$run_dir\"/{stop}\n"
+        "fi\n"
+        "\n",
+        fmt::arg("exit", contract::kExitFile), fmt::arg("time_is_up", kTimeIsUpFile),
+        fmt::arg("own", kOwnStop), fmt::arg("stop", contract::kStopFile));
   }
   return fmt::format(
       "if [ -e \"$run_dir\"/{time_is_up} ]; then rm -f \"$run_dir\"/{stop}; fi\n"
@@ -321,12 +327,12 @@ std::string stop_trap() {
       "}}\n"
       "ask_to_stop() {{\n"
       "  stops=$((stops + 1))\n"
-      "  : > \"$run_dir\"/{stop}\n"
+      "  [ -e \"$run_dir\"/{stop} ] || echo {own} > \"$run_dir\"/{stop}\n"
       "  if [ -n \"$srun_pid\" ] && takes_usr2 \"$srun_pid\"; then kill -USR2 \"$srun_pid\"; fi\n"
       "}} 2> /dev/null\n"
       "trap ask_to_stop USR1\n"
       "\n",
-      fmt::arg("stop", contract::kStopFile));
+      fmt::arg("own", kOwnStop), fmt::arg("stop", contract::kStopFile));
 }
 
 // Every number is given: a job of libslurm lacks the variables that sbatch adds, and srun has not
@@ -393,8 +399,8 @@ std::string requeue_function(const Plan& plan) {
       fmt::arg("verb", plan.auto_resume ? "requeuehold" : "requeue"));
 }
 
-// Each cause with its own bound, counted in attempts.jsonl: nodes that the preflight found bad, and
-// crashes at one and the same checkpoint.
+// Each cause with its own bound, counted in attempts.jsonl: nodes that the preflight found bad, crashes
+// at one and the same checkpoint, ends at one and the same step.
 std::string go_on(const Plan& plan, const InstanceType* type) {
   std::string text = requeue_function(plan) + fmt::format(
       "ends_of() {{  # How this segment ended before: lines of attempts.jsonl that match $1.\n"
@@ -422,8 +428,16 @@ std::string go_on(const Plan& plan, const InstanceType* type) {
                            : shell_quote(excluded_by_user(plan) + ",")));
   if (!plan.auto_resume) return text;
   return text + fmt::format(
-      "# There is more to do.\n"
-      "if [ \"$code\" = {stopped} ] || [ \"$code\" = {deadline} ]; then requeue ''; fi\n"
+      "# There is more to do, unless a person made the stop file, or no step is made any more.\n"
+      "if [ \"$code\" = {deadline} ] || {{ [ \"$code\" = {stopped} ] &&\n"
+      "  {{ [ \"$stops\" -gt 0 ] || [ \"$asked_by\" != file ]; }}; }}; then\n"
+      "  if [ \"$(ends_of \"\\\"code\\\":\\({stopped}\\|{deadline}\\),.*\\\"step\\\":$step,\" | wc -l)\" "
+      "-le {idle} ]; then\n"
+      "    requeue ''\n"
+      "  else\n"
+      "    echo \"The run has ended more than {idle} times at step $step and does not go on by itself.\"\n"
+      "  fi\n"
+      "fi\n"
       "# A rank hung, vanished or was ended by a signal: not more than {crashes} times at one "
       "checkpoint.\n"
       "if [ \"$code\" = {stalled} ] || {{ [ -z \"$code\" ] && [ \"$status\" -gt 128 ]; }}; then\n"
@@ -435,7 +449,7 @@ std::string go_on(const Plan& plan, const InstanceType* type) {
       fmt::arg("stopped", static_cast<int>(contract::ExitCode::kStopped)),
       fmt::arg("deadline", static_cast<int>(contract::ExitCode::kDeadline)),
       fmt::arg("stalled", static_cast<int>(contract::ExitCode::kStalled)),
-      fmt::arg("crashes", kCrashesMax));
+      fmt::arg("crashes", kCrashesMax), fmt::arg("idle", kIdleEndsMax));
 }
 
 // srun's own code may be that of a rank which was ended because another had left.
@@ -449,6 +463,9 @@ std::string attempt_end(const Plan& plan, const Site& site) {
       "}}\n"
       "code=$(of_exit code '\\([0-9][0-9]*\\)')\n"
       "bad_nodes=$(of_exit bad_nodes '\"\\([A-Za-z0-9._,-]*\\)\"')\n"
+      "{asked_by}"
+      "step=$(of_exit step '\\([0-9][0-9]*\\)')\n"
+      "step=${{step:--1}}  # It does not say.\n"
       "if [ \"$code\" = {stopped} ] && [ -e \"$run_dir\"/{time_is_up} ]; then code={deadline}; fi\n"
       "saved=$(cksum \"$run_dir\"/{checkpoint} 2> /dev/null | cut -d ' ' -f 1)\n"
       "is_crash=0\n"
@@ -458,7 +475,8 @@ std::string attempt_end(const Plan& plan, const Site& site) {
       "printf '{{\"segment\":%d,\"attempt\":%d,\"job\":%d,\"end\":%d,\"code\":%d,\"is_crash\":%d,' \\\n"
       "  \"$TRAINYARD_SEGMENT\" \"$TRAINYARD_ATTEMPT\" \"${{SLURM_JOB_ID:-0}}\" \"$(date +%s)\" \\\n"
       "  \"${{code:-$status}}\" \"$is_crash\" >> \"$run_dir\"/attempts.jsonl\n"
-      "printf '\"checkpoint\":\"%s\",\"bad_nodes\":\"%s\"}}\\n' \"$saved\" \"$bad_nodes\" \\\n"
+      "printf '\"checkpoint\":\"%s\",\"step\":%d,\"bad_nodes\":\"%s\"}}\\n' \"$saved\" \"$step\" \"$bad_nodes\" "
+      "\\\n"
       "  >> \"$run_dir\"/attempts.jsonl\n"
       "{go_on}"
       "if [ -n \"$code\" ]; then exit \"$code\"; fi\n"
@@ -469,6 +487,7 @@ std::string attempt_end(const Plan& plan, const Site& site) {
       fmt::arg("stopped", static_cast<int>(contract::ExitCode::kStopped)),
       fmt::arg("deadline", static_cast<int>(contract::ExitCode::kDeadline)),
       fmt::arg("stalled", static_cast<int>(contract::ExitCode::kStalled)),
+      fmt::arg("asked_by", plan.auto_resume ? "asked_by=$(of_exit asked_by '\"\\([a-z]*\\)\"')\n" : ""),
       fmt::arg("go_on", go_on(plan, site.find_type(plan.type))));
 }
 

@@ -128,6 +128,9 @@ void RunFolder::write_exit_record(const ExitRecord& record) {
   if (!record.bad_nodes.empty()) {
     json["bad_nodes"] = fmt::format("{}", fmt::join(record.bad_nodes, ","));
   }
+  if (record.code == contract::ExitCode::kStopped) {
+    json["asked_by"] = record.is_by_stop_file ? "file" : "signal";
+  }
   // Ranks that fail together may write at once: the last one stays.
   write_durably(fmt::format("{}/{}", path_, contract::kExitFile),
                 contract::json_text(json, 2) + "\n");

@@ -25,6 +25,7 @@ struct ExitRecord {
   std::int64_t step = 0;
   int attempt = 0;
   std::vector<std::string> bad_nodes = {};  // To be left out when the run is placed again.
+  bool is_by_stop_file = false;  // Of kStopped: the file alone asked, no rank got a signal.
 };
 // "finished", "stopped", "deadline", "bad_input", "not_a_number", "out_of_memory", "environment",
 // "stalled", "bad_node", "internal".

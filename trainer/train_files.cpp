@@ -209,7 +209,8 @@ TrainOutcome TrainingRun::leave(ExitCode code, std::string message,
   change_folder([&] {
     folder_.remove_stop_file();  // It is obeyed: the next attempt shall not stop at once.
     folder_.write_exit_record(
-        {code, outcome.message, outcome.epoch, outcome.step, around_.attempt, outcome.bad_nodes});
+        {code, outcome.message, outcome.epoch, outcome.step, around_.attempt, outcome.bad_nodes,
+         is_stopped_by_file_});
   });
   console_.print(outcome.message);
   // A rank that leaves with a code may end the others: not before everything is written.

@@ -185,6 +185,7 @@ Signals TrainingRun::agree(const BatchStep::Result& result) {
   communicator_.all_reduce_sum(
       std::span<double>(reinterpret_cast<double*>(&signals), sizeof signals / sizeof(double)));
   if (signals.taken_over > 0) throw TakenOver();
+  is_stopped_by_file_ = stop_file_seen_ && signals.stop == 1;
   return signals;
 }
 
@@ -211,6 +212,7 @@ TrainingRun::Interruption TrainingRun::interrupted(double needed_s) {
     if (is_timed() && seconds_left(now) <= needed_s) words[2] = 1;
   }
   communicator_.all_reduce_sum(std::span<double>(words));
+  is_stopped_by_file_ = stop_file_seen_ && words[0] == 1;
   if (words[0] > 0) return Interruption::kStop;
   if (words[2] > 0) return Interruption::kTimeIsUp;
   return words[1] > 0 ? Interruption::kDeadline : Interruption::kNone;

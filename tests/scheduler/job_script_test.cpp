@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 #include "scheduler/job_script.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -497,6 +498,7 @@ TEST(JobScript, EveryAttemptLeavesALineAndASeparator) {
   EXPECT_GT(attempts[2]["start"], 1'700'000'000);
   EXPECT_EQ(attempts[3]["attempt"], 2);
   EXPECT_EQ(attempts[3]["code"], 0);
+  EXPECT_EQ(attempts[3]["step"], -1);  // Nobody said.
   EXPECT_EQ(attempts[3]["bad_nodes"], "");
   EXPECT_GE(attempts[3]["end"], attempts[2]["start"]);
   EXPECT_NE(script.log().find("---- run r7k2m, segment 1, attempt 2: job 4711 on n[1-2], "),
@@ -587,6 +589,66 @@ TEST(JobScript, ARunThatMayGoOnFollowsACrashThreeTimesAtOneCheckpoint) {
   EXPECT_TRUE(goes_on(kStalled));
   EXPECT_FALSE(goes_on("printf '{\"code\": 40}' > \"$RUN/exit.json\"\n"));  // A fault: again the same.
   EXPECT_FALSE(goes_on("exit 9\n"));
+}
+
+TEST(JobScript, AStopFileOfAPersonEndsARunThatMayGoOn) {
+  ScriptRun script;
+  Plan plan = epochs_plan();
+  plan.auto_resume = true;
+  const auto goes_on = [&](const std::string& body) {
+    std::filesystem::remove(script.file("scontrol"));
+    script.make_srun(body);
+    EXPECT_EQ(script.run(plan), 10) << script.log();
+    return std::filesystem::exists(script.file("scontrol"));
+  };
+  const std::string kByFile =
+      "printf '{\"code\": 10, \"step\": 7, \"asked_by\": \"file\"}' > \"$RUN/exit.json\"\n";
+  // The trainer, which removes the file when it obeys, saw it before the signal.
+  const std::string kBySlurm = "trap '' USR2\nkill -USR1 $PPID\nsleep 0.3\nrm \"$RUN/stop\"\n" + kByFile;
+  const std::string kPreempted =  // A grace time: the steps get TERM, the script nothing.
+      "printf '{\"code\": 10, \"step\": 8, \"asked_by\": \"signal\"}' > \"$RUN/exit.json\"\n";
+
+  EXPECT_FALSE(goes_on(kByFile));
+  EXPECT_TRUE(goes_on(kBySlurm));
+  EXPECT_TRUE(goes_on(kPreempted));
+
+  // Made while the next attempt waited: it is still there when that begins. The script's own is not.
+  setenv("SLURM_RESTART_COUNT", "1", 1);
+  test::write_file(script.file("stop"), "");
+  goes_on("test -e \"$RUN/stop\" && touch \"$RUN/seen\"\nrm -f \"$RUN/stop\"\n" + kByFile);
+  EXPECT_TRUE(std::filesystem::exists(script.file("seen")));
+  goes_on("trap '' USR2\nkill -USR1 $PPID\nsleep 0.3\n" + kByFile);
+  EXPECT_TRUE(std::filesystem::exists(script.file("stop")));
+  goes_on("test -e \"$RUN/stop\" || touch \"$RUN/forgotten\"\n" + kByFile);
+  EXPECT_TRUE(std::filesystem::exists(script.file("forgotten")));
+  unsetenv("SLURM_RESTART_COUNT");
+}
+
+TEST(JobScript, ARunThatMayGoOnIsNotRequeuedForEverWithoutAStep) {
+  ScriptRun script;
+  Plan plan = epochs_plan();
+  plan.auto_resume = true;
+  const auto goes_on = [&](int code, int step) {
+    std::filesystem::remove(script.file("scontrol"));
+    script.make_srun(fmt::format("printf '{{\"code\": {}, \"step\": {}, \"asked_by\": \"signal\"}}' "
+                                 "> \"$RUN/exit.json\"\n",
+                                 code, step));
+    script.run(plan);
+    return std::filesystem::exists(script.file("scontrol"));
+  };
+  EXPECT_TRUE(goes_on(11, 4)) << script.log();
+  EXPECT_TRUE(goes_on(11, 40));
+  EXPECT_TRUE(goes_on(10, 40));
+  EXPECT_TRUE(goes_on(11, 40));
+  EXPECT_FALSE(goes_on(11, 40)) << script.log();
+  EXPECT_FALSE(goes_on(10, 40));
+  EXPECT_NE(script.log().find("ended more than 3 times at step 40"), std::string::npos) << script.log();
+  EXPECT_TRUE(goes_on(11, 41));  // It gets on.
+
+  // A new segment counts anew.
+  std::filesystem::remove(script.file("scontrol"));
+  script.run(plan, {kName.run_id, 1});
+  EXPECT_TRUE(std::filesystem::exists(script.file("scontrol")));
 }
 
 TEST(JobScript, TheSitesWordsForTheLibrariesGiveWayToTheUsers) {

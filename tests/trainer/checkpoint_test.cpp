@@ -413,7 +413,8 @@ TEST(RunFolder, TheExitRecordIsThatOfTheDocumentation) {
                                   {"message", "m"},
                                   {"epoch", 12},
                                   {"step", 164},
-                                  {"attempt", 0}}));
+                                  {"attempt", 0},
+                                  {"asked_by", "signal"}}));
   EXPECT_FALSE(fs::exists(folder.at("run/exit.json")));
 }
 

@@ -190,6 +190,7 @@ TEST_F(TrainTest, ASignalStopsWithinOneStep) {
 
   EXPECT_EQ(outcome.code, contract::ExitCode::kStopped);
   EXPECT_EQ(outcome.step, 1);
+  if (world->rank() == 0) EXPECT_EQ(exit_record("run").at("asked_by"), "signal");
 }
 
 TEST_F(TrainTest, TheStopFileStopsAndIsRemoved) {
@@ -204,6 +205,7 @@ TEST_F(TrainTest, TheStopFileStopsAndIsRemoved) {
   EXPECT_EQ(outcome.step, 1);
   if (world->rank() == 0) {
     EXPECT_FALSE(std::filesystem::exists(root_ + "run/stop"));
+    EXPECT_EQ(exit_record("run").at("asked_by"), "file");
   }
 }
 
