@@ -14,6 +14,8 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <set>
@@ -40,6 +42,7 @@ using contract::ExitCode;
 std::atomic<bool> stop_requested = false;
 Position position;
 std::unique_ptr<RunOwner> owner;  // Of the run's folder; null where there is none yet.
+std::string exit_record_before;   // exit.json as an earlier attempt left it.
 
 void request_stop(int) {
   stop_requested = true;
@@ -117,6 +120,18 @@ void write_exit_record(const std::string& run_dir, const Failure& failure, int a
   }
 }
 
+std::string exit_record_in(const std::string& run_dir) {
+  std::ifstream file(fmt::format("{}/{}", run_dir, contract::kExitFile));
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// Ranks that cannot hear each other each end by a watch of their own. The first, rank 0 where it lives,
+// knows best who is missing: what this attempt has left already stays.
+bool has_exit_record(const std::string& run_dir) {
+  const std::string now = exit_record_in(run_dir);
+  return !now.empty() && now != exit_record_before;
+}
+
 // Says why the ranks end, and leaves it in the run's folder. Only a node that kept the preflight from
 // ending is bad: what stops a rank later may be anybody's fault.
 std::function<void(const LastWords&)> last_words_of(const contract::TrainSpec& spec,
@@ -126,7 +141,7 @@ std::function<void(const LastWords&)> last_words_of(const contract::TrainSpec& s
     fmt::print(stderr, "{}\n", words.message);
     std::fflush(nullptr);
     if (words.is_over) return;  // What the training came to stands there already.
-    if (is_taken_over()) return;
+    if (is_taken_over() || has_exit_record(place.run_dir)) return;
     Failure failure{static_cast<ExitCode>(words.exit_code), words.message};
     if (failure.code == ExitCode::kBadNode) {
       leave_unfinished_preflight(place, words);
@@ -154,6 +169,7 @@ int run_training(const contract::TrainSpec& spec, const Launch& launch, double s
                  char*** argv) {
   Ranks ranks;
   owner = std::make_unique<RunOwner>(spec.run_dir, launch.job, launch.attempt);
+  exit_record_before = exit_record_in(spec.run_dir);
   try {
     ranks = ranks_of(spec, launch, argc, argv);
   } catch (const std::exception& error) {

@@ -9,8 +9,10 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "trainer/start_watch.h"
@@ -290,6 +292,53 @@ class Watch {
                        describe_call(peer.last));
   }
 
+  // Those that are gone, or silent for longer than allowed; and with them those that fell silent at the
+  // same time, which one look may find on this side of the limit and the next beyond it.
+  Missing silent_ranks(double now, double allowed_s) const {
+    Missing silent;
+    const double quiet_s = kQuietPeriods * period_s_;
+    for (const double allowed : {allowed_s, std::max(quiet_s, allowed_s - quiet_s)}) {
+      silent.clear();
+      for (int rank = 1; rank < size_; ++rank) {
+        std::string why = silence_of(rank, now, allowed);
+        if (!why.empty()) silent.push_back({rank, hosts_.at(at(rank)), std::move(why)});
+      }
+      if (silent.empty()) break;
+    }
+    return silent;
+  }
+
+  // Rank 0 hears its own host and nobody else: where all ranks of two hosts or more fell silent at the
+  // same time, it is not they that are lost.
+  bool is_own_host_cut_off(const Missing& silent) const {
+    std::set<std::string> hosts;
+    double first = std::numeric_limits<double>::infinity(), last = 0;
+    for (const LastWords::Missing& each : silent) {
+      const Peer& peer = peers_.at(at(each.rank));
+      if (!peer.socket.is_open()) return false;  // It told that its process ended.
+      hosts.insert(each.host);
+      first = std::min(first, peer.heard);
+      last = std::max(last, peer.heard);
+    }
+    const auto here = std::count(hosts_.begin(), hosts_.end(), hosts_.front());
+    return hosts.size() >= 2 && !hosts.contains(hosts_.front()) &&
+           static_cast<std::ptrdiff_t>(silent.size()) == size_ - here &&
+           last - first <= kQuietPeriods * period_s_;
+  }
+
+  Missing own_host(double now, const Missing& silent) const {
+    Missing cut_off;
+    for (int rank = 0; rank < size_; ++rank) {
+      if (hosts_.at(at(rank)) != hosts_.front()) continue;
+      cut_off.push_back({rank, hosts_.front(), fmt::format("{} is cut off", name_of(rank))});
+    }
+    cut_off.front().problem =
+        fmt::format("{}, the host of rank 0, is cut off: all {} ranks of the other hosts fell silent at "
+                    "once, {:.1f} s ago",
+                    hosts_.front(), silent.size(), now - peers_.at(at(silent.front().rank)).heard);
+    return cut_off;
+  }
+
   void judge(double now) {
     Beat waiting = own_beat();
     for (const Peer& peer : peers_) {
@@ -299,17 +348,14 @@ class Watch {
         waiting.is_inside != 0 && waiting.inside_s > limit_s_ && now - last_tick(now) > limit_s_;
     const std::uint64_t call = is_stuck ? latest_call() : 0;
     const Beat own = own_beat();
-    Missing silent, absent;
+    Missing silent = silent_ranks(now, is_stuck ? kQuietPeriods * period_s_ : limit_s_.load());
+    Missing absent;
     if (is_stuck && own.call < call) absent.push_back({0, hosts_.front(), absence_of(own)});
-    for (int rank = 1; rank < size_; ++rank) {
-      const double allowed_s = is_stuck ? kQuietPeriods * period_s_ : limit_s_.load();
+    for (int rank = 1; rank < size_ && is_stuck && silent.empty(); ++rank) {
       const Beat& last = peers_.at(at(rank)).last;
-      if (std::string why = silence_of(rank, now, allowed_s); !why.empty()) {
-        silent.push_back({rank, hosts_.at(at(rank)), std::move(why)});
-      } else if (is_stuck && last.call < call) {
-        absent.push_back({rank, hosts_.at(at(rank)), absence_of(last)});
-      }
+      if (last.call < call) absent.push_back({rank, hosts_.at(at(rank)), absence_of(last)});
     }
+    if (is_own_host_cut_off(silent)) silent = own_host(now, silent);
     // Whom a silent rank keeps waiting in one call is late for the next, and not to blame.
     const Missing& missing = silent.empty() ? absent : silent;
     if (!is_stuck && missing.empty()) return;
