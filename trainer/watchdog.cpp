@@ -80,7 +80,6 @@ class Watch {
 
   // From here on silence counts. Every rank is connected.
   void begin() {
-    for (Peer& peer : peers_) peer.heard = seconds_now();
     is_watching_ = true;
     if (rank_ > 0) thread_ = std::thread([this] { report(); });
   }
@@ -129,6 +128,7 @@ class Watch {
     } else {
       Beat claim = own_beat();
       claim.kind = Beat::Kind::kClaim;
+      const std::lock_guard lock(sockets_mutex_);
       peers_.front().socket.send(claim);
     }
     const double since = seconds_now();
@@ -142,6 +142,7 @@ class Watch {
     Beat end = own_beat();
     end.kind = Beat::Kind::kEnd;
     end.exit_code = exit_code;
+    const std::lock_guard lock(sockets_mutex_);
     for (const Peer& peer : peers_) peer.socket.send(end);
   }
 
@@ -181,6 +182,10 @@ class Watch {
   void look() {
     const double now = seconds_now(), gap = now - looked_ - period_s_;
     looked_ = now;
+    if (is_watching_ && !has_begun_) {
+      has_begun_ = true;
+      for (Peer& peer : peers_) peer.heard = now;
+    }
     if (gap < kQuietPeriods * period_s_) return;
     for (Peer& peer : peers_) peer.heard = std::min(now, peer.heard + gap);
     if (gap > limit_s_ / 2) mute_until_ = now + kFarewellSeconds;
@@ -191,7 +196,7 @@ class Watch {
 
   // A look that is older than that says nothing any more.
   bool may_judge(double now) const {
-    return is_watching_ && claimed_by_ != rank_ && now >= mute_until_ && now - looked_ < kQuietPeriods * period_s_;
+    return has_begun_ && claimed_by_ != rank_ && now >= mute_until_ && now - looked_ < kQuietPeriods * period_s_;
   }
 
   // Rank 0's thread.
@@ -233,6 +238,7 @@ class Watch {
         socket.send(own_beat());
         peer.last = beat;
         peer.heard = seconds_now();
+        const std::lock_guard lock(sockets_mutex_);
         peer.socket = std::move(socket);
         break;
       }
@@ -240,8 +246,13 @@ class Watch {
     std::erase_if(strangers_, [](const Socket& socket) { return !socket.is_open(); });
   }
 
+  std::vector<Beat> receive(Peer& peer) {
+    const std::lock_guard lock(sockets_mutex_);
+    return peer.socket.receive();
+  }
+
   void read(Peer& peer) {
-    for (const Beat& beat : peer.socket.receive()) {
+    for (const Beat& beat : receive(peer)) {
       peer.heard = seconds_now();
       if (beat.kind == Beat::Kind::kEnd) {
         if (rank_ == 0) tell_end(beat.exit_code);
@@ -251,6 +262,7 @@ class Watch {
       if (beat.kind == Beat::Kind::kGrant) is_granted_ = true;
       if (beat.kind == Beat::Kind::kBye) {
         peer.has_said_bye = true;
+        const std::lock_guard lock(sockets_mutex_);
         peer.socket.close();
         return;
       }
@@ -464,11 +476,14 @@ class Watch {
   double period_s_;
   std::string why_alone_;  // Not empty: without connections.
   std::mutex mutex_;       // Guards own_, entered_ and ticked_.
+  // For the main thread to send beside the watch's own, which alone opens, reads and closes them.
+  std::mutex sockets_mutex_;
   Beat own_;
   double entered_ = 0, ticked_ = 0;
   std::atomic<bool> is_ending_ = false, is_watching_ = false, is_granted_ = false;
   std::atomic<int> claimed_by_ = kNobody;  // The rank that says why it failed; rank 0 decides.
-  double looked_ = 0, mute_until_ = 0;     // Of the thread alone.
+  double looked_ = 0, mute_until_ = 0;     // Of the thread alone, as all of peers_ but sockets to send on.
+  bool has_begun_ = false;                 // Of the thread alone: it has seen is_watching_.
   Socket listener_;
   std::vector<Socket> strangers_;
   std::vector<Peer> peers_;  // Of rank 0: all, its own place empty. Of the others: rank 0.
