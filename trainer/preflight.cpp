@@ -58,14 +58,28 @@ float value_of(int rank, std::size_t i) {
   return static_cast<float>((i + static_cast<std::size_t>(rank)) % kValues);
 }
 
+// In integers: a rank that adds up floats wrongly is to notice it.
+float expected_sum(std::size_t k, int ranks) {
+  std::int64_t sum = 0;
+  for (int rank = 0; rank < ranks; ++rank) sum += static_cast<std::int64_t>(value_of(rank, k));
+  return static_cast<float>(sum);
+}
+
 std::int64_t wrong_in(const std::vector<float>& sums, int ranks) {
   std::int64_t wrong = 0;
   for (std::size_t k = 0; k < sums.size(); ++k) {
-    float expected = 0;
-    for (int rank = 0; rank < ranks; ++rank) expected += value_of(rank, k);
-    if (sums[k] != expected) ++wrong;
+    if (sums[k] != expected_sum(k, ranks)) ++wrong;
   }
   return wrong;
+}
+
+// What this rank alone makes of all ranks' values.
+std::int64_t wrong_alone(int ranks) {
+  std::vector<float> sums(kSumElements, 0.0F);
+  for (int rank = 0; rank < ranks; ++rank) {
+    for (std::size_t k = 0; k < sums.size(); ++k) sums[k] += value_of(rank, k);
+  }
+  return wrong_in(sums, ranks);
 }
 
 double slowest(Communicator& ranks, double seconds) {
@@ -136,6 +150,7 @@ contract::PreflightReport preflight(const PreflightOptions& options, Communicato
     std::error_code ignored;  // What cannot be removed is written over, or that fails.
     fs::remove(fmt::format("{}/{}", run_dir, contract::kPreflightFile), ignored);
   }
+  const double began = options.now();
   const NcclDevice gpu = describe_nccl_device(communicator.local_rank());
   contract::RankReport own{.rank = communicator.rank(),
                            .local_rank = communicator.local_rank(),
@@ -145,6 +160,7 @@ contract::PreflightReport preflight(const PreflightOptions& options, Communicato
                            .memory_available_b = memory_available(),
                            .disk_available_b = disk_available(run_dir),
                            .can_write = can_write(run_dir, communicator.rank()),
+                           .own_wrong_sums = wrong_alone(communicator.size()),
                            .gpu = gpu.name,
                            .gpu_memory_b = gpu.memory_b,
                            .gpu_versions = gpu.versions};
@@ -159,6 +175,7 @@ contract::PreflightReport preflight(const PreflightOptions& options, Communicato
   for (const std::string& text : gather(communicator, contract::to_json_text(own))) {
     report.ranks.push_back(contract::parse_rank_report(text));
   }
+  report.duration_s = slowest(communicator, options.now() - began);
   contract::judge(report, options.limits);
   if (communicator.rank() == 0) write_report(options.place, report);
   return report;

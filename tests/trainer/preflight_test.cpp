@@ -42,6 +42,18 @@ TEST(Preflight, NamesTheNodeAndBothNumbers) {
             "bad node n2 (rank 2): disk of the run's folder: 12 MiB free, 512 MiB needed.");
 }
 
+TEST(Preflight, NamesTheOneThatAddsUpWronglyAndNotThoseThatGotItsSums) {
+  PreflightReport report = four_ranks();
+  for (RankReport& each : report.ranks) each.wrong_sums = 5;
+  EXPECT_EQ(bad_nodes(report), std::vector<std::string>());
+  report.ranks[2].own_wrong_sums = 7;
+  report = parse_preflight(to_json_text(report));
+
+  EXPECT_EQ(faults_of(report), "bad node n2 (rank 2): it adds up wrongly by itself in 7 places.");
+  judge(report, {});
+  EXPECT_EQ(bad_nodes(report), std::vector<std::string>{"n2"});
+}
+
 TEST(Preflight, KnowsTheGpusAndReadsReportsOfBeforeTheyWereTold) {
   PreflightReport report = four_ranks();
   for (RankReport& each : report.ranks) {
@@ -131,11 +143,13 @@ TEST(Preflight, HasAFileAnAttemptAndSaysWhetherItEnded) {
 TEST(Preflight, SurvivesJsonAndSaysItsSpeed) {
   PreflightReport report = four_ranks();
   report.ranks[2].can_write = false;
+  report.duration_s = 0.25;
   judge(report, {});
 
   const PreflightReport read = parse_preflight(to_json_text(report));
 
   EXPECT_EQ(to_json_text(read), to_json_text(report));
+  EXPECT_DOUBLE_EQ(read.duration_s, 0.25);
   EXPECT_DOUBLE_EQ(bus_bytes_per_s(read), 1.5 * (1 << 20) / 0.01);
   EXPECT_EQ(
       describe(report),

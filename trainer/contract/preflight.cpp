@@ -26,6 +26,7 @@ void to_json(nlohmann::json& json, const RankReport& report) {
           {"disk_available_b", report.disk_available_b},
           {"can_write", report.can_write},
           {"wrong_sums", report.wrong_sums},
+          {"own_wrong_sums", report.own_wrong_sums},
           {"gpu", report.gpu},
           {"gpu_memory_b", report.gpu_memory_b},
           {"gpu_versions", report.gpu_versions}};
@@ -41,6 +42,7 @@ void from_json(const nlohmann::json& json, RankReport& report) {
   json.at("disk_available_b").get_to(report.disk_available_b);
   json.at("can_write").get_to(report.can_write);
   json.at("wrong_sums").get_to(report.wrong_sums);
+  report.own_wrong_sums = json.value("own_wrong_sums", report.own_wrong_sums);
   report.gpu = json.value("gpu", report.gpu);
   report.gpu_memory_b = json.value("gpu_memory_b", report.gpu_memory_b);
   report.gpu_versions = json.value("gpu_versions", report.gpu_versions);
@@ -51,6 +53,7 @@ void to_json(nlohmann::json& json, const PreflightReport& report) {
           {"sum_bytes", report.sum_bytes},
           {"sum_s", report.sum_s},
           {"device_sum_s", report.device_sum_s},
+          {"duration_s", report.duration_s},
           {"faults", report.faults},
           {"segment", report.segment},
           {"attempt", report.attempt}};
@@ -62,6 +65,7 @@ void from_json(const nlohmann::json& json, PreflightReport& report) {
   json.at("sum_bytes").get_to(report.sum_bytes);
   json.at("sum_s").get_to(report.sum_s);
   report.device_sum_s = json.value("device_sum_s", report.device_sum_s);
+  report.duration_s = json.value("duration_s", report.duration_s);
   json.at("faults").get_to(report.faults);
   report.segment = json.value("segment", report.segment);
   report.attempt = json.value("attempt", report.attempt);
@@ -113,6 +117,9 @@ void judge(PreflightReport& report, const PreflightLimits& limits) {
   const std::string kind = usual(report.ranks, kind_of);
   const auto gpu_versions_of = [](const RankReport& each) { return each.gpu_versions; };
   const std::string gpu_versions = usual(report.ranks, gpu_versions_of);
+  // One that adds up wrongly spoils the sums of all.
+  const bool is_adder_known = std::any_of(report.ranks.begin(), report.ranks.end(),
+                                          [](const RankReport& each) { return each.own_wrong_sums > 0; });
   for (const RankReport& each : report.ranks) {
     const auto fault = [&](std::string problem) {
       report.faults.push_back({each.rank, each.host, std::move(problem)});
@@ -136,7 +143,9 @@ void judge(PreflightReport& report, const PreflightLimits& limits) {
     if (kind_of(each) != kind) {
       fault(fmt::format("device: {}, most ranks have {}", each.device, kind));
     }
-    if (each.wrong_sums > 0) {
+    if (each.own_wrong_sums > 0) {
+      fault(fmt::format("it adds up wrongly by itself in {} places", each.own_wrong_sums));
+    } else if (each.wrong_sums > 0 && !is_adder_known) {
       fault(fmt::format("the sum over the ranks is wrong in {} places", each.wrong_sums));
     }
   }

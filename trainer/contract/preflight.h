@@ -26,6 +26,7 @@ struct RankReport {
   std::int64_t disk_available_b = 0;    // Where the run's folder lies, as this rank sees it.
   bool can_write = true;                // A file in the run's folder.
   std::int64_t wrong_sums = 0;          // Elements of the test sums that were not exact here.
+  std::int64_t own_wrong_sums = 0;      // Of the same sums as the rank alone makes them.
   std::string gpu = {};                 // "NVIDIA H100 80GB HBM3"; empty: none that NCCL could use.
   std::int64_t gpu_memory_b = 0;
   std::string gpu_versions = {};        // NCCL, CUDA, driver.
@@ -36,6 +37,7 @@ struct PreflightReport {
   std::int64_t sum_bytes = 0;
   double sum_s = 0;  // Of the slowest rank, the best of some tries.
   double device_sum_s = 0;  // The same in the memory of the GPUs; 0: not tried.
+  double duration_s = 0;    // Of the preflight, of the slowest rank.
   struct Fault {
     int rank = 0;
     std::string host;
