@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <utility>
@@ -16,65 +17,70 @@ namespace trainer {
 
 namespace {
 
-// Small enough that the sum over thousands of ranks is exact, in bfloat16 over a few too.
-float value_of(int rank, std::size_t i) {
-  constexpr std::size_t kValues = 7;
-  return static_cast<float>((i + static_cast<std::size_t>(rank)) % kValues);
-}
+// What a measurement does each time, and how its result comes into the values.
+struct Trial {
+  std::function<void()> run;
+  std::function<void()> fetch = [] {};
+};
 
-// By way of the GPU's memory, and that is in the time; as bfloat16: half the bytes.
-void sum_on_device(Communicator& ranks, std::span<float> values, Wire wire) {
+// In memory of the GPU, which is there before the time runs; as bfloat16: half the bytes.
+Trial sum_on_device(Communicator& ranks, std::span<float> values, Wire wire) {
+  const auto sum = [&ranks, wire, count = values.size()](const DeviceArray& memory) {
+    ranks.wait(ranks.start_device_sum({.values = memory.get(), .count = count, .type = wire}));
+  };
   if (wire == Wire::kFloat32) {
-    DeviceArray memory(values.size_bytes());
-    memory.write(std::as_bytes(values));
-    ranks.wait(ranks.start_device_sum({.values = memory.get(), .count = values.size()}));
-    memory.read(std::as_writable_bytes(values));
-    return;
+    const auto memory = std::make_shared<DeviceArray>(values.size_bytes());
+    memory->write(std::as_bytes(values));
+    return {[sum, memory] { sum(*memory); },
+            [memory, values] { memory->read(std::as_writable_bytes(values)); }};
   }
   std::vector<std::uint16_t> halves(values.size());
   std::transform(values.begin(), values.end(), halves.begin(), to_bfloat16);
-  DeviceArray memory(halves.size() * sizeof(std::uint16_t));
-  memory.write(std::as_bytes(std::span(halves)));
-  ranks.wait(
-      ranks.start_device_sum({.values = memory.get(), .count = halves.size(), .type = wire}));
-  memory.read(std::as_writable_bytes(std::span(halves)));
-  std::transform(halves.begin(), halves.end(), values.begin(), from_bfloat16);
+  const auto memory = std::make_shared<DeviceArray>(halves.size() * sizeof(std::uint16_t));
+  memory->write(std::as_bytes(std::span(halves)));
+  return {[sum, memory] { sum(*memory); },
+          [memory, values] {
+            std::vector<std::uint16_t> sums(values.size());
+            memory->read(std::as_writable_bytes(std::span(sums)));
+            std::transform(sums.begin(), sums.end(), values.begin(), from_bfloat16);
+          }};
 }
 
 struct Collective {
   const char* name;
   double bus_factor;
-  std::function<void(std::span<float>)> run;
+  std::function<Trial(std::span<float>)> prepare;
   std::function<float(std::size_t)> expected;
 };
 
 std::vector<Collective> collectives_of(Communicator& ranks) {
   const int size = ranks.size();
   const double sum_factor = 2.0 * (size - 1) / size;
-  const auto sum = [size](std::size_t i) {
-    float all = 0;
-    for (int rank = 0; rank < size; ++rank) all += value_of(rank, i);
-    return all;
-  };
+  const auto sum = [sums = bench_sums(size)](std::size_t i) { return sums[i % sums.size()]; };
   std::vector<Collective> all = {
-          {"gradient_sum", sum_factor,
-           [&ranks](std::span<float> values) {
-             ranks.wait(ranks.start_sum({.values = values}));
-           },
-           sum},
-          {"all_reduce", sum_factor,
-           [&ranks](std::span<float> values) { ranks.all_reduce_sum(values); }, sum},
-          {"broadcast", 1.0,
-           [&ranks](std::span<float> values) {
-             ranks.broadcast(std::as_writable_bytes(values), /*root=*/0);
-           },
-           [](std::size_t i) { return value_of(0, i); }}};
+      {"gradient_sum", sum_factor,
+       [&ranks](std::span<float> values) {
+         return Trial{[&ranks, values] { ranks.wait(ranks.start_sum({.values = values})); }};
+       },
+       sum},
+      {"all_reduce", sum_factor,
+       [&ranks](std::span<float> values) {
+         return Trial{[&ranks, values] { ranks.all_reduce_sum(values); }};
+       },
+       sum},
+      {"broadcast", 1.0,
+       [&ranks](std::span<float> values) {
+         return Trial{[&ranks, values] {
+           ranks.broadcast(std::as_writable_bytes(values), /*root=*/0);
+         }};
+       },
+       [size](std::size_t i) { return bench_value(0, i, size); }}};
   if (!ranks.sums_on_device()) return all;
   for (const auto& [name, wire] : {std::pair("device_sum", Wire::kFloat32),
                                    std::pair("device_bf16", Wire::kBfloat16)}) {
     all.push_back({name, sum_factor,
                    [&ranks, wire = wire](std::span<float> values) {
-                     sum_on_device(ranks, values, wire);
+                     return sum_on_device(ranks, values, wire);
                    },
                    sum});
   }
@@ -88,19 +94,23 @@ double largest(Communicator& ranks, double seconds) {
   return static_cast<double>(all) / kNanoseconds;
 }
 
-void fill(std::span<float> values, int rank) {
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = value_of(rank, i);
+void fill(std::span<float> values, const Communicator& ranks) {
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = bench_value(ranks.rank(), i, ranks.size());
+  }
 }
 
 CollectiveRow measure(const Collective& collective, std::size_t bytes,
                       const CollectiveBenchOptions& options, Communicator& ranks,
                       const std::function<double()>& now) {
   std::vector<float> values(std::max<std::size_t>(1, bytes / sizeof(float)));
-  fill(values, ranks.rank());
+  fill(values, ranks);
+  const Trial checked = collective.prepare(values);
   ranks.barrier();
   const double before = now();
-  collective.run(values);
+  checked.run();
   const double once = largest(ranks, now() - before);
+  checked.fetch();
   double wrong = 0;
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (values[i] != collective.expected(i)) ++wrong;
@@ -112,9 +122,10 @@ CollectiveRow measure(const Collective& collective, std::size_t bytes,
   row.times = std::clamp(static_cast<int>(options.seconds_max / std::max(once, 1e-9)), 1,
                          options.times_max);
   std::fill(values.begin(), values.end(), 0.0F);  // Sums of sums would grow beyond all bounds.
+  const Trial timed = collective.prepare(values);
   ranks.barrier();
   const double started = now();
-  for (int i = 0; i < row.times; ++i) collective.run(values);
+  for (int i = 0; i < row.times; ++i) timed.run();
   const double seconds = largest(ranks, now() - started) / row.times;
   row.time_us = 1e6 * seconds;
   row.algorithm_gb_s = 1e-9 * static_cast<double>(row.bytes) / std::max(seconds, 1e-12);
@@ -122,7 +133,25 @@ CollectiveRow measure(const Collective& collective, std::size_t bytes,
   return row;
 }
 
+constexpr std::size_t kValues = 7;  // 0 to 6.
+
 }  // namespace
+
+// At any place 80 ranks at most send anything, so that no part of a sum exceeds 252: bfloat16 has every
+// integer up to 256.
+float bench_value(int rank, std::size_t i, int ranks) {
+  constexpr std::size_t kSendersMax = 80;
+  const std::size_t turn = i + static_cast<std::size_t>(rank);
+  return turn % static_cast<std::size_t>(ranks) < kSendersMax ? static_cast<float>(turn % kValues) : 0;
+}
+
+std::vector<float> bench_sums(int ranks) {
+  std::vector<float> sums(kValues * static_cast<std::size_t>(ranks), 0.0F);
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    for (int rank = 0; rank < ranks; ++rank) sums[i] += bench_value(rank, i, ranks);
+  }
+  return sums;
+}
 
 CollectiveReport bench_collectives(const CollectiveBenchOptions& options,
                                    Communicator& communicator,

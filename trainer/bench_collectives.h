@@ -25,8 +25,8 @@ struct CollectiveBenchOptions {
 
 struct CollectiveRow {
   std::string name;  // "gradient_sum": in the background as in training; "all_reduce": blocking. Where the
-                     // ranks add up on GPUs also "device_sum" and "device_bf16", with the way of the
-                     // values to the GPU and back.
+                     // ranks add up on GPUs also "device_sum" and "device_bf16", of values that lie in
+                     // their memory.
   std::size_t bytes = 0;
   int times = 0;
   double time_us = 0;  // The slowest rank's mean.
@@ -44,6 +44,12 @@ struct CollectiveReport {
 [[nodiscard]] CollectiveReport bench_collectives(const CollectiveBenchOptions& options,
                                                  Communicator& communicator,
                                                  const std::function<double()>& now);
+
+// What rank `rank` of `ranks` sends at place `i`, and what all of them make together there: the sums
+// repeat after as many places as are given. Integers whose sums are exact in bfloat16 too, in whatever
+// order they are made.
+[[nodiscard]] float bench_value(int rank, std::size_t i, int ranks);
+[[nodiscard]] std::vector<float> bench_sums(int ranks);
 
 // Every rank's host once, in the order of the ranks: "n1 (2), n2 (2)". A collective.
 [[nodiscard]] std::string hosts_of(Communicator& communicator);
