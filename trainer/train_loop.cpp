@@ -36,6 +36,13 @@ Numbers read(const BatchStep::Result& result) {
   return {{values[0], values[1], values[2]}, true};
 }
 
+// Of the time in which gradients travelled: what of it nobody waited for. NaN where none did.
+double hidden_share(const GradientReducer::Totals& before, const GradientReducer::Totals& now) {
+  const double under_way_s = now.under_way_s - before.under_way_s;
+  if (!(under_way_s > 0)) return std::nan("");
+  return std::max(0.0, 1 - (now.exposed_s - before.exposed_s) / under_way_s);
+}
+
 }  // namespace
 
 // One epoch, or what is left of it. Nothing: done; the epoch is closed and saved.
@@ -63,6 +70,7 @@ std::optional<ExitCode> TrainingRun::train_epoch() {
   replica_->model().train();
   epoch_started_ = batch_started_ = around_.now();
   epoch_first_batch_ = progress_.epoch_batch;
+  epoch_reduced_ = replica_->reduced();
 
   bool is_time_up = false;
   while (progress_.epoch_batch < progress_.batches_per_epoch && !is_time_up) {
@@ -361,6 +369,7 @@ std::optional<ExitCode> TrainingRun::finish_epoch(bool is_time_up) {
   }
 
   const ResultsRow row = results_row(validation);
+  const double overlap = hidden_share(epoch_reduced_, replica_->reduced());
   change_folder([&] {
     folder_.add_results(row);
     save_weights_of_epoch(is_best, validation ? validation->metrics.fitness() : 0);
@@ -385,6 +394,7 @@ std::optional<ExitCode> TrainingRun::finish_epoch(bool is_time_up) {
                    {"fitness", validation ? validation->metrics.fitness() : std::nan("")},
                    {"best_epoch", progress_.best_epoch},
                    {"images_per_s", images_per_s},
+                   {"overlap", overlap},
                    {"validation_s", progress_.validation_seconds},
                    {"save_s", progress_.save_seconds}});
   progress_.is_finished = is_last;

@@ -68,6 +68,7 @@ using ValidationOnRanks = TrainTest;
 
 TEST_F(ValidationOnRanks, GivesWhatOneRankAloneFinds) {
   use_small_model();
+  args_.batch = world->size();  // It has to divide among them; the validation takes one at a time.
   const TrainInput input = prepare_input(args_, *world);
   torch::manual_seed(3);
   DetectionModel model(contract::load_architecture(args_.model),

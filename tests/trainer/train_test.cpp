@@ -100,7 +100,7 @@ TEST_F(TrainTest, ThePreflightNamesNodesThatCannotTrain) {
   args_.epochs = 1;
   contract::PreflightLimits limits;
   limits.memory_min_b = limits.disk_min_b = 1;
-  ASSERT_EQ(run("good", {.preflight = limits}).code, contract::ExitCode::kFinished);
+  ASSERT_EQ(run("good", {.seconds_per_look = 1, .preflight = limits}).code, contract::ExitCode::kFinished);
   limits.disk_min_b = std::int64_t{1} << 62;
 
   const TrainOutcome outcome = run("bad", {.preflight = limits});
@@ -111,6 +111,7 @@ TEST_F(TrainTest, ThePreflightNamesNodesThatCannotTrain) {
   const auto good = contract::parse_preflight(read("good/preflight.json"));
   EXPECT_EQ(good.ranks.size(), static_cast<std::size_t>(world->size()));
   EXPECT_TRUE(good.faults.empty());
+  EXPECT_GT(good.duration_s, good.sum_s);
   EXPECT_EQ(good.ranks.back().rank, world->size() - 1);
   EXPECT_EQ(exit_record("bad").at("reason"), "bad_node");
   EXPECT_NE(exit_record("bad").at("message").get<std::string>().find(world->host() + " (rank 0)"),
@@ -317,10 +318,19 @@ TEST_F(TrainTest, AnEpochThatTakesLongIsSavedInsideIt) {
               contract::ExitCode::kFinished);
     if (world->rank() != 0) continue;
     std::vector<int> steps;  // After which it was saved.
+    nlohmann::json overlap = "no epoch";
     std::istringstream lines(read(name + "/metrics.jsonl"));
     for (std::string line; std::getline(lines, line);) {
       const auto record = nlohmann::json::parse(line);
       if (record.at("kind") == "checkpoint") steps.push_back(record.at("step").get<int>());
+      if (record.at("kind") == "epoch") overlap = record.at("values").at("overlap");
+    }
+    // Of the time of its messages, what nobody waited for; one rank has none.
+    ASSERT_TRUE(overlap.is_number() || overlap.is_null()) << overlap;
+    EXPECT_EQ(overlap.is_number(), world->size() > 1);
+    if (overlap.is_number()) {
+      EXPECT_GE(overlap.get<double>(), 0);
+      EXPECT_LE(overlap.get<double>(), 1);
     }
     if (seconds_per_look < 1) {
       EXPECT_EQ(steps, std::vector<int>{5}) << "the end of the epoch";
