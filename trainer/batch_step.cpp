@@ -16,6 +16,10 @@ namespace {
 std::vector<torch::Tensor> changed_by_a_batch(Replica& replica) {
   std::vector<torch::Tensor> tensors = replica.optimizer().gradients();
   for (const torch::Tensor& buffer : replica.model().buffers()) tensors.push_back(buffer);
+  // Zeros in any order where the first step, in which that is learnt, is taken back.
+  if (const torch::Tensor& residual = replica.wire_residual(); residual.defined()) {
+    tensors.push_back(residual);
+  }
   return tensors;
 }
 

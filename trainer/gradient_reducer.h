@@ -81,6 +81,9 @@ class GradientReducer {
   // the sum. Without a state, or with one of other parameters, as before the first step. A collective.
   void load_wire_state(const std::vector<std::pair<std::string, torch::Tensor>>& state);
 
+  // What rounding to bfloat16 has left over on this rank, in the order of the block: the memory itself,
+  // for who takes a step back. Undefined for float32.
+  [[nodiscard]] const torch::Tensor& residual() const { return residual_; }
   [[nodiscard]] const Totals& totals() const { return totals_; }
   [[nodiscard]] std::size_t bucket_count() const { return buckets_.size(); }
 

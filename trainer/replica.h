@@ -85,6 +85,7 @@ class Replica {
   void settle();
 
   // GradientReducer's.
+  [[nodiscard]] const torch::Tensor& wire_residual() const { return reducer_->residual(); }
   [[nodiscard]] std::vector<std::pair<std::string, torch::Tensor>> wire_state() {
     return reducer_->wire_state();
   }
