@@ -11,6 +11,7 @@
 #include <random>
 #include <thread>
 
+#include "tests/trainer/forwarding_ranks.h"
 #include "tests/trainer/ranks.h"
 #include "trainer/bfloat16.h"
 #include "trainer/gradient_reducer.h"
@@ -118,6 +119,34 @@ TEST(GradientReducer, CountsBucketsFromTheEndSoThatTheLastIsSmall) {
 
   EXPECT_EQ(GradientReducer(*world, parameters).bucket_count(), 2U);  // 2 + 2 MiB, and 1 MiB.
   EXPECT_EQ(GradientReducer(*world, parameters, {.bucket_bytes_max = 4}).bucket_count(), 3U);
+}
+
+class CountingRanks : public ForwardingRanks {
+ public:
+  using ForwardingRanks::ForwardingRanks;
+  Ticket start_sum(const SumRequest& request) override {
+    ++sums;
+    return ForwardingRanks::start_sum(request);
+  }
+  int sums = 0;
+};
+
+// Several backward passes to a step: only the last one sends.
+TEST(GradientReducer, SendsNothingWhileItAccumulates) {
+  if (world->size() == 1) return;
+  CountingRanks ranks(*world);
+  const torch::Tensor parameter = torch::ones({8}, torch::requires_grad());
+  GradientReducer reducer(ranks, {parameter});
+  for (int step = 1; step <= 2; ++step) {
+    parameter.grad().zero_();
+    for (int pass = 0; pass < 3; ++pass) parameter.sum().backward();
+    EXPECT_EQ(ranks.sums, step - 1);
+    reducer.arm();
+    parameter.sum().backward();
+    reducer.reduce();
+    EXPECT_EQ(ranks.sums, step);
+    EXPECT_TRUE(torch::equal(parameter.grad(), torch::full({8}, 4.0F * static_cast<float>(world->size()))));
+  }
 }
 
 // A bucket of two gradients is under way before the first layer's gradient exists.
