@@ -50,6 +50,9 @@ attempt_ended() { # ATTEMPT CONDITION
     "map(select(.end and .attempt == \$attempt and ($2))) | length > 0" \
     "$run_dir/attempts.jsonl" >/dev/null 2>&1
 }
+end_of_attempt() { # ATTEMPT: UTC seconds.
+  jq --argjson attempt "$1" 'select(.end and .attempt == $attempt) | .end' "$run_dir/attempts.jsonl"
+}
 # The process of a rank of the run, now.
 process_of_rank() {
   local pid
@@ -120,10 +123,11 @@ has_resumed() { [[ $(cat "$run_dir"/slurm-*.out | grep -cE "^resuming .* at epoc
 # One moment: an attempt has trained for an epoch, and a random rank of it is stopped or killed a
 # random time later. The attempt ends by itself, names the rank, and the run goes on from what was saved.
 strike() { # ATTEMPT SIGNAL
-  local attempt=$1 signal=$2 victim=$((RANDOM % 4)) before log
+  local attempt=$1 signal=$2 victim=$((RANDOM % 4)) before log struck took_s
   before=$(epochs_of "$tytest_user" "$run_id")
   eventually 250 has_epochs $((before + 1))
   sleep "$((RANDOM % 4)).$((RANDOM % 10))"
+  struck=$(date +%s)
   kill -s "$signal" "$(process_of_rank "$victim")"
   echo "# attempt $attempt: SIG$signal of rank $victim at $(date +%T), after epoch $(epochs_of "$tytest_user" "$run_id")" >&3
   if [[ $signal == STOP ]]; then
@@ -131,6 +135,11 @@ strike() { # ATTEMPT SIGNAL
   else
     eventually 250 attempt_ended "$attempt" ".is_crash == 1"
   fi
+  # The watchdog's limit, the last turn of its speakers, Slurm's KillWait for a rank that is stopped,
+  # and what a busy machine may add.
+  took_s=$(($(end_of_attempt "$attempt") - struck))
+  echo "# ended $took_s s later" >&3
+  ((took_s <= watchdog_s + 30 + kill_wait_s + 15))
   eventually 250 has_resumed $((attempt + 1))
   log=$(cat "$run_dir"/slurm-*.out | sed -n "/^---- run .*, attempt $attempt: /,/^---- run .*, attempt $((attempt + 1)): /p")
   if [[ $signal == STOP ]]; then
@@ -143,11 +152,13 @@ strike() { # ATTEMPT SIGNAL
 
 # More of them by hand: TRAINYARD_MOMENTS=20 TRAINYARD_SEED=7 bats -f moments tests/slurm/ranks.bats
 @test "ranks: stopped and killed at random moments, they end their attempts, and the run goes on by itself, charged to the second" {
-  local moments=${TRAINYARD_MOMENTS:-2} seed=${TRAINYARD_SEED:-$RANDOM} moment
+  local moments=${TRAINYARD_MOMENTS:-2} seed=${TRAINYARD_SEED:-$RANDOM} moment watchdog_s=30 kill_wait_s
+  kill_wait_s=$(as root scontrol show config | sed -n 's/^KillWait *= \([0-9]*\) sec.*/\1/p')
+  [[ -n $kill_wait_s ]]
   echo "# $moments moments, TRAINYARD_SEED=$seed" >&3
   RANDOM=$seed
   cp "$tytest_state/etc/site.toml" "$BATS_TEST_TMPDIR/site.toml"
-  sed -i 's/^watchdog_limit_s = .*/watchdog_limit_s = 30/' "$tytest_state/etc/site.toml"
+  sed -i "s/^watchdog_limit_s = .*/watchdog_limit_s = $watchdog_s/" "$tytest_state/etc/site.toml"
   tytrain epochs=10000 batch=16 val=false --gpus 4 --nodes 2 --auto-resume
   for ((moment = 0; moment < moments; ++moment)); do
     strike "$moment" "$([[ $((moment % 2)) == 0 ]] && echo STOP || echo KILL)"
