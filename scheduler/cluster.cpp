@@ -108,7 +108,10 @@ MostAllocated most_allocated(const Asked& asked) {
   const auto has_gpus = [](const std::string& tres) { return tres.find("gpu") != std::string::npos; };
   MostAllocated most;
   // Where nobody said how many nodes, Slurm takes those that are free: at the most one for each task.
-  most.nodes = std::max({1, asked.nodes, asked.nodes_max > 0 ? asked.nodes_max : asked.tasks});
+  // What is asked for as a sum stays that sum.
+  const bool grows = has_gpus(asked.per_node) || has_gpus(asked.per_socket);
+  const int unsaid = grows && !has_gpus(asked.per_job) ? asked.tasks : 0;
+  most.nodes = std::max({1, asked.nodes, asked.nodes_max > 0 ? asked.nodes_max : unsaid});
   if (asked.partition_nodes > 0) {
     most.nodes = std::min(most.nodes, std::max(asked.nodes, asked.partition_nodes));
   }

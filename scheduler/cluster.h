@@ -76,11 +76,12 @@ struct JobSnapshot {
 
 // What a waiting job asks Slurm for.
 struct Asked {
-  std::string tres;                // Slurm's sum, for the fewest nodes: "cpu=3,node=1,gres/gpu=1".
-  std::string per_job, per_node, per_socket;  // "gres:gpu:2", as --gpus, --gpus-per-node and so on say.
+  std::string tres = {};           // Slurm's sum, for the fewest nodes: "cpu=3,node=1,gres/gpu=1".
+  // "gres:gpu:2", as --gpus, --gpus-per-node and so on say.
+  std::string per_job = {}, per_node = {}, per_socket = {};
   int nodes = 0;                   // That it needs, by Slurm's own estimate.
   int nodes_max = 0;               // 0: nobody said.
-  int tasks = 0;                   // 0: not known.
+  int tasks = 0;                   // 0: not known, or of no weight.
   int partition_nodes = 0;         // All that there are; 0: not known.
 };
 // The most that Slurm may start it with. `fills_nodes`: every GPU of the nodes.

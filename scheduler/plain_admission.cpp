@@ -198,11 +198,19 @@ Expected<std::optional<Refusal>> Dispatcher::admit_plain(std::vector<WantedJob>&
                                                          UtcSeconds now) {
   const auto owner = look_up_(wanted.front().job.uid, *site_);
   if (!owner) return std::optional{refuse(owner.error().message)};
-  if (auto no_room = why_no_room(*site_)) return no_room;
+  // One that runs or has run is charged, room or not.
+  const bool is_waiting = wanted.front().job.state == JobState::kPending;
+  if (auto no_room = is_waiting ? why_no_room(*site_) : std::nullopt) return no_room;
   if (const auto given = give_allowance(ledger_, *site_, owner->user, now); !given) {
     return tl::unexpected(given.error());
   }
   for (WantedJob& each : wanted) {
+    // On how many nodes a job may start that it has put back Slurm does not show: as many as before.
+    for (const WantedTask& task : each.tasks) {
+      if (each.job.attempt == 0 || task.run.segments.empty()) continue;
+      each.job.gpus = std::max(each.job.gpus, task.run.last().plan.gpus);
+      each.job.node_count = std::max(each.job.node_count, task.run.last().plan.nodes);
+    }
     for (const WantedTask& task : each.tasks) {
       if (task.run.segments.empty() || is_plain_run_of(task.run, each.job)) continue;
       return std::optional{refuse(fmt::format(

@@ -102,13 +102,20 @@ int known_count(std::uint32_t count) {
   return count < INFINITE16 ? static_cast<int>(count) : 0;
 }
 
+// More tasks than there are nodes anywhere are as many as one likes.
+int known_tasks(std::uint32_t count) {
+  return count < NO_VAL ? static_cast<int>(std::min<std::uint32_t>(count, INFINITE16)) : 0;
+}
+
 // The GPUs of a job that waits: what its hold must pay for, on however many nodes it starts.
 void set_most_allocated(JobSnapshot& out, const slurm_job_info_t& job, int partition_nodes) {
+  // Slurm shows no most nodes of a job that it has put back, and may have been told some.
+  const int tasks = job.restart_cnt == 0 ? known_tasks(job.num_tasks) : 0;
   const MostAllocated most = most_allocated(
       {.tres = copy(job.tres_req_str), .per_job = copy(job.tres_per_job),
        .per_node = copy(job.tres_per_node), .per_socket = copy(job.tres_per_socket),
        .nodes = known_count(job.num_nodes), .nodes_max = known_count(job.max_nodes),
-       .tasks = known_count(job.num_tasks), .partition_nodes = partition_nodes});
+       .tasks = tasks, .partition_nodes = partition_nodes});
   out.may_spread = job.max_nodes == 0 && most.nodes > static_cast<int>(job.num_nodes);
   out.node_count = most.nodes;
   out.gpus = most.gpus;

@@ -294,7 +294,7 @@ TEST(MostAllocated, IsWhatAJobMayGetOnTheMostNodesThatItMayStartOn) {
   const std::vector<Row> rows{
       {"--gpus=2", {.tres = "cpu=1,node=1,gres/gpu=2", .per_job = "gres:gpu:2", .nodes = 1, .tasks = 1}, 1, 2},
       {"--gpus=2 --ntasks=3",
-       {.tres = "node=1,gres/gpu=2", .per_job = "gres:gpu:2", .nodes = 1, .tasks = 3}, 3, 2},
+       {.tres = "node=1,gres/gpu=2", .per_job = "gres:gpu:2", .nodes = 1, .tasks = 3}, 1, 2},
       {"--nodes=2 --gpus-per-node=1",
        {.tres = "node=2,gres/gpu=2", .per_node = "gres:gpu:1", .nodes = 2, .nodes_max = 2, .tasks = 2}, 2, 2},
       {"--nodes=1-2 --gpus-per-node=1",
@@ -311,9 +311,9 @@ TEST(MostAllocated, IsWhatAJobMayGetOnTheMostNodesThatItMayStartOn) {
       {"--nodes=1-2 --gpus-per-socket=1 --sockets-per-node=1",
        {.tres = "node=1,gres/gpu=1", .per_socket = "gres:gpu:1", .nodes = 1, .nodes_max = 2, .tasks = 1},
        2, 1, true},
-      {"--ntasks=4 --ntasks-per-gpu=2", {.tres = "node=1,gres/gpu=2", .nodes = 1, .tasks = 4}, 4, 2},
-      {"--gpus-per-task=1 --ntasks=2", {.tres = "node=1,gres/gpu=2", .nodes = 1, .tasks = 2}, 2, 2},
-      {"no GPUs", {.tres = "cpu=4,node=1", .nodes = 1, .tasks = 4}, 4, 0},
+      {"--ntasks=4 --ntasks-per-gpu=2", {.tres = "node=1,gres/gpu=2", .nodes = 1, .tasks = 4}, 1, 2},
+      {"--gpus-per-task=1 --ntasks=2", {.tres = "node=1,gres/gpu=2", .nodes = 1, .tasks = 2}, 1, 2},
+      {"no GPUs", {.tres = "cpu=4,node=1", .nodes = 1, .tasks = 4}, 1, 0},
       {"nothing that makes sense",
        {.tres = "node=1,gres/gpu=999999", .per_node = "gres:gpu:999999", .nodes = 1, .tasks = 60'000},
        60'000, 1'000'000}};
@@ -324,6 +324,23 @@ TEST(MostAllocated, IsWhatAJobMayGetOnTheMostNodesThatItMayStartOn) {
     EXPECT_EQ(most.gpus, row.gpus);
     EXPECT_EQ(most.fills_nodes, row.fills_nodes);
   }
+}
+
+// Slurm shows the fewest nodes of a job that it has put back, and no most.
+TEST_F(PlainShapesTest, ThatWasPutBackIsHeldForWhatItWasBefore) {
+  const JobId id = world.cluster.submit_plain(3, 600);
+  world.cluster.jobs.at(id).node_count = 3;
+  world.tick();
+  world.cluster.start(id);
+  world.tick(10);
+  world.cluster.requeue(id);
+  world.cluster.jobs.at(id).gpus = 1;
+  world.cluster.jobs.at(id).node_count = 1;
+
+  for (int i = 0; i < 4; ++i) world.tick(10);
+
+  EXPECT_FALSE(job(id).is_held);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 3 * (600 + kMargin) * 1000);
 }
 
 TEST_F(PlainShapesTest, ThatSlurmMaySpreadIsToldWhatBindsIt) {
