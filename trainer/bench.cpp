@@ -12,6 +12,7 @@
 #include <optional>
 #include <span>
 
+#include "trainer/amp.h"
 #include "trainer/contract/architecture.h"
 #include "trainer/device.h"
 #include "trainer/layout.h"
@@ -116,7 +117,12 @@ class Bench {
     const torch::Tensor images = network_input(batch.images, device_);
     clock_.lap(BenchStage::kCopy);
     DetectionModel& model = replica_->model();
-    const std::vector<torch::Tensor> features = model.forward(images);
+    std::vector<torch::Tensor> features;
+    {
+      const Autocast scope(device_, amp_type(args_.amp, device_));
+      features = model.forward(images);
+    }
+    for (torch::Tensor& map : features) map = map.to(torch::kFloat);
     clock_.lap(BenchStage::kForward);
     const LossValue loss = detection_loss(
         features, model.strides(), batch.targets, {.box = args_.box, .cls = args_.cls, .dfl = args_.dfl},

@@ -294,6 +294,8 @@ Progress parse_progress(const std::string& json_text) {
       json.emplace("model_yaml", "");
       json.emplace("freeze", nlohmann::json::array());
       json.emplace("patience_from", 0);
+      json.emplace("loss_scale", 0);
+      json.emplace("loss_scale_steps", 0);
       json.emplace("train_images", "");
       json.emplace("arguments", nlohmann::json::object());
     }

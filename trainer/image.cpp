@@ -55,10 +55,16 @@ int round_half_even(double value) {
   return static_cast<int>(std::nearbyint(value));
 }
 
-// Of a file with that header: its floats alone.
-std::size_t pfm_bytes_min(const contract::ImageHeader& header, std::string_view bytes) {
+// Of a whole file: "PF", width, height and scale, one blank, and the floats.
+std::size_t pfm_bytes(const contract::ImageHeader& header, std::string_view bytes) {
+  constexpr std::string_view kBlanks = " \t\r\n";
+  std::size_t at = 2;
+  for (int word = 0; word < 3 && at < bytes.size(); ++word) {
+    at = std::min(bytes.find_first_not_of(kBlanks, at), bytes.size());
+    at = std::min(bytes.find_first_of(kBlanks, at), bytes.size());
+  }
   const std::size_t channels = bytes[1] == 'F' ? 3 : 1;
-  return static_cast<std::size_t>(header.width * header.height) * channels * sizeof(float);
+  return at + 1 + static_cast<std::size_t>(header.width * header.height) * channels * sizeof(float);
 }
 
 }  // namespace
@@ -80,7 +86,7 @@ ReadImage decode_image(std::string bytes) {
     return {{}, fmt::format("is a {} without a size in its header.", header->format), {}};
   }
   // The decoder takes what the memory held for what is missing.
-  if (header->format == "PFM" && bytes.size() < pfm_bytes_min(*header, bytes)) {
+  if (header->format == "PFM" && bytes.size() < pfm_bytes(*header, bytes)) {
     return {{}, "is a PFM that is cut short.", {}};
   }
   std::string note;

@@ -106,7 +106,9 @@ bool Replica::is_finite() const {
 // same sums, and so find the same.
 bool Replica::is_overflown() {
   if (is_finite()) {
+    const double before = loss_scale_->factor;
     loss_scale_->note_step();
+    rescale_residual(loss_scale_->factor / before);
     return false;
   }
   if (!loss_scale_->can_shrink()) return false;
@@ -114,6 +116,17 @@ bool Replica::is_overflown() {
   gradient_norm_ = torch::zeros_like(gradient_norm_);
   reducer_->load_wire_state({});  // What rounding left over is not finite either.
   return true;
+}
+
+void Replica::rescale_residual(double factor) {
+  torch::NoGradGuard no_grad;
+  if (factor != 1 && reducer_->residual().defined()) reducer_->residual().mul_(factor);
+}
+
+void Replica::rescale_gradients(double factor) {
+  if (factor == 1) return;
+  optimizer_.scale_gradients(factor);
+  rescale_residual(factor);
 }
 
 void Replica::step(const StepRates& rates, std::int64_t ema_updates, const StageDone& done) {
@@ -133,8 +146,9 @@ void Replica::step(const StepRates& rates, std::int64_t ema_updates, const Stage
 
 void Replica::settle() {
   reduce();
-  // Where they are scaled, the step that follows tells what they are worth.
-  if (!loss_scale_) gradient_norm_ = optimizer_.gradient_norm();
+  gradient_norm_ = optimizer_.gradient_norm();
+  // Not to be saved: what was accumulated is left out, as a step would be.
+  if (loss_scale_ && !is_finite() && is_overflown()) optimizer_.zero_grad();
   if (communicator_.rank() != 0) optimizer_.zero_grad();
 }
 

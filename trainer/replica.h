@@ -52,6 +52,9 @@ class Replica {
   // waits for the device once a step. The same on all ranks.
   void scale_loss(const LossScale& scale) { loss_scale_ = scale; }
   [[nodiscard]] const std::optional<LossScale>& loss_scale() const { return loss_scale_; }
+  // What is kept from batch to batch and carries the factor, times this: accumulated gradients, and what
+  // rounding on the wire left over.
+  void rescale_gradients(double factor);
 
   // Adds the gradients of `loss`. kStepFollows: they are summed over the ranks meanwhile, and step()
   // is called next, on all ranks.
@@ -81,7 +84,8 @@ class Replica {
   // arrives, and the gradients are worth nothing.
   void finish_sums() { reduce(); }
 
-  // Between two steps: rank 0 holds the sum of all gradients accumulated so far, the others none.
+  // Between two steps: rank 0 holds the sum of all gradients accumulated so far, the others none. Where
+  // those of a scaled loss overflowed, none has any.
   void settle();
 
   // GradientReducer's.
@@ -99,6 +103,7 @@ class Replica {
  private:
   void reduce();
   bool is_overflown();
+  void rescale_residual(double factor);
 
   Communicator& communicator_;
   std::shared_ptr<DetectionModel> model_, average_;

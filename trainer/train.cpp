@@ -351,7 +351,7 @@ void TrainingRun::share_state() {
     replica_->scale_loss({progress_.loss_scale, progress_.loss_scale_steps});
   }
   const double now = replica_->loss_scale() ? replica_->loss_scale()->factor : 1;
-  if (now != before) replica_->optimizer().scale_gradients(now / before);
+  replica_->rescale_gradients(now / before);
 }
 
 // Every rank's host once, in the order of the ranks, with how many stand on it: "n1 (2), n2 (2)".

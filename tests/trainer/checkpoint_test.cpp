@@ -332,14 +332,17 @@ TEST(Checkpoint, NamesWhatTheNextAttemptWasGivenOtherwise) {
   EXPECT_EQ(saved.progress.epoch_batch, 4);
 }
 
-TEST(Checkpoint, OfTheFirstVersionsSaysNothingOfArgumentsAndImages) {
+TEST(Checkpoint, OfTheFirstVersionsSaysNothingOfArgumentsImagesAndALossScale) {
   nlohmann::json old = nlohmann::json::parse(to_json_text(Progress()));
-  for (const char* name : {"arguments", "train_images"}) ASSERT_EQ(old.erase(name), 1U);
+  for (const char* name : {"arguments", "train_images", "loss_scale", "loss_scale_steps"}) {
+    ASSERT_EQ(old.erase(name), 1U);
+  }
 
   const Progress progress = parse_progress(old.dump());
 
   EXPECT_TRUE(progress.arguments.empty());
   EXPECT_TRUE(progress.train_images.empty());
+  EXPECT_EQ(progress.loss_scale, 0);
 }
 
 TEST(Epoch, ThatWasNotValidatedHasNoMetrics) {

@@ -191,7 +191,9 @@ TEST_F(TrainTest, ASignalStopsWithinOneStep) {
 
   EXPECT_EQ(outcome.code, contract::ExitCode::kStopped);
   EXPECT_EQ(outcome.step, 1);
-  if (world->rank() == 0) EXPECT_EQ(exit_record("run").at("asked_by"), "signal");
+  if (world->rank() == 0) {
+    EXPECT_EQ(exit_record("run").at("asked_by"), "signal");
+  }
 }
 
 TEST_F(TrainTest, TheStopFileStopsAndIsRemoved) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <span>
 #include <sstream>
 #include <string>
@@ -128,7 +129,9 @@ ImageHeader pfm_header(std::string_view bytes) {
   ImageHeader header{.format = "PFM"};
   std::istringstream text{std::string(bytes.substr(2, kHeaderBytesMax))};
   std::int64_t width = 0, height = 0;
-  if (text >> width >> height && width > 0 && height > 0) {
+  // A number that goes on beyond what is looked at is another one to a decoder.
+  const bool is_whole = text >> width >> height && std::isspace(text.peek()) != 0;
+  if (is_whole && width > 0 && height > 0) {
     header.width = width;
     header.height = height;
   }
