@@ -21,7 +21,7 @@ constexpr std::string_view kCheckpointFile = "weights/last.json";  // Changes wi
 constexpr int kBadNodesMax = 3;  // Placements of one segment without a node that was bad.
 constexpr int kCrashesMax = 3;   // At one checkpoint.
 constexpr int kIdleEndsMax = 3;  // Ends by a stop or the deadline at one step.
-constexpr std::string_view kOwnStop = "signal";  // What the script writes into a stop file of its own.
+constexpr std::string_view kOwnStop = "signal";  // In a stop file of its own (docs/formats/run_folder.md).
 
 // One word for a shell, whatever stands in it.
 std::string shell_quote(std::string_view text) {
@@ -327,7 +327,8 @@ std::string stop_trap() {
       "}}\n"
       "ask_to_stop() {{\n"
       "  stops=$((stops + 1))\n"
-      "  [ -e \"$run_dir\"/{stop} ] || echo {own} > \"$run_dir\"/{stop}\n"
+      "  [ -e \"$run_dir\"/{stop} ] ||  # Whole or not at all: an empty one is a person's.\n"
+      "    {{ echo {own} > \"$run_dir\"/{stop}.new && mv \"$run_dir\"/{stop}.new \"$run_dir\"/{stop}; }}\n"
       "  if [ -n \"$srun_pid\" ] && takes_usr2 \"$srun_pid\"; then kill -USR2 \"$srun_pid\"; fi\n"
       "}} 2> /dev/null\n"
       "trap ask_to_stop USR1\n"
@@ -429,8 +430,7 @@ std::string go_on(const Plan& plan, const InstanceType* type) {
   if (!plan.auto_resume) return text;
   return text + fmt::format(
       "# There is more to do, unless a person made the stop file, or no step is made any more.\n"
-      "if [ \"$code\" = {deadline} ] || {{ [ \"$code\" = {stopped} ] &&\n"
-      "  {{ [ \"$stops\" -gt 0 ] || [ \"$asked_by\" != file ]; }}; }}; then\n"
+      "if [ \"$code\" = {deadline} ] || {{ [ \"$code\" = {stopped} ] && [ \"$asked_by\" != file ]; }}; then\n"
       "  if [ \"$(ends_of \"\\\"code\\\":\\({stopped}\\|{deadline}\\),.*\\\"step\\\":$step,\" | wc -l)\" "
       "-le {idle} ]; then\n"
       "    requeue ''\n"

@@ -108,6 +108,12 @@ bool RunFolder::stop_file_exists() const {
   return ::access(fmt::format("{}/{}", path_, contract::kStopFile).c_str(), F_OK) == 0;
 }
 
+bool RunFolder::is_stop_file_of_a_signal() const {
+  std::ifstream file(fmt::format("{}/{}", path_, contract::kStopFile));
+  std::string word;
+  return file >> word && word == "signal";  // docs/formats/run_folder.md
+}
+
 void RunFolder::remove_exit_record() {
   fs::remove(fmt::format("{}/{}", path_, contract::kExitFile));
 }

@@ -25,7 +25,7 @@ struct ExitRecord {
   std::int64_t step = 0;
   int attempt = 0;
   std::vector<std::string> bad_nodes = {};  // To be left out when the run is placed again.
-  bool is_by_stop_file = false;  // Of kStopped: the file alone asked, no rank got a signal.
+  bool is_by_stop_file = false;  // Of kStopped: a person's file asked, a signal or not.
 };
 // "finished", "stopped", "deadline", "bad_input", "not_a_number", "out_of_memory", "environment",
 // "stalled", "bad_node", "internal".
@@ -59,6 +59,8 @@ class RunFolder {
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] std::string weights() const;  // The folder of weights.
   [[nodiscard]] bool stop_file_exists() const;
+  // The batch script's own, of a signal that it got; any other is a person's.
+  [[nodiscard]] bool is_stop_file_of_a_signal() const;
   void remove_exit_record();
   void remove_stop_file();
   void write_exit_record(const ExitRecord& record);

@@ -193,7 +193,7 @@ Signals TrainingRun::agree(const BatchStep::Result& result) {
   communicator_.all_reduce_sum(
       std::span<double>(reinterpret_cast<double*>(&signals), sizeof signals / sizeof(double)));
   if (signals.taken_over > 0) throw TakenOver();
-  is_stopped_by_file_ = stop_file_seen_ && signals.stop == 1;
+  is_stopped_by_file_ = is_persons_stop_ && signals.stop > 0;
   return signals;
 }
 
@@ -202,6 +202,7 @@ void TrainingRun::look_at_files(double now) {
   if (now - polled_at_ < kStopFilePollSeconds) return;
   polled_at_ = now;
   stop_file_seen_ = folder_.stop_file_exists();
+  is_persons_stop_ = stop_file_seen_ && !folder_.is_stop_file_of_a_signal();
   if (around_.deadline_file.empty()) return;
   if (const auto said = read_deadline(around_.deadline_file)) {
     deadline_.time = said->time;
@@ -220,7 +221,7 @@ TrainingRun::Interruption TrainingRun::interrupted(double needed_s) {
     if (is_timed() && seconds_left(now) <= needed_s) words[2] = 1;
   }
   communicator_.all_reduce_sum(std::span<double>(words));
-  is_stopped_by_file_ = stop_file_seen_ && words[0] == 1;
+  is_stopped_by_file_ = is_persons_stop_ && words[0] > 0;
   if (words[0] > 0) return Interruption::kStop;
   if (words[2] > 0) return Interruption::kTimeIsUp;
   return words[1] > 0 ? Interruption::kDeadline : Interruption::kNone;

@@ -205,8 +205,8 @@ class TrainingRun {
   std::int64_t epoch_first_batch_ = 0;
   GradientReducer::Totals epoch_reduced_;  // As the epoch began here.
   double saved_at_ = 0, polled_at_ = 0, recorded_at_ = 0;
-  bool stop_file_seen_ = false;
-  bool is_stopped_by_file_ = false;  // Rank 0's: no rank has got a signal.
+  bool stop_file_seen_ = false, is_persons_stop_ = false;
+  bool is_stopped_by_file_ = false;  // Rank 0's: a person's.
   Interruption interruption_ = Interruption::kNone;  // Of the last validation.
   std::int64_t batch_under_way_ = 0;  // Of the epoch, from 1; 0: none yet.
   bool is_validating_ = false;

@@ -9,7 +9,9 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <future>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <random>
 #include <set>
@@ -167,7 +169,16 @@ class Watch {
 
   [[noreturn]] void end(const std::string& message, const Missing& missing) {
     const int exit_code = exit_code_;
-    if (options_.last_words) options_.last_words({message, exit_code, missing});
+    if (options_.last_words) {
+      // They write into the run's folder: where its file system hangs, the ranks end all the same.
+      auto words = std::make_shared<std::promise<void>>();
+      const std::future<void> said = words->get_future();
+      std::thread([this, words, message, exit_code, missing] {
+        options_.last_words({message, exit_code, missing});
+        words->set_value();
+      }).detach();
+      said.wait_for(std::chrono::duration<double>(kFarewellSeconds / 2));
+    }
     tell_end(exit_code);
     std::this_thread::sleep_for(std::chrono::milliseconds(100));  // The beat is to leave first.
     std::_Exit(exit_code);
@@ -406,11 +417,12 @@ class Watch {
                        describe_call(last));
   }
 
-  // How long a rank waits until it speaks for rank 0: rank 1 speaks at once, and the launcher ends the
-  // others. Where rank 1 is lost too, with rank 0's host perhaps, the first rank of another host does,
-  // then whoever is left.
+  // How long a rank waits until it speaks for rank 0: rank 1 of the same host speaks at once, and the
+  // launcher ends the others. Where that is lost too, with rank 0's host perhaps, the first rank of
+  // another host does, then whoever is left. That one shall not be first with the word: it may be the
+  // one that is cut off, and rank 0 is about to say so.
   double turn_s() const {
-    if (rank_ == 1) return 0;
+    if (rank_ == 1 && hosts_.at(1) == hosts_.front()) return 0;
     const auto elsewhere = std::find_if(hosts_.begin(), hosts_.end(),
                                         [this](const std::string& host) { return host != hosts_.front(); });
     if (elsewhere == hosts_.begin() + rank_) return kFarewellSeconds;

@@ -603,13 +603,18 @@ TEST(JobScript, AStopFileOfAPersonEndsARunThatMayGoOn) {
   };
   const std::string kByFile =
       "printf '{\"code\": 10, \"step\": 7, \"asked_by\": \"file\"}' > \"$RUN/exit.json\"\n";
-  // The trainer, which removes the file when it obeys, saw it before the signal.
-  const std::string kBySlurm = "trap '' USR2\nkill -USR1 $PPID\nsleep 0.3\nrm \"$RUN/stop\"\n" + kByFile;
   const std::string kPreempted =  // A grace time: the steps get TERM, the script nothing.
       "printf '{\"code\": 10, \"step\": 8, \"asked_by\": \"signal\"}' > \"$RUN/exit.json\"\n";
+  // The trainer, which removes the file when it obeys, tells whose it is by what stands in it.
+  const std::string kWarned = "trap '' USR2\nkill -USR1 $PPID\nsleep 0.3\n";
+  const std::string kBySlurm =
+      kWarned + "grep -qx signal \"$RUN/stop\" && rm \"$RUN/stop\" && " + kPreempted;
 
   EXPECT_FALSE(goes_on(kByFile));
   EXPECT_TRUE(goes_on(kBySlurm));
+  // A person's comes first and a signal after it: it is a person's all the same.
+  EXPECT_FALSE(goes_on("touch \"$RUN/stop\"\n" + kWarned + "test -s \"$RUN/stop\" || " + kByFile));
+  std::filesystem::remove(script.file("stop"));
   EXPECT_TRUE(goes_on(kPreempted));
 
   // Made while the next attempt waited: it is still there when that begins. The script's own is not.
