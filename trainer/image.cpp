@@ -107,6 +107,8 @@ ReadImage decode_image(std::string bytes) {
                           note.empty() ? "" : " It " + note),
               {}};
     }
+    // What a PFM of one channel is decoded to, whatever was asked for.
+    if (pixels.channels() == 1) cv::cvtColor(pixels, pixels, cv::COLOR_GRAY2BGR);
     if (std::min(pixels.cols, pixels.rows) < contract::kImageSideMin) {
       return {{},
               fmt::format("is {} x {} pixels, below the smallest side of {}.", pixels.cols,

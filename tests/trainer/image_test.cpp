@@ -183,6 +183,17 @@ TEST(ReadImage, ReadsThePortableFloatMap) {
   EXPECT_EQ(read.pixels.at<cv::Vec3b>(19, 29), cv::Vec3b(10, 20, 30));
 }
 
+TEST(ReadImage, WidensAPortableFloatMapOfOneChannel) {
+  const TempFolder folder;
+  const cv::Mat picture(20, 30, CV_32FC1, cv::Scalar(77));
+
+  const trainer::ReadImage read = read_image(folder.write("a.pfm", encoded(picture, ".pfm")));
+
+  ASSERT_EQ(read.problem, "");
+  ASSERT_EQ(read.pixels.type(), CV_8UC3);
+  EXPECT_EQ(read.pixels.at<cv::Vec3b>(19, 29), cv::Vec3b(77, 77, 77));
+}
+
 TEST(ReadImage, DoesNotMistakeAThumbnailsEndForTheImages) {
   const TempFolder folder;
   std::string jpeg = encoded(cv::Mat(64, 64, CV_8UC3, cv::Scalar(9, 99, 200)), ".jpg");
