@@ -11,7 +11,7 @@ namespace accounting {
 namespace {
 
 constexpr UtcSeconds kNow = 1'795'507'200;
-constexpr int kNewestVersion = 7;
+constexpr int kNewestVersion = 8;
 
 TEST(Ledger, AnOperationJoinsTheTransactionOfItsCaller) {
   Books books;
@@ -248,7 +248,7 @@ TEST(Ledger, AFileOfANewerProgramIsRefused) {
   const auto opened = Ledger::open(books.db);
 
   ASSERT_FALSE(opened);
-  EXPECT_NE(opened.error().message.find("999 is newer than the 7"), std::string::npos)
+  EXPECT_NE(opened.error().message.find("999 is newer than the 8"), std::string::npos)
       << opened.error().message;
 }
 
