@@ -86,7 +86,7 @@ SegmentClosed explain_end(const Segment& segment, const JobEnded& ended,
   if (code == ExitCode::kStopped) {
     return closed(Outcome::kStopped, segment.stop_requested
                                          ? "stopped by " + segment.stopped_by + "; the checkpoint is saved"
-                                         : "stopped by a signal; the checkpoint is saved");
+                                         : "stopped by a signal or its stop file; the checkpoint is saved");
   }
   if (code == ExitCode::kDeadline) {
     return closed(Outcome::kStopped,

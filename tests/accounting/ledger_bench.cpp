@@ -119,6 +119,7 @@ std::string million_segments() {
   const std::string path = std::string(folder) + "/million.db";
   if (std::filesystem::exists(path)) return path;
   const std::string part = path + ".part";
+  std::filesystem::create_directories(folder);
   std::filesystem::remove(part);
   Books books(part);
   for (std::int64_t first = 0; first < kMillion; first += 10'000) {

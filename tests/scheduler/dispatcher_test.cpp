@@ -532,7 +532,7 @@ struct Ending {
 TEST_F(DispatcherTest, EveryEndHasItsReasonInWords) {
   const Ending kEndings[] = {
       {JobState::kCompleted, 0, "finished", "finished"},
-      {JobState::kFailed, 10, "stopped", "stopped by a signal"},
+      {JobState::kFailed, 10, "stopped", "stopped by a signal or its stop file"},
       {JobState::kFailed, 11, "stopped", "time limit of 10 min came near"},
       {JobState::kFailed, 20, "failed", "exit code 20"},
       {JobState::kFailed, 137, "failed", "signal 9"},

@@ -15,6 +15,7 @@ setup_file() {
 
 teardown() {
   mend_node "$tytest-n1"
+  [[ ! -e $BATS_TEST_TMPDIR/cut ]] || ip link set "$(<"$BATS_TEST_TMPDIR/cut")" up
   if [[ -e $BATS_TEST_TMPDIR/down ]]; then
     as root scontrol update nodename="$(<"$BATS_TEST_TMPDIR/down")" state=resume || true
   fi
@@ -213,6 +214,54 @@ has_lost_attempt() { [[ $(lost_and_given_back) =~ ^[1-9] ]]; }
   [[ $cost -gt 0 && $cost -eq $back ]]
   [[ $(as "$tytest_user" trainyard show "$run_id" --json |
     jq '[.segments[].charges[].refunded] | add') -eq $back ]]
+  expect_exact_bill 2
+}
+
+# By its script, or by Slurm, which puts the job of a node that does not answer back into the queue.
+has_ended() {
+  attempt_ended "$1" ".code != 0" ||
+    [[ $(as "$tytest_user" squeue --noheader --user "$tytest_user" --format %T) != RUNNING ]]
+}
+# Seconds and GPUs of the run's allocations, in Slurm's record, and their states.
+states_of_allocations() {
+  local jobs
+  jobs=$(as "$tytest_user" trainyard show "$run_id" --json | jq -r '[.segments[].job | tostring] | join(",")')
+  as "$tytest_user" sacct --duplicates --allocations --noheader --parsable2 --jobs "$jobs" \
+    --format=State,ElapsedRaw
+}
+
+@test "ranks: a host whose link is cut is named, and the run goes on by itself when the host is back" {
+  eventually 60 nodes_are_idle
+  local watchdog_s=15 cut_at ended_at before
+  cp "$tytest_state/etc/site.toml" "$BATS_TEST_TMPDIR/site.toml"
+  sed -i "s/^watchdog_limit_s = .*/watchdog_limit_s = $watchdog_s/" "$tytest_state/etc/site.toml"
+  tytrain epochs=10000 batch=16 val=false --gpus 4 --nodes 2 --auto-resume
+  eventually 250 has_epochs 1
+  # The second host's end of its cable; ranks 2 and 3 compute there.
+  sed -n 's/^bridge=\(.*\)/\1-2/p' "$tytest_state/cluster.conf" >"$BATS_TEST_TMPDIR/cut"
+  ip link set "$(<"$BATS_TEST_TMPDIR/cut")" down
+  cut_at=$(date +%s)
+  echo "# cut at $(date +%T), after epoch $(epochs_of "$tytest_user" "$run_id")" >&3
+  # The ranks that are left end in time, and say who is not.
+  says_who() { grep -qE "watchdog: rank [23] \($tytest-n2[,)].*silent" "$run_dir"/slurm-*.out; }
+  eventually 250 says_who
+  ended_at=$(date +%s)
+  echo "# named $((ended_at - cut_at)) s later" >&3
+  ((ended_at - cut_at <= watchdog_s + 30))
+  jq --exit-status '.code == 31' "$run_dir/exit.json"
+  eventually 250 has_ended 0
+  ip link set "$(<"$BATS_TEST_TMPDIR/cut")" up
+  as root scontrol update nodename="$tytest-n2" state=resume 2>/dev/null || true
+  # Nobody does anything about the run.
+  eventually 250 has_resumed 1
+  echo "# goes on $(($(date +%s) - cut_at)) s after the cut" >&3
+  before=$(epochs_of "$tytest_user" "$run_id")
+  eventually 250 has_epochs $((before + 1))
+
+  as "$tytest_user" trainyard stop "$run_id"
+  eventually 250 is_over "$run_id"
+  state_is stopped
+  states_of_allocations
   expect_exact_bill 2
 }
 
