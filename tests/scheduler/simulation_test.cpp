@@ -16,6 +16,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "accounting/till.h"
 #include "sim_cluster.h"
 #include "world.h"
 
@@ -41,7 +42,11 @@ std::int64_t number_of(const char* name, std::int64_t otherwise) {
 // The books of all lives: each life is one transaction that is rolled back.
 accounting::Database open_books() {
   auto db = std::move(*accounting::Database::open(":memory:"));
-  if (!accounting::Ledger::open(db) || !RunStore::open(db)) throw std::runtime_error("no books");
+  // All tables are there before the first life: a rollback of one that makes some has SQLite read its schema anew.
+  auto ledger = accounting::Ledger::open(db);
+  if (!ledger || !accounting::Till::open(db, *ledger) || !RunStore::open(db)) {
+    throw std::runtime_error("no books");
+  }
   // A write of the books fails when the countdown is over: as if the service had died in it, at the
   // first of a look or at a later one.
   const auto made = db.execute_script(

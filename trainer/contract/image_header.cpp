@@ -83,18 +83,24 @@ ImageHeader jpeg_header(std::string_view bytes) {
   return header;
 }
 
+// Without a size where that stands twice, or is not one number of 16 or 32 bits: a decoder may take another.
 ImageHeader tiff_header(std::string_view bytes, Endian endian) {
-  constexpr std::uint32_t kWidthTag = 256, kHeightTag = 257, kShort = 3;
-  ImageHeader header{.format = "TIFF"};
+  constexpr std::uint32_t kWidthTag = 256, kHeightTag = 257, kShort = 3, kLong = 4;
+  const ImageHeader without_size{.format = "TIFF"};
+  ImageHeader header = without_size;
   const std::size_t folder = number_at(bytes, 4, 4, endian);
   const std::size_t count = number_at(bytes, folder, 2, endian);
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t entry = folder + 2 + 12 * i;
     if (entry + 12 > bytes.size()) break;
     const std::uint32_t tag = number_at(bytes, entry, 2, endian);
-    const std::size_t size = number_at(bytes, entry + 2, 2, endian) == kShort ? 2 : 4;
-    if (tag == kWidthTag) header.width = number_at(bytes, entry + 8, size, endian);
-    if (tag == kHeightTag) header.height = number_at(bytes, entry + 8, size, endian);
+    if (tag != kWidthTag && tag != kHeightTag) continue;
+    const std::uint32_t type = number_at(bytes, entry + 2, 2, endian);
+    std::int64_t& side = tag == kWidthTag ? header.width : header.height;
+    if ((type != kShort && type != kLong) || number_at(bytes, entry + 4, 4, endian) != 1 || side != 0) {
+      return without_size;
+    }
+    side = number_at(bytes, entry + 8, type == kShort ? 2 : 4, endian);
   }
   return header;
 }
