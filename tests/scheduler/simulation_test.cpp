@@ -42,7 +42,8 @@ std::int64_t number_of(const char* name, std::int64_t otherwise) {
 // The books of all lives: each life is one transaction that is rolled back.
 accounting::Database open_books() {
   auto db = std::move(*accounting::Database::open(":memory:"));
-  // All tables are there before the first life: a rollback of one that makes some has SQLite read its schema anew.
+  // All tables are there before the first life: after a rollback of one that makes some SQLite reads its
+  // schema anew.
   auto ledger = accounting::Ledger::open(db);
   if (!ledger || !accounting::Till::open(db, *ledger) || !RunStore::open(db)) {
     throw std::runtime_error("no books");

@@ -153,9 +153,12 @@ TEST(ImageHeader, SaysTheSizeOfEveryFormat) {
 // Decoders differ in which of two they take, and a large one needs memory that nobody counted.
 TEST(ImageHeader, OfATiffWhoseSizeStandsTwiceOrIsAListHasNone) {
   using namespace std::string_literals;
-  const std::string width = "\0\1\3\0\1\0\0\0\x80\2\0\0"s, height = "\1\1\3\0\1\0\0\0\xe0\1\0\0"s;
-  const std::string list = "\1\1\3\0\2\0\0\0\xe0\1\0\0"s, byte = "\1\1\1\0\1\0\0\0\xe0\1\0\0"s;
-  for (const std::string& entries : {width + height + width, width + height + height, width + list, width + byte}) {
+  const std::string width = "\0\1\3\0\1\0\0\0\x80\2\0\0"s;
+  const std::string height = "\1\1\3\0\1\0\0\0\xe0\1\0\0"s;
+  const std::string list = "\1\1\3\0\2\0\0\0\xe0\1\0\0"s;
+  const std::string byte = "\1\1\1\0\1\0\0\0\xe0\1\0\0"s;
+  for (const std::string& entries :
+       {width + height + width, width + height + height, width + list, width + byte}) {
     const auto count = static_cast<char>(entries.size() / 12);
     const auto header = contract::read_image_header("II*\0\x08\0\0\0"s + count + '\0' + entries);
     ASSERT_TRUE(header);

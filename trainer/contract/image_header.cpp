@@ -83,7 +83,8 @@ ImageHeader jpeg_header(std::string_view bytes) {
   return header;
 }
 
-// Without a size where that stands twice, or is not one number of 16 or 32 bits: a decoder may take another.
+// Without a size where that stands twice, or is not one number of 16 or 32 bits: a decoder may take
+// another.
 ImageHeader tiff_header(std::string_view bytes, Endian endian) {
   constexpr std::uint32_t kWidthTag = 256, kHeightTag = 257, kShort = 3, kLong = 4;
   const ImageHeader without_size{.format = "TIFF"};
@@ -97,9 +98,9 @@ ImageHeader tiff_header(std::string_view bytes, Endian endian) {
     if (tag != kWidthTag && tag != kHeightTag) continue;
     const std::uint32_t type = number_at(bytes, entry + 2, 2, endian);
     std::int64_t& side = tag == kWidthTag ? header.width : header.height;
-    if ((type != kShort && type != kLong) || number_at(bytes, entry + 4, 4, endian) != 1 || side != 0) {
-      return without_size;
-    }
+    const bool is_number =
+        (type == kShort || type == kLong) && number_at(bytes, entry + 4, 4, endian) == 1;
+    if (!is_number || side != 0) return without_size;
     side = number_at(bytes, entry + 8, type == kShort ? 2 : 4, endian);
   }
   return header;
