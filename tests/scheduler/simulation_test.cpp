@@ -50,11 +50,15 @@ accounting::Database open_books() {
   }
   // A write of the books fails when the countdown is over: as if the service had died in it, at the
   // first of a look or at a later one.
-  const auto made = db.execute_script(
-      "CREATE TEMP TABLE doom(n INTEGER); INSERT INTO doom VALUES(-1);"
-      "CREATE TEMP TRIGGER doom_of_event AFTER INSERT ON main.run_event BEGIN"
-      "  SELECT RAISE(ABORT, 'the service died') WHERE (SELECT n FROM doom) = 0;"
-      "  UPDATE doom SET n = n - 1 WHERE n > 0; END;");
+  std::string script = "CREATE TEMP TABLE doom(n INTEGER); INSERT INTO doom VALUES(-1);";
+  for (const char* table : {"run_event", "transfer", "run_observation", "run_allocation"}) {
+    script += fmt::format(
+        "CREATE TEMP TRIGGER doom_of_{0} AFTER INSERT ON main.{0} BEGIN"
+        "  SELECT RAISE(ABORT, 'the service died') WHERE (SELECT n FROM doom) = 0;"
+        "  UPDATE doom SET n = n - 1 WHERE n > 0; END;",
+        table);
+  }
+  const auto made = db.execute_script(script);
   if (!made) throw std::runtime_error(made.error().message);
   return db;
 }
@@ -322,7 +326,7 @@ class Life {
     } else if (what == 15) {
       grant();
     } else if (what == 16) {
-      (void)database_.run("UPDATE doom SET n = ?1", {dice_.between(0, 6)});
+      (void)database_.run("UPDATE doom SET n = ?1", {dice_.between(0, 12)});
       tick();
       (void)database_.run("UPDATE doom SET n = -1", {});
       if (service_) die();
