@@ -236,17 +236,21 @@ class Life {
                       segment.remaining().milli_gpu_s));
   }
 
-  // All that the run had before this job's present attempt is in the books, to the second.
+  // All that the run had before this job's present attempt is in the books, to the second, with
+  // attempts of no second.
   bool is_charged_before(const std::string& owner, const JobSnapshot& job) const {
     const auto view = service_->find(owner);
     if (!view || !*view) return false;
     std::int64_t true_s = 0;
+    std::size_t attempts = 0, charges = 0;
     for (const TrueAllocation& each : cluster_.truth) {
       if (each.owner != owner || each.start == job.start) continue;
       if (each.is_disturbed || each.end == 0) return false;
       true_s += each.end - each.start;
+      ++attempts;
     }
-    return (*view)->run.allocated_s() == true_s;
+    for (const Segment& segment : (*view)->run.segments) charges += segment.charges.size();
+    return (*view)->run.allocated_s() == true_s && charges >= attempts;
   }
 
   // Hours, most of them more than a job of "short" may last.
