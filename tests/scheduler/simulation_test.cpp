@@ -236,8 +236,8 @@ class Life {
                       segment.remaining().milli_gpu_s));
   }
 
-  // All that the run had before this job's present attempt is in the books, to the second, with
-  // attempts of no second.
+  // All that the run had before this job's present attempt is in the books, to the second; one of
+  // 0 s has its charge too.
   bool is_charged_before(const std::string& owner, const JobSnapshot& job) const {
     const auto view = service_->find(owner);
     if (!view || !*view) return false;
