@@ -137,6 +137,8 @@ Expected<std::vector<FundBalance>> Ledger::balances() const {
 
 Expected<std::vector<FundBalance>> Ledger::funds_matching(const std::string& fund) const {
   std::vector<FundBalance> funds;
+  // An "or" of both would read all accounts for one fund.
+  const std::string which = fund.empty() ? "?1 = ''" : "f.fund = ?1";
   auto done = db_->query(
       "SELECT f.fund, f.balance, h.balance, "
       "       (SELECT coalesce(sum(amount), 0) FROM transfer "
@@ -148,7 +150,7 @@ Expected<std::vector<FundBalance>> Ledger::funds_matching(const std::string& fun
       "LEFT JOIN account d ON d.name = 'debt:' || f.fund "
       "LEFT JOIN account l ON l.name = 'later:' || f.fund "
       "LEFT JOIN account x ON x.name = 'expired:' || f.fund "
-      "WHERE f.kind = 'fund' AND f.fund IS NOT NULL AND (?1 = '' OR f.fund = ?1) ORDER BY f.fund",
+      "WHERE f.kind = 'fund' AND f.fund IS NOT NULL AND " + which + " ORDER BY f.fund",
       {fund}, [&funds](const Row& row) {
         FundBalance balance{.fund = row.text(0),
                             .available = {row.integer(1)},

@@ -78,8 +78,8 @@ Expected<std::vector<DueLot>> due_lots(Database& db, std::string_view where,
                                        const std::string& fund, UtcSeconds time) {
   std::vector<DueLot> due;
   auto done = db.query(
-      "SELECT grant_id, fund, expires_s, remaining FROM lot WHERE (?1 = '' OR fund = ?1) AND " +
-          std::string(where),
+      "SELECT grant_id, fund, expires_s, remaining FROM lot WHERE " +
+          std::string(fund.empty() ? "?1 = '' AND " : "fund = ?1 AND ") + std::string(where),
       {fund, time}, [&due](const Row& row) {
         due.push_back({row.text(0), row.text(1), row.integer(2), {row.integer(3)}});
       });

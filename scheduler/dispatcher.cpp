@@ -402,7 +402,8 @@ void Dispatcher::forget(std::map<std::string, Run>::iterator run) {
   last_seen_.erase(run->first);
   last_kept_.erase(run->first);
   last_shown_.erase(run->first);
-  last_signal_.erase(run->first);
+  last_asked_to_stop_.erase(run->first);
+  last_cancelled_.erase(run->first);
   if (run->second.last().job) last_update_.erase(*run->second.last().job);
   open_.erase(run);
 }
@@ -469,8 +470,8 @@ Expected<void> Dispatcher::tick_run(Run& run, const View& view, UtcSeconds now) 
 }
 
 Expected<void> Dispatcher::perform(Run& run, const Action& action, UtcSeconds now) {
-  const auto is_due = [&] {
-    UtcSeconds& last = last_signal_[run.id];
+  const auto is_due = [&](std::map<std::string, UtcSeconds>& signals) {
+    UtcSeconds& last = signals[run.id];
     if (now - last < kRepeatAfterS) return false;
     last = now;
     return true;
@@ -484,16 +485,15 @@ Expected<void> Dispatcher::perform(Run& run, const Action& action, UtcSeconds no
             return cluster_->hold(a.job, with_reason(job->second.comment, a.why));
           },
           [&](const AskToStop& a) -> Expected<void> {
-            return is_due() ? cluster_->ask_to_stop(a.job) : Expected<void>{};
+            return is_due(last_asked_to_stop_) ? cluster_->ask_to_stop(a.job) : Expected<void>{};
           },
           [&](const CancelJob& a) -> Expected<void> {
             const Segment& segment = run.last();
-            const bool was_asked = segment.stop_requested || segment.cancel_requested;
-            if (!was_asked && !segment.rejected) {
+            if (!a.is_wish && !segment.cancel_requested && !segment.rejected) {
               const auto added = store_.append(run, {now, JobRejected{segment.index, a.why}});
               if (!added) return tl::unexpected(added.error());
             }
-            if (!is_due()) return {};
+            if (!is_due(last_cancelled_)) return {};
             const auto job = snapshots_.find(run.id);
             return cluster_->cancel(job == snapshots_.end() ? a.job : whole_of(job->second));
           },

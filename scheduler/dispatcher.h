@@ -265,7 +265,7 @@ class Dispatcher {
   std::map<std::pair<JobId, UtcSeconds>, std::set<std::string>> submits_;
   std::map<std::string, UtcSeconds> second_looks_;  // By run: when it is due.
   std::map<std::string, UtcSeconds> last_asked_;   // When its records were last asked for.
-  std::map<std::string, UtcSeconds> last_signal_;  // When its job was last asked to stop.
+  std::map<std::string, UtcSeconds> last_asked_to_stop_, last_cancelled_;  // Its job, by run.
   std::map<JobId, std::string> run_of_job_;        // Of open runs, at the last look.
   std::map<JobId, std::vector<JobSnapshot>> components_;  // Of heterogeneous jobs, at the last look.
   std::map<JobId, UtcSeconds> last_update_;        // When a job was last held or released.

@@ -31,6 +31,23 @@ constexpr std::int64_t kAskAgainS = 60;
 
 Refusal refuse(std::string reason) { return Refusal{{std::move(reason)}}; }
 
+// Of a job that Slurm may start on more nodes than it needs: what makes it smaller. Or empty.
+std::string advice_on_nodes(const JobSnapshot& job, const Plan& plan) {
+  if (!job.may_spread) return "";
+  return fmt::format("Slurm may spread it over {} nodes, each with its GPUs: --nodes=N binds it", plan.nodes);
+}
+
+Refusal with_advice(Refusal refusal, const std::string& advice) {
+  std::string& reason = refusal.reasons.front();
+  if (!advice.empty()) reason += (reason.ends_with('.') ? " " : ". ") + advice;
+  return refusal;
+}
+
+bool is_too_large(const Plan& plan, const Tier* tier) {
+  return tier != nullptr && ((tier->max_gpus && plan.gpus > *tier->max_gpus) ||
+                             (tier->max_nodes && plan.nodes > *tier->max_nodes));
+}
+
 bool has_run(const JobSnapshot& job) { return job.start > 0 && !job.nodes.empty(); }
 
 // A waiting job may name several partitions: "a,b".
@@ -191,7 +208,10 @@ Expected<std::optional<Refusal>> Dispatcher::plan_plain(WantedJob& wanted, const
   if (!is_new) return std::optional<Refusal>{};
   const auto beyond = beyond_tier_of(owner, wanted.plan, static_cast<int>(wanted.tasks.size()));
   if (!beyond) return tl::unexpected(beyond.error());
-  return beyond->empty() ? std::nullopt : std::optional{Refusal{*beyond}};
+  if (beyond->empty()) return std::optional<Refusal>{};
+  Refusal refusal{*beyond};
+  if (!is_too_large(wanted.plan, find_tier(*site_, wanted.plan.tier))) return std::optional{refusal};
+  return std::optional{with_advice(std::move(refusal), advice_on_nodes(wanted.job, wanted.plan))};
 }
 
 Expected<std::optional<Refusal>> Dispatcher::admit_plain(std::vector<WantedJob>& wanted,
@@ -244,20 +264,22 @@ Expected<std::optional<Refusal>> Dispatcher::why_not_held(const Caller& owner,
     asked.runs += tasks;
     parts.push_back(each.arithmetic(facts_->margin_s(each.plan.partition)));
   }
-  const auto rule = rule_refusal(ledger_, why, asked);
-  if (!rule || *rule) return rule;
-  const auto balance = ledger_.balance(fund);
-  if (!balance) return tl::unexpected(of(balance.error()));
   std::string advice;
   for (const WantedJob& each : wanted) {
-    if (!each.job.may_spread || each.plan.fund != fund) continue;
-    advice = fmt::format(". Slurm may spread it over {} nodes, each with its GPUs: --nodes=N binds it",
-                         each.plan.nodes);
+    if (each.plan.fund == fund && advice.empty()) advice = advice_on_nodes(each.job, each.plan);
   }
-  return std::optional{refuse(
-      fmt::format("needs {} ({}), fund {} has {}{}", accounting::to_gpu_hours(asked.amount),
-                  fmt::join(parts, " + "), fund,
-                  *balance ? accounting::to_gpu_hours((*balance)->available) : "no GPU-hours", advice))};
+  auto rule = rule_refusal(ledger_, why, asked);
+  if (!rule) return rule;
+  const bool is_of_runs = why == accounting::HoldStatus::kExceedsRuns ||
+                          why == accounting::HoldStatus::kExceedsMemberRuns;
+  if (*rule) return std::optional{is_of_runs ? **rule : with_advice(std::move(**rule), advice)};
+  const auto balance = ledger_.balance(fund);
+  if (!balance) return tl::unexpected(of(balance.error()));
+  return std::optional{with_advice(
+      refuse(fmt::format("needs {} ({}), fund {} has {}", accounting::to_gpu_hours(asked.amount),
+                         fmt::join(parts, " + "), fund,
+                         *balance ? accounting::to_gpu_hours((*balance)->available) : "no GPU-hours")),
+      advice)};
 }
 
 Expected<std::optional<Refusal>> Dispatcher::hold_tasks(const Caller& owner,

@@ -232,7 +232,8 @@ struct Patience {
 struct ReleaseJob { JobId job; };
 struct HoldJob { JobId job; std::string why; };
 struct AskToStop { JobId job; };
-struct CancelJob { JobId job; std::string why; };
+// `is_wish`: its owner or an admin asked for it. Otherwise the run is rejected for `why`.
+struct CancelJob { JobId job; std::string why; bool is_wish = false; };
 struct CutLimit { JobId job; std::int64_t to_s; };
 struct RaiseLimit { JobId job; std::int64_t to_s; };
 // Actions on the books.

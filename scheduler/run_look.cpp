@@ -199,16 +199,50 @@ std::int64_t covered_limit_s(const Segment& segment, const JobSnapshot& job,
                            segment.plan.quote.weight_milli, patience.margin_s(segment.plan));
 }
 
+bool has_cancel(const std::vector<Action>& actions) {
+  return std::any_of(actions.begin(), actions.end(), [](const Action& action) {
+    return std::holds_alternative<CancelJob>(action);
+  });
+}
+
+// A job that is more than what is left of its hold pays: it is ended, or its limit is cut.
+void add_bounds(const Segment& segment, const JobSnapshot& job, const Patience& patience,
+                std::vector<Action>& actions) {
+  const Plan& plan = segment.plan;
+  const std::int64_t covered_s = covered_limit_s(segment, job, patience);
+  if (has_cancel(actions)) {
+    if (covered_s >= 60 && job.time_limit_s > covered_s) actions.push_back(CutLimit{job.id, covered_s});
+    return;
+  }
+  if (!is_as_planned(segment, job)) {
+    actions.push_back(CancelJob{
+        job.id, fmt::format("the job was changed: it has {} GPUs{} in partition {}, planned and held "
+                            "are {} GPUs of type {} in partition {}",
+                            job.gpus, job.gpu_type.empty() ? "" : " (" + job.gpu_type + ")",
+                            job.partition, plan.gpus, plan.type, plan.partition)});
+  } else if (covered_s < 60) {
+    actions.push_back(CancelJob{job.id, fmt::format("budget: {} of the hold are left, not enough "
+                                                    "for another attempt",
+                                                    accounting::to_gpu_hours(segment.remaining()))});
+  } else if (job.time_limit_s > covered_s) {
+    actions.push_back(CutLimit{job.id, covered_s});
+  }
+}
+
 void add_coverage(const Run& run, const View& view, UtcSeconds now, const Patience& patience,
                   std::vector<Action>& actions) {
   const Segment& segment = run.last();
   const JobSnapshot& job = *view.job;
   const Plan& plan = segment.plan;
   const bool is_waiting = job.state == JobState::kPending;
-  // Until the attempts before this one are charged, what is left of the hold is not known.
+  // Until the attempts before this one are charged, what is left of the hold is not known, but no more
+  // than what it says.
   if (!earlier_attempts_are_charged(run, view, now, patience)) {
     const bool can_start = is_waiting && parse_stamp(job.admin_comment) && !job.is_held;
     if (can_start) actions.push_back(HoldJob{job.id, "an earlier attempt is not charged yet"});
+    if (job.state == JobState::kRunning && !segment.rejected) {
+      add_bounds(segment, job, patience, actions);
+    }
     return;
   }
   if (is_continuation(run, view)) {
@@ -239,20 +273,7 @@ void add_coverage(const Run& run, const View& view, UtcSeconds now, const Patien
     }
     return;
   }
-  const std::int64_t covered_s = covered_limit_s(segment, job, patience);
-  if (!is_as_planned(segment, job)) {
-    actions.push_back(CancelJob{
-        job.id, fmt::format("the job was changed: it has {} GPUs{} in partition {}, planned and held "
-                            "are {} GPUs of type {} in partition {}",
-                            job.gpus, job.gpu_type.empty() ? "" : " (" + job.gpu_type + ")",
-                            job.partition, plan.gpus, plan.type, plan.partition)});
-  } else if (covered_s < 60) {
-    actions.push_back(CancelJob{job.id, fmt::format("budget: {} of the hold are left, not enough "
-                                                    "for another attempt",
-                                                    accounting::to_gpu_hours(segment.remaining()))});
-  } else if (job.time_limit_s > covered_s) {
-    actions.push_back(CutLimit{job.id, covered_s});
-  }
+  add_bounds(segment, job, patience, actions);
 }
 
 // How much longer an epochs run gets at a time: a quarter of its plan, ten minutes at least.
@@ -375,11 +396,11 @@ std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds no
   if (view.job == nullptr || is_ended(view.job->state)) return actions;
   const JobSnapshot& job = *view.job;
   if (segment.cancel_requested) {
-    actions.push_back(CancelJob{job.id, "cancelled by " + segment.stopped_by});
+    actions.push_back(CancelJob{job.id, "cancelled by " + segment.stopped_by, true});
   } else if (segment.stop_requested) {
     const bool is_late = now - *segment.stop_requested > patience.stop_grace_s;
     if (job.state != JobState::kRunning || is_late) {
-      actions.push_back(CancelJob{job.id, "stopped by " + segment.stopped_by});
+      actions.push_back(CancelJob{job.id, "stopped by " + segment.stopped_by, true});
     } else {
       actions.push_back(AskToStop{job.id});
     }
@@ -390,6 +411,9 @@ std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds no
   if (has_charge(actions)) return actions;
   add_coverage(run, view, now, patience, actions);
   add_extension(run, view, now, patience, actions);
+  if (has_cancel(actions)) {  // It is not waited for until it has saved and left.
+    std::erase_if(actions, [](const Action& action) { return std::holds_alternative<AskToStop>(action); });
+  }
   return actions;
 }
 

@@ -248,6 +248,48 @@ TEST_F(DispatcherTest, AJobThatWasGivenMoreGpusIsCancelled) {
   EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
 }
 
+// Its owner asked for a stop, it was requeued, and with the service dead it was given more and started:
+// it may not take the time to save that a stop gives.
+TEST_F(DispatcherTest, AStopIsNoTimeForGpusThatNobodyHolds) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  ASSERT_TRUE(world.dispatcher().request_stop(kAda, "runone", world.cluster.now));
+  world.cluster.now += 10;
+  world.cluster.requeue(job);
+  world.cluster.jobs.at(job).gpus = 4;
+  world.cluster.start(job);
+  world.restart();
+  world.tick();
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{job});
+  world.tick(10);
+  EXPECT_EQ(world.state(), "failed");
+  EXPECT_NE(world.run().reason.find("4 GPUs"), std::string::npos) << world.run().reason;
+  world.expect_books_are_right();
+}
+
+// slurmdbd is silent about the attempt before: what is left of the hold is not known, but no more than
+// all of it.
+TEST_F(DispatcherTest, ALimitBeyondTheWholeHoldIsCutBeforeEarlierAttemptsAreCharged) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.tick();
+  world.cluster.database_is_up = false;
+  world.cluster.now += 50;
+  world.cluster.requeue(job);
+  world.cluster.start(job);
+  world.cluster.jobs.at(job).time_limit_s = 86'400;
+  world.tick();
+  EXPECT_TRUE(world.run().last().charges.empty());
+  EXPECT_EQ(world.cluster.jobs.at(job).time_limit_s, 600);
+  world.cluster.database_is_up = true;
+  world.tick(10);
+  world.tick(10);
+  EXPECT_EQ(world.run().last().charges.size(), 1U);
+  // 690 s were held, 50 are gone.
+  EXPECT_EQ(world.cluster.jobs.at(job).time_limit_s, 540);
+}
+
 TEST_F(DispatcherTest, AFinishedJobThatSomebodyRequeuesIsCancelled) {
   const JobId job = world.launch(world.admission());
   world.cluster.start(job);

@@ -343,13 +343,26 @@ TEST_F(PlainShapesTest, ThatWasPutBackIsHeldForWhatItWasBefore) {
   EXPECT_EQ(world.balance().held.milli_gpu_s, 3 * (600 + kMargin) * 1000);
 }
 
+// Whatever it exceeds: what the fund has, what the fund or its user may have at once, or his tier.
 TEST_F(PlainShapesTest, ThatSlurmMaySpreadIsToldWhatBindsIt) {
-  const JobId id = world.cluster.submit_plain(60, 3600 * 10);
-  world.cluster.jobs.at(id).may_spread = true;
-  world.cluster.jobs.at(id).node_count = 30;
-  world.tick();
-  EXPECT_NE(job(id).comment.find("Slurm may spread it over 30 nodes, each with its GPUs: --nodes=N binds it"),
-            std::string::npos) << job(id).comment;
+  const auto told = [this](std::int64_t limit_s) {
+    const JobId id = world.cluster.submit_plain(60, limit_s);
+    world.cluster.jobs.at(id).may_spread = true;
+    world.cluster.jobs.at(id).node_count = 30;
+    world.tick();
+    return job(id).comment;
+  };
+  const std::string advice = ". Slurm may spread it over 30 nodes, each with its GPUs: --nodes=N binds it";
+  std::string comment = told(3600 * 10);
+  EXPECT_NE(comment.find("fund user:ada has "), std::string::npos) << comment;
+  EXPECT_NE(comment.find(advice), std::string::npos) << comment;
+
+  const auto set = world.dispatcher().ledger().set(
+      {.id = "most", .fund = "user:ada", .name = "gpus_max", .value = "8", .actor = "root", .note = ""},
+      world.cluster.now);
+  ASSERT_TRUE(set);
+  comment = told(60);
+  EXPECT_NE(comment.find("Ask for at most 8" + advice), std::string::npos) << comment;
 }
 
 }  // namespace

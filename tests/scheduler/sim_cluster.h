@@ -283,6 +283,7 @@ class SimCluster final : public Cluster {
       queue_.clear();
     }
     saved_ = state_;
+    ++now;  // It is back in another second: a number that it gives again is not of the same submission.
   }
 
   // An admin repairs runaway records, a disk loses one, a bug writes another.

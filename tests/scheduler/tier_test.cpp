@@ -99,6 +99,16 @@ TEST_F(Tiers, ARefusedUpgradeLeavesNothing) {
             std::string::npos);
 }
 
+TEST_F(Tiers, TellAPlainJobWhatWouldFit) {
+  world.grant("user:ada", 100);
+  const JobId two = world.cluster.submit_plain(2, 600);
+  world.cluster.jobs.at(two).may_spread = true;
+  world.cluster.jobs.at(two).node_count = 2;
+  world.tick();
+  EXPECT_NE(comment(two).find("another tier. Slurm may spread it over 2 nodes"), std::string::npos)
+      << comment(two);
+}
+
 TEST_F(Tiers, BindPlainJobsTooButOnlyNewOnes) {
   world.grant("user:ada", 100);
   const JobId two = world.cluster.submit_plain(2, 600);
