@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <functional>
 #include <map>
 #include <random>
 #include <stdexcept>
@@ -51,6 +52,7 @@ struct TrueAllocation {
   std::string partition;
   bool is_disturbed = false;   // Slurm's own records cannot be trusted to say the same.
   bool was_visible = false;    // The service had a chance to see it.
+  bool was_kept_out = false;   // The service said no to its start.
 };
 
 inline constexpr std::int64_t kShortPartition_s = 600;  // MaxTime of "short".
@@ -63,6 +65,8 @@ class SimCluster final : public Cluster {
   bool controller_is_up = true, database_is_up = true;
   int calls_until_death = -1;      // -1: never.
   bool has_faults = true;          // Lost replies, refusals, lateness.
+  // Whether a job of "metered" that was allocated may begin (PrologSlurmctld). Unset: there is no gate.
+  std::function<bool(JobId)> gate;
   std::vector<TrueAllocation> truth;
   std::map<std::pair<JobId, UtcSeconds>, AllocationRecord> records;
   // All that a record has ever said.
@@ -81,6 +85,7 @@ class SimCluster final : public Cluster {
     bool goes_on = false;          // A run with auto_resume: its script requeues it, held.
     bool is_unfinished = false;    // The present attempt of such a run ends with more to do.
     UtcSeconds purge = 0;
+    UtcSeconds gate_at = 0;        // The start gate is asked then; 0: it let the attempt through.
 
     std::string owner_of_task() const {
       return shown.array_task < 0 ? owner : fmt::format("{}t{}", owner, shown.array_task);
@@ -250,7 +255,7 @@ class SimCluster final : public Cluster {
     shown.start = dice_.one_in(2) ? 0 : job.begin;  // Of a pending job: expected.
     shown.end = 0;
     shown.nodes.clear();
-    job.ghost_until = job.purge = 0;
+    job.ghost_until = job.purge = job.gate_at = 0;
     plan_attempt(job);
     if (dice_.one_in(2)) tell(job, JobState::kPending, 0);
   }
@@ -311,6 +316,8 @@ class SimCluster final : public Cluster {
     }
   }
 
+  // The attempt that `id` has now.
+  TrueAllocation* present(JobId id) { return allocation(id, at(id).shown.start); }
   bool has_messages() const { return !queue_.empty(); }
   void settle_down() {  // Everything late arrives.
     has_faults = false;
@@ -415,6 +422,13 @@ class SimCluster final : public Cluster {
       if (!shown.is_held && now >= job.begin && dice_.one_in(10)) start(id);
       return;
     }
+    if (job.gate_at != 0) {
+      if (now < job.gate_at) return;
+      job.gate_at = 0;
+      const bool may_start = gate(id);  // The service looks, and may change the job.
+      if (!may_start && job.shown.state == JobState::kRunning) requeue(id, JobState::kRequeued);
+      return;
+    }
     // The script of a run that goes on leaves before the limit.
     if (job.is_unfinished && now + 5 >= shown.start + std::min(job.lasts_s, shown.time_limit_s)) {
       requeue(id, JobState::kRequeued);
@@ -443,6 +457,7 @@ class SimCluster final : public Cluster {
     shown.state = JobState::kRunning;
     shown.start = now;
     shown.nodes = "n1";
+    if (gate && shown.partition == "metered") job.gate_at = now + dice_.between(0, 4);
     state_.jobs[shown.id] = job;
     truth.push_back({job.owner_of_task(), shown.id, shown.submit, now, 0, shown.gpus,
                      shown.partition, false, false});

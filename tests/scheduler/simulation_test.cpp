@@ -69,6 +69,7 @@ class Life {
       : dice_(seed), cluster_(dice_), database_(books) {
     open_service();
     grant();
+    if (dice_.one_in(2)) cluster_.gate = [this](JobId id) { return ask_gate(id); };
   }
 
   // Empty: all is right.
@@ -86,6 +87,7 @@ class Life {
   }
   std::int64_t steps() const { return steps_; }
   int runs_of_several_jobs() const { return runs_of_several_jobs_; }  // Timed ones.
+  int kept_out() const { return kept_out_; }                          // Starts, by the gate.
   const std::vector<std::string>& history() const { return cluster_.history; }
   std::vector<std::string> books() const {
     std::vector<std::string> text;
@@ -145,6 +147,44 @@ class Life {
       if (!done && !cluster_.has_faults) faults_.push_back(done.error().message);
       if (done && service_->trouble().empty()) check_step();
     });
+  }
+
+  // No answer, because the service is away or dies, is a no.
+  bool ask_gate(JobId id) {
+    bool may_start = false;
+    guarded([&] {
+      if (cluster_.has_faults && dice_.one_in(8)) {
+        cluster_.calls_until_death = static_cast<int>(dice_.between(1, 5));
+      }
+      cluster_.begin_look();
+      const auto said = service_->may_start(id, cluster_.now);
+      cluster_.calls_until_death = -1;
+      if (service_->trouble().empty()) cluster_.end_look();
+      if (!said) return;
+      may_start = !said->has_value();
+      if (may_start) return check_start(id);
+      cluster_.note(fmt::format("the gate keeps job {} out: {}", id, (*said)->reasons.front()));
+      TrueAllocation* attempt = cluster_.present(id);
+      if (attempt == nullptr || attempt->end != 0) return;
+      attempt->was_kept_out = true;
+      ++kept_out_;
+    });
+    return may_start;
+  }
+
+  // What the gate lets through is paid by what is left of its hold, to the end of its limit.
+  void check_start(JobId id) {
+    const auto& job = cluster_.at(id);
+    if (job.shown.gpus == 0) return;
+    const auto view = service_->find(job.owner_of_task());
+    if (!view || !*view) return fault(fmt::format("the gate lets job {} of no run through", id));
+    const Segment& segment = (*view)->run.last();
+    const std::int64_t needed =
+        job.shown.gpus * (job.shown.time_limit_s + kMargin) * segment.plan.quote.weight_milli;
+    if (segment.closed || needed > segment.remaining().milli_gpu_s) {
+      fault(fmt::format("at {}: the gate lets job {} through, which needs {}; held are {}", cluster_.now,
+                        id, needed, segment.remaining().milli_gpu_s));
+    }
   }
 
   // What holds after every look that was not disturbed.
@@ -439,9 +479,33 @@ class Life {
       }
     }
     check_hours();
+    check_given_back();
     for (const auto& [run, seconds] : charged_s) {
       if (seconds > true_s[run] && !is_disturbed[run] && !is_estimated(run)) {
         fault(fmt::format("run {} is charged {} GPU-s, Slurm allocated {}", run, seconds, true_s[run]));
+      }
+    }
+  }
+
+  // Given back as kept out by the gate is what it kept out, and of that a minute at most.
+  void check_given_back() {
+    std::map<std::string, const accounting::StatementLine*> charges;
+    for (const auto& line : lines_) {
+      if (line.kind == "charge") charges[line.id] = &line;
+      if (line.kind != "refund" || !line.note.starts_with("START_REFUSED")) continue;
+      const auto charge = charges.find(line.ref);
+      if (charge == charges.end()) {
+        fault("refund " + line.id + " is of no charge");
+        continue;
+      }
+      const accounting::StatementLine& of = *charge->second;
+      const bool is_right = std::any_of(
+          cluster_.truth.begin(), cluster_.truth.end(), [&of](const TrueAllocation& each) {
+            return each.owner == of.run && each.start == of.start && each.was_kept_out;
+          });
+      if (!is_right || line.amount.milli_gpu_s > of.gpus * 60 * of.weight_milli) {
+        fault(fmt::format("refund {} of {} is not of what the gate kept out", line.id,
+                          line.amount.milli_gpu_s));
       }
     }
   }
@@ -533,7 +597,7 @@ class Life {
   accounting::Database& database_;
   std::unique_ptr<Dispatcher> service_;
   UtcSeconds back_at_ = 0;
-  int grants_ = 0, runs_ = 0, runs_of_several_jobs_ = 0;
+  int grants_ = 0, runs_ = 0, runs_of_several_jobs_ = 0, kept_out_ = 0;
   std::map<std::string, std::int64_t> hours_s_, gpus_;  // Of timed runs, as asked for.
   std::int64_t steps_ = 0, checked_seq_ = 0;
   std::vector<std::string> faults_, named_;
@@ -544,7 +608,7 @@ class Life {
 // One life, and what is told of it where it went wrong.
 struct Told {
   std::int64_t steps = 0;
-  int runs_of_several_jobs = 0;
+  int runs_of_several_jobs = 0, kept_out = 0;
   std::vector<std::string> faults, history;
 };
 
@@ -555,6 +619,7 @@ Told live(std::uint64_t seed, accounting::Database& books, bool tells_all) {
     told.faults = life.run();
     told.steps = life.steps();
     told.runs_of_several_jobs = life.runs_of_several_jobs();
+    told.kept_out = life.kept_out();
     if (!told.faults.empty() || tells_all) {
       told.history = life.history();
       for (std::string& line : life.books()) told.history.push_back(std::move(line));
@@ -583,11 +648,12 @@ TEST_P(Simulation, WhateverHappensEveryAllocationIsChargedOnceOrAFindingNamesIt)
   if (one > 0 && block > 0) return;  // The first block lives it.
   accounting::Database books = open_books();
   std::int64_t steps = 0;
-  int failed = 0, runs_of_several_jobs = 0;
+  int failed = 0, runs_of_several_jobs = 0, kept_out = 0;
   for (std::int64_t seed = first; seed <= last; ++seed) {
     const Told told = live(static_cast<std::uint64_t>(seed), books, one > 0);
     steps += told.steps;
     runs_of_several_jobs += told.runs_of_several_jobs;
+    kept_out += told.kept_out;
     if (seed % 10'000 == 0) fmt::print(stderr, "seed {}, {} steps in this block\n", seed, steps);
     if (one > 0 || (failed == 0 && !told.faults.empty())) {
       for (const std::string& line : told.history) fmt::print("{}\n", line);
@@ -598,10 +664,11 @@ TEST_P(Simulation, WhateverHappensEveryAllocationIsChargedOnceOrAFindingNamesIt)
     ADD_FAILURE() << "TRAINYARD_SEED=" << seed << "\n" << text;
     if (++failed == 10) break;
   }
-  fmt::print("seeds {} to {}: {} steps, {} timed runs of several jobs\n", first, last, steps,
-             runs_of_several_jobs);
+  fmt::print("seeds {} to {}: {} steps, {} timed runs of several jobs, {} starts kept out by the gate\n",
+             first, last, steps, runs_of_several_jobs, kept_out);
   if (last - first > 50) {
     EXPECT_GT(runs_of_several_jobs, 0);
+    EXPECT_GT(kept_out, 0);
   }
 }
 

@@ -153,29 +153,6 @@ FORMS
   expect_exact_books
 }
 
-is_allocated() { state_is "$1" CONFIGURING || state_is "$1" RUNNING; }
-gives_back_more_than() { (($(refunded) > $1)); }
-
-@test "an attempt that the start gate keeps out is charged as Slurm has it, and given back" {
-  plain --gpus=1 --begin=now+3600 -- 1
-  local job=$job_id run before
-  run=$(run_of "$job")
-  eventually 20 bash -c "[[ \$($repository/scripts/cluster --name $tytest run -- squeue -h -j $job -o %r) == BeginTime ]]"
-  eventually 20 run_state_is "$run" queued
-  before=$(refunded)
-  # While the service looks away an operator makes more of it than is held, and Slurm allocates it.
-  kill -STOP "$(service_pid)"
-  as root scontrol update "JobId=$job" TimeLimit=600 StartTime=now
-  eventually 20 is_allocated "$job"
-  sleep 3
-  kill -CONT "$(service_pid)"
-  eventually 40 gives_back_more_than "$before"
-  eventually 60 state_is "$job" COMPLETED
-  expect_exact_books
-  echo "# kept out for $((($(refunded) - before) / 1000)) GPU-s" >&3
-  (($(refunded) - before >= 2000))
-}
-
 @test "scenario 18: a limit that an operator raised beyond the hold is put back" {
   plain --gpus=1 -- 20
   eventually 20 state_is "$job_id" RUNNING

@@ -46,6 +46,41 @@ record_of() {
 }
 findings() { as trainyard trainyard admin audit; }
 
+is_allocated_again() {
+  [[ $(field "$1" Restarts) == 1 ]] && { state_is "$1" CONFIGURING || state_is "$1" RUNNING; }
+}
+gave_back() { as trainyard trainyard show "$1" --json | jq '[.segments[].charges[].refunded] | add // 0'; }
+has_given_back() { (($(gave_back "$1") > 0)); }
+# GPU-seconds of all attempts of a job with one GPU.
+recorded_of() {
+  clara sacct --duplicates --noheader --allocations --parsable2 --starttime=2020-01-01 --jobs "$1" \
+    --format=ElapsedRaw | awk '{ sum += $1 } END { print sum + 0 }'
+}
+
+# slurmdbd has it as a requeue, as if its owner had asked for it. The service does not know yet what the
+# attempt before has cost when the gate asks.
+@test "an attempt that the start gate keeps out is charged as Slurm recorded it, and given back" {
+  plain --gpus=1 --time=3 -- 8
+  local job=$job_id run
+  eventually 60 state_is "$job" RUNNING
+  run=$(run_of "$job")
+  eventually 20 run_state_is "$run" running
+  kill -STOP "$(service_pid)"
+  kill_daemon slurmdbd
+  clara scontrol requeue "$job"
+  eventually 60 is_allocated_again "$job" || { kill -CONT "$(service_pid)" && return 1; }
+  sleep 3
+  kill -CONT "$(service_pid)"
+  eventually 40 state_is "$job" PENDING
+  cluster up >/dev/null
+  eventually 100 has_given_back "$run"
+  eventually 100 state_is "$job" COMPLETED
+  eventually 60 is_over "$run"
+  echo "# kept out for $(($(gave_back "$run") / 1000)) s: $(clara sacct -DX -n -j "$job" -o state,elapsedraw | xargs)" >&3
+  (($(gave_back "$run") >= 2000))
+  (($(charge_of "$run") == $(recorded_of "$job") * 1000))
+}
+
 @test "scenarios 7 and 8: slurmdbd lost a job and shows one for ever; both are charged as seen, and no repair is a refund" {
   echo "MinJobAge=2" >>"$tytest_state/etc/extra.conf"
   cluster restart slurmctld
