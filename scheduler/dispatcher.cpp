@@ -451,8 +451,10 @@ Expected<void> Dispatcher::tick(UtcSeconds now) {
 }
 
 Expected<void> Dispatcher::tick_run(Run& run, const View& view, UtcSeconds now) {
-  // A charge makes way for the close: go round until nothing of the books is left to do.
-  for (int round = 0; round < 8 && !is_terminal(run.state); ++round) {
+  // A charge makes way for the next and for the close: go round until nothing of the books is left to
+  // do. Many attempts may be charged at once, after the service was away; a long look delays others.
+  const std::size_t rounds = 8 + std::min<std::size_t>(view.records.size(), 200);
+  for (std::size_t round = 0; round < rounds && !is_terminal(run.state); ++round) {
     for (const EventBody& event : observe(run, view, now, patience())) {
       if (const auto added = store_.append(run, {now, event}); !added) {
         return tl::unexpected(added.error());

@@ -205,6 +205,20 @@ TEST_F(DispatcherTest, EveryAttemptOfARequeuedJobIsChargedAndTheLimitIsCutToWhat
   world.expect_books_are_right();
 }
 
+TEST_F(DispatcherTest, ManyAttemptsWithTheServiceAwayAreChargedAndTheLimitCutInOneLook) {
+  const JobId job = world.launch(world.admission());
+  for (int attempt = 0; attempt < 20; ++attempt) {
+    world.cluster.start(job);
+    world.cluster.now += 10;
+    world.cluster.requeue(job);
+  }
+  world.cluster.start(job);
+  world.tick();
+  EXPECT_EQ(world.run().last().charges.size(), 20U);
+  // 690 s were held, 200 are gone.
+  EXPECT_EQ(world.cluster.jobs.at(job).time_limit_s, 360);
+}
+
 TEST_F(DispatcherTest, ALimitThatSomebodyRaisedIsCutBack) {
   const JobId job = world.launch(world.admission());
   world.cluster.start(job);

@@ -561,6 +561,17 @@ class Life {
     return sum;
   }
 
+  // The changed record of another attempt of its run once said that it had this time.
+  bool lies_in_a_changed_record(const TrueAllocation& each) {
+    for (const TrueAllocation& other : cluster_.truth) {
+      if (!other.is_disturbed || other.owner != each.owner || other.start == each.start) continue;
+      for (const AllocationRecord& record : cluster_.recorded[{other.id, other.submit}]) {
+        if (record.start < each.end && record.end > each.start) return true;
+      }
+    }
+    return false;
+  }
+
   // Charged is what was allocated, or what its record said at some time.
   void check_allocation(const TrueAllocation& each) {
     if (each.gpus == 0) return;
@@ -583,7 +594,8 @@ class Life {
           });
       if (is_as_recorded || !each.was_visible) return;
     }
-    if (is_named(each) && (each.is_disturbed || charged_s == 0)) return;
+    const bool is_disturbed = each.is_disturbed || lies_in_a_changed_record(each);
+    if (is_named(each) && (is_disturbed || charged_s == 0)) return;
     if (is_estimated(each.owner)) return;
     fault(fmt::format("job {} of {} had {} GPUs from {} to {}{}: {} GPU-s; charged are {} GPU-s{}",
                       each.id, each.owner, each.gpus, each.start, each.end,
