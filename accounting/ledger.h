@@ -100,7 +100,7 @@ enum class Excess { kSiteBears, kFundOwes };
 
 // One Slurm allocation (an attempt of a segment), as Slurm recorded it.
 struct Charge {
-  std::string id;       // "<cluster>/<job id>/<attempt>"
+  std::string id;       // "<cluster>/<run>/<segment>/<number of the charge>"
   std::string hold_id;
   std::string cluster;
   std::int64_t gpus = 0;

@@ -47,6 +47,7 @@ struct JobSnapshot {
   std::uint32_t uid = 0;
   JobState state = JobState::kUnknown;
   bool is_completing = false;
+  bool is_powering_up = false;     // Runs by its state, but its nodes boot: Slurm sets `start` anew then.
   std::string reason;              // Of waiting: "Resources", "Priority".
   std::string comment, admin_comment, name, partition, nodes;
   std::int64_t submit = 0, start = 0, end = 0;  // UTC seconds; start of a pending job is expected.

@@ -192,8 +192,9 @@ class Dispatcher {
   void learn_submits();  // Those of the open runs, by their events.
   // The next runs from `place` on, against the ledger, of one moment.
   [[nodiscard]] Expected<std::vector<Run>> compare_next(std::int64_t& place, AuditReport& report);
+  using FindingsBySubject = std::map<std::string, std::vector<std::string>>;  // Their texts.
   [[nodiscard]] Expected<void> compare_with_slurmdbd(const std::vector<Run>& runs,
-                                                     const std::set<std::string>& with_finding,
+                                                     const FindingsBySubject& findings,
                                                      AuditReport& report);
   // Which runs had a job of a number, and since when each managed partition has plain jobs: it was not
   // managed from the beginning.
@@ -205,7 +206,7 @@ class Dispatcher {
   [[nodiscard]] Expected<bool> is_claimed(const Claims& claims, const AllocationRecord& record) const;
   // Allocations on managed partitions that no run claims.
   [[nodiscard]] Expected<void> note_unclaimed(const Claims& claims,
-                                              const std::set<std::string>& with_finding,
+                                              const FindingsBySubject& findings,
                                               AuditReport& report);
   // Two runs may have had a job of one number: whose allocation is it?
   [[nodiscard]] Expected<bool> is_of_another(const std::string& run_id,

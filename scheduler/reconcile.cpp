@@ -2,12 +2,14 @@
 //
 // The books against slurmdbd: whose an allocation is, every charge, every allocation.
 #include <algorithm>
+#include <cctype>
 #include <limits>
 #include <map>
 #include <set>
 
 #include <fmt/format.h>
 
+#include "accounting/tariff.h"
 #include "scheduler/dispatcher.h"
 #include "scheduler/plain_job.h"
 #include "scheduler/run_audit.h"
@@ -56,13 +58,38 @@ bool is_own_record(const Run& run, const AllocationRecord& record) {
   });
 }
 
+bool names_job(const std::string& text, JobId job) {
+  const std::string name = fmt::format("job {}", job);
+  for (std::size_t at = text.find(name); at != std::string::npos; at = text.find(name, at + 1)) {
+    const std::size_t end = at + name.size();
+    if (end == text.size() || std::isdigit(static_cast<unsigned char>(text[end])) == 0) return true;
+  }
+  return false;
+}
+
+// The start of the allocation that a finding is about; nothing where it names none.
+std::optional<UtcSeconds> start_in(const std::string& text) {
+  const std::string word = " from ";
+  const std::size_t at = text.find(word);
+  if (at == std::string::npos) return std::nullopt;
+  return accounting::parse_utc(text.substr(at + word.size(), accounting::format_utc(0).size()));
+}
+
 struct Compared {
   const Run& run;
-  bool has_finding;  // A difference was noticed before and stands in the findings.
+  std::vector<std::string> findings;  // Of the run.
   AuditReport& report;
 
-  void differ(const std::string& text) const {
-    (has_finding ? report.notes : report.faults).push_back(text);
+  // A difference that was noticed before stands in the findings, with the job and, where it is of one
+  // allocation, with its start. What another allocation differs by is not explained by it.
+  void differ(const AllocationRecord& record, const std::string& text) const {
+    const UtcSeconds end = std::max(record.end, record.start);
+    const bool is_explained =
+        std::any_of(findings.begin(), findings.end(), [&](const std::string& finding) {
+          const auto start = start_in(finding);
+          return names_job(finding, record.id) && (!start || (*start >= record.start && *start <= end));
+        });
+    (is_explained ? report.notes : report.faults).push_back(text);
   }
 };
 
@@ -89,7 +116,7 @@ void compare_record(const Compared& compared, const AllocationRecord& record) {
   const std::int64_t recorded_s = end - record.start;
   if (charge == nullptr) {
     if (recorded_s > 0 && record.gpus > 0 && run.last().closed) {
-      compared.differ(fmt::format("{}: slurmdbd has {} GPU x {} s from {} on, which nobody is charged",
+      compared.differ(record, fmt::format("{}: slurmdbd has {} GPU x {} s from {} on, which nobody is charged",
                                   subject, record.gpus, recorded_s,
                                   accounting::format_utc(record.start)));
     }
@@ -106,7 +133,7 @@ void compare_record(const Compared& compared, const AllocationRecord& record) {
         "{}: attempt {} ended after {} s and is charged with them; slurmdbd's record grew to {} s "
         "when the ended job was requeued", subject, charge->attempt, charged_s, recorded_s));
   } else if (record.gpus * recorded_s != charged_gpu_s) {
-    compared.differ(fmt::format("{}: attempt {} is charged with {} GPU x {} s, slurmdbd has {} GPU x "
+    compared.differ(record, fmt::format("{}: attempt {} is charged with {} GPU x {} s, slurmdbd has {} GPU x "
                                 "{} s", subject, charge->attempt, gpus, charged_s, record.gpus,
                                 recorded_s));
   }
@@ -318,7 +345,7 @@ Expected<bool> Dispatcher::is_claimed(const Claims& claims, const AllocationReco
 }
 
 Expected<void> Dispatcher::note_unclaimed(const Claims& claims,
-                                          const std::set<std::string>& with_finding,
+                                          const FindingsBySubject& findings,
                                           AuditReport& report) {
   if (claims.since.empty()) return {};
   std::vector<std::string> partitions;
@@ -334,7 +361,7 @@ Expected<void> Dispatcher::note_unclaimed(const Claims& claims,
     if (first == claims.since.end() || record.submit < first->second) continue;
     if (record.start == 0 || record.gpus <= 0 || (record.end != 0 && record.end <= record.start)) continue;
     const std::string subject = fmt::format("job {} of uid {}", record.id, record.uid);
-    if (with_finding.count(subject) > 0) continue;
+    if (findings.count(subject) > 0) continue;
     const auto is_known = is_claimed(claims, record);
     if (!is_known) return tl::unexpected(is_known.error());
     if (*is_known) continue;
@@ -347,7 +374,7 @@ Expected<void> Dispatcher::note_unclaimed(const Claims& claims,
 }
 
 Expected<void> Dispatcher::compare_with_slurmdbd(const std::vector<Run>& runs,
-                                                 const std::set<std::string>& with_finding,
+                                                 const FindingsBySubject& findings,
                                                  AuditReport& report) {
   std::vector<const Run*> settled;
   std::set<JobId> asked;
@@ -377,7 +404,8 @@ Expected<void> Dispatcher::compare_with_slurmdbd(const std::vector<Run>& runs,
       if (!is_foreign) return tl::unexpected(is_foreign.error());
       if (!*is_foreign) own.push_back(record);
     }
-    compare_run({*run, with_finding.count("run " + run->id) > 0, report}, own);
+    const auto of_run = findings.find("run " + run->id);
+    compare_run({*run, of_run == findings.end() ? std::vector<std::string>{} : of_run->second, report}, own);
   }
   return {};
 }
@@ -407,22 +435,22 @@ Expected<AuditReport> Dispatcher::audit_here() {
   report.faults.insert(report.faults.end(), spoilt->begin(), spoilt->end());
   const auto findings = ledger_.findings();
   if (!findings) return tl::unexpected(of(findings.error()));
-  std::set<std::string> with_finding;
-  for (const accounting::Finding& finding : *findings) with_finding.insert(finding.subject);
+  FindingsBySubject by_subject;
+  for (const accounting::Finding& finding : *findings) by_subject[finding.subject].push_back(finding.text);
   Claims claims;
   for (std::int64_t place = 0, before = -1; place != before;) {
     before = place;
     const auto runs = compare_next(place, report);
     if (!runs) return tl::unexpected(runs.error());
     for (const Run& run : *runs) claims.add(run, *site_);
-    if (const auto compared = compare_with_slurmdbd(*runs, with_finding, report); !compared) {
+    if (const auto compared = compare_with_slurmdbd(*runs, by_subject, report); !compared) {
       return tl::unexpected(compared.error());
     }
   }
   const auto strays = faults_of_all_runs(*db_, ledger_);
   if (!strays) return tl::unexpected(strays.error());
   report.faults.insert(report.faults.end(), strays->begin(), strays->end());
-  if (const auto noted = note_unclaimed(claims, with_finding, report); !noted) {
+  if (const auto noted = note_unclaimed(claims, by_subject, report); !noted) {
     return tl::unexpected(noted.error());
   }
   return report;

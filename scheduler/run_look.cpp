@@ -122,8 +122,9 @@ std::vector<EventBody> observe(const Run& run, const View& view, UtcSeconds now,
     const bool is_told = segment.job && *segment.job == job->id &&
                          (segment.job_submit != 0 || job->attempt > 0 || job->submit == 0);
     if (!is_told) events.push_back(JobSubmitted{segment.index, job->id, job->submit});
-    const bool has_allocation = job->state == JobState::kRunning ||
-                                job->state == JobState::kSuspended ||
+    // While its nodes boot its start is not yet what slurmdbd's record will say.
+    const bool is_up = job->state == JobState::kRunning && !job->is_powering_up;
+    const bool has_allocation = is_up || job->state == JobState::kSuspended ||
                                 (is_ended(job->state) && job->start > 0 && !job->nodes.empty());
     const bool is_known = std::any_of(
         segment.seen.begin(), segment.seen.end(), [&](const AttemptStarted& seen) {

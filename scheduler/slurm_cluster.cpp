@@ -128,6 +128,7 @@ JobSnapshot to_snapshot(const slurm_job_info_t& job, int partition_nodes) {
   out.uid = job.user_id;
   out.state = from_slurm_state(job.job_state);
   out.is_completing = (job.job_state & JOB_COMPLETING) != 0;
+  out.is_powering_up = (job.job_state & JOB_POWER_UP_NODE) != 0;
   if (out.state == JobState::kPending || job.state_reason != 0) {
     out.reason = copy(slurm_job_reason_string(static_cast<enum job_state_reason>(job.state_reason)));
   }

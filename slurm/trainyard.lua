@@ -94,19 +94,18 @@ local function is_set(value, unset)
   return type(value) == "number" and value ~= unset
 end
 
--- The first change to a stamped job that its user must not make, in words; nil: none.
-local function forbidden_change(job_desc, job_rec)
-  if is_set(job_desc.priority, UNSET_32) then return "holding, releasing or its priority" end
+-- The first change of what was quoted, in words; nil: none.
+local function quoted_change(job_desc, job_rec)
   for _, key in ipairs({ "partition", "account", "gres", "tres_per_job", "tres_per_node",
                          "tres_per_socket", "tres_per_task", "comment" }) do
     local value = job_desc[key]
     if value ~= nil and value ~= "" then return key end
   end
-  for _, key in ipairs({ "min_nodes", "max_nodes", "num_tasks" }) do
+  for _, key in ipairs({ "min_nodes", "max_nodes", "num_tasks", "min_cpus", "max_cpus" }) do
     if is_set(job_desc[key], UNSET_32) then return key end
   end
-  for _, key in ipairs({ "ntasks_per_node", "ntasks_per_gpu", "sockets_per_node", "shared",
-                         "requeue" }) do
+  for _, key in ipairs({ "ntasks_per_node", "ntasks_per_gpu", "cpus_per_task", "sockets_per_node",
+                         "shared", "requeue" }) do
     if is_set(job_desc[key], UNSET_16) then return key end
   end
   if is_set(job_desc.time_limit, UNSET_32) then
@@ -114,6 +113,12 @@ local function forbidden_change(job_desc, job_rec)
     if not is_set(now, UNSET_32) or job_desc.time_limit > now then return "a longer time limit" end
   end
   return nil
+end
+
+-- The first change to a stamped job that its user must not make, in words; nil: none.
+local function forbidden_change(job_desc, job_rec)
+  if is_set(job_desc.priority, UNSET_32) then return "holding, releasing or its priority" end
+  return quoted_change(job_desc, job_rec)
 end
 
 function trainyard.modify(settings, job_desc, job_rec, part_list, uid)
@@ -124,8 +129,10 @@ function trainyard.modify(settings, job_desc, job_rec, part_list, uid)
     change = forbidden_change(job_desc, job_rec)
   elseif job_desc.partition ~= nil and is_managed(settings, job_desc.partition) then
     change = "moving it to a managed partition"
-  elseif starts_with(job_rec.comment, RUN_COMMENT) and job_desc.comment ~= nil then
-    change = "comment"
+  elseif starts_with(job_rec.comment, RUN_COMMENT) then
+    -- A training on a partition that is not managed: its owner may hold it, but what is held for it is
+    -- for what was quoted, also while trainyardd is away.
+    change = job_desc.comment ~= nil and "comment" or quoted_change(job_desc, job_rec)
   end
   if change == nil then return slurm.SUCCESS end
   slurm.log_info("trainyard: uid %d may not change job %s (%s): cancel it and submit again",

@@ -375,6 +375,28 @@ TEST_F(DispatcherTest, WaitsForSlurmdbdAndThenBelievesTheController) {
   EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 50 * 1000);
 }
 
+// Nodes that are powered up for a job: Slurm sets its start anew when they are there, without a restart.
+TEST_F(DispatcherTest, WhatNodesTakeToBootIsAsSlurmRecordsIt) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.start(job);
+  world.cluster.jobs.at(job).is_powering_up = true;
+  world.tick();
+  world.tick(200);
+  EXPECT_EQ(world.state(), "queued");
+  world.cluster.jobs.at(job).is_powering_up = false;
+  world.cluster.start(job);
+  world.tick();
+  EXPECT_EQ(world.state(), "running");
+  world.tick(200);
+  world.cluster.end(job, JobState::kCompleted, 0);
+  world.tick();
+  EXPECT_EQ(world.state(), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 201 * 1000);
+  const auto findings = world.dispatcher().ledger().findings();
+  EXPECT_TRUE(findings && findings->empty());
+  world.expect_books_are_right();
+}
+
 TEST_F(DispatcherTest, ARecordThatIsLostIsNeitherFreeNorEndless) {
   const JobId job = world.launch(world.admission());
   world.cluster.start(job);

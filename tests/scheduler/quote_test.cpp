@@ -235,6 +235,25 @@ TEST_F(Quotes, HoursThatARuleDoesNotLetBeKeptAreNamed) {
   EXPECT_EQ(done(kBob, payment("pay_2", 100, "nosuch")).at("not_kept"), "there is no quote nosuch");
 }
 
+TEST_F(Quotes, WhatARunLeavesOfItsPaymentIsInTheWallet) {
+  set_price(3'600);
+  const json quoted = quote("quoteone", 10);
+  ASSERT_EQ(done(kBob, payment("pay_1", quoted.at("cost_minor"), "quoteone")).at("kept"), true);
+  const Plan plan = done(kAda, admit("runone", 10, "quoteone")).at("plan").get<Plan>();
+  const auto job = world.cluster.submit(make_job_spec(plan, {"runone", 0}, "/runs/runone", world.site, {}));
+  ASSERT_TRUE(job);
+  world.cluster.start(job->id);
+  world.tick();
+  EXPECT_EQ(world.balance().available.milli_gpu_s, 0);
+  world.tick(19);
+  world.cluster.end(job->id, JobState::kCompleted, 0);
+  world.tick();
+  ASSERT_EQ(world.state(), "finished");
+  EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 20 * 1000);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
+  EXPECT_EQ(world.balance().available.milli_gpu_s, quoted.at("hold").get<std::int64_t>() - 2 * 20 * 1000);
+}
+
 // What is set aside for a quote of a grant that ends meanwhile stays set aside for its run.
 TEST_F(Quotes, AQuoteThatWasPaidIsHonouredThoughTheGrantThatItsHoursAreOfHasEnded) {
   set_price(3'600);

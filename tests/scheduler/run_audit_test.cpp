@@ -197,6 +197,26 @@ TEST_F(RunAudit, FindsWhatWasCutOffByARememberedHead) {
 
 // --- Hours that nothing else gives back -------------------------------------------------------
 
+// What was noticed of one attempt explains nothing of the next one.
+TEST_F(RunAudit, AFindingExplainsItsAllocationAndNoOther) {
+  world.cluster.now += 10;
+  world.cluster.requeue(second_);
+  const UtcSeconds first_start = world.cluster.records.at(second_)[0].start;
+  world.cluster.start(second_);
+  world.tick(10);
+  world.cluster.end(second_, JobState::kCompleted, 0);
+  for (int i = 0; i < 3; ++i) world.tick(5);
+  ASSERT_TRUE(world.dispatcher().ledger().record_finding(
+      {world.cluster.now, "run runtwo",
+       fmt::format("job {} from {} on: noticed", second_, accounting::format_utc(first_start))}));
+  ASSERT_TRUE(faults().empty()) << faults().front();
+  auto& records = world.cluster.records.at(second_);
+  records[0].end -= 5;
+  EXPECT_TRUE(faults().empty()) << faults().front();
+  records[1].end -= 5;
+  expect_fault(fmt::format("run runtwo (job {}): attempt 1 is charged with", second_));
+}
+
 class Release : public RunAudit {
  protected:
   std::string release(const std::string& id, const Caller& caller = kAdmin) {

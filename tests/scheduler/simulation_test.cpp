@@ -24,6 +24,7 @@ namespace scheduler {
 namespace {
 
 constexpr std::int64_t kMeteredWeight = 1500;
+constexpr const char* kGroup = "group:vision";
 
 Site sim_site() {
   Site site = test_site();
@@ -69,6 +70,7 @@ class Life {
       : dice_(seed), cluster_(dice_), database_(books) {
     open_service();
     grant();
+    if (dice_.one_in(3)) set_cap();
     if (dice_.one_in(2)) cluster_.gate = [this](JobId id) { return ask_gate(id); };
   }
 
@@ -126,9 +128,17 @@ class Life {
   void grant() {
     if (!service_) return;
     const auto granted = service_->ledger().grant(
-        {fmt::format("g{}", ++grants_), "user:ada",
+        {fmt::format("g{}", ++grants_), dice_.one_in(3) ? kGroup : "user:ada",
          {dice_.between(1, 4) * accounting::kGpuHour.milli_gpu_s}, "root", ""}, cluster_.now);
     if (!granted) faults_.push_back(granted.error().message);
+  }
+  // What ada may use of the group's fund.
+  void set_cap() {
+    cap_ = dice_.between(1, 4) * accounting::kGpuHour.milli_gpu_s / 2;
+    const auto done = service_->ledger().set(
+        {.id = "cap", .fund = kGroup, .name = "cap/ada", .value = std::to_string(*cap_), .actor = "root",
+         .note = ""}, cluster_.now);
+    if (!done || *done != accounting::SetStatus::kSet) faults_.push_back("no cap was set");
   }
   void tick() {
     if (!service_) {
@@ -221,7 +231,11 @@ class Life {
           if (kind == "charge") holds -= amount;
         });
     const auto balances = service_->ledger().balances();
-    if (!read || !balances) return fault("the books cannot be read");
+    const auto use = service_->ledger().member_use(kGroup, "ada");
+    if (!read || !balances || !use) return fault("the books cannot be read");
+    if (cap_ && use->milli_gpu_s > *cap_) {
+      fault(fmt::format("at {}: ada uses {} of {}, and may use {}", cluster_.now, use->milli_gpu_s, kGroup, *cap_));
+    }
     for (const auto& balance : *balances) {
       const auto [has, holds] = has_and_holds[balance.fund];
       if (has == balance.available.milli_gpu_s && holds == balance.held.milli_gpu_s) continue;
@@ -314,6 +328,7 @@ class Life {
       admission.request.resources.type = dice_.one_in(3) ? "metered" : "h100";
       admission.request.resources.auto_resume = dice_.one_in(2);
       if (dice_.one_in(3)) make_timed(admission);
+      if (dice_.one_in(3)) admission.request.resources.fund = kGroup;
       admission.data = {100, 20};
       const auto outcome = service_->admit(kAda, admission, cluster_.now);
       if (!outcome || !std::holds_alternative<Admitted>(*outcome)) return;
@@ -612,6 +627,7 @@ class Life {
   int grants_ = 0, runs_ = 0, runs_of_several_jobs_ = 0, kept_out_ = 0;
   std::map<std::string, std::int64_t> hours_s_, gpus_;  // Of timed runs, as asked for.
   std::int64_t steps_ = 0, checked_seq_ = 0;
+  std::optional<std::int64_t> cap_;
   std::vector<std::string> faults_, named_;
   std::set<std::string> excess_;
   std::vector<accounting::StatementLine> lines_;

@@ -13,9 +13,17 @@ function note_about(job, run,    i) {
   }
   return ""
 }
-function differ(text, job, run,    why) {
+# Does the note tell of `gpu_s` on `gpus`, where it tells of seconds at all?
+function is_right(why, gpus, gpu_s,    said, grown) {
+  if (gpu_s == "" || why !~ /after [0-9]+ s .* grew to [0-9]+ s/) return 1
+  said = why; sub(/.*after /, "", said)
+  grown = why; sub(/.* grew to /, "", grown)
+  return (grown - said) * gpus == gpu_s
+}
+# gpu_s: by so much sacct has more, on so many gpus.
+function differ(text, job, run, gpus, gpu_s,    why) {
   why = note_about(job, run)
-  if (why != "") {
+  if (why != "" && is_right(why, gpus, gpu_s)) {
     ++explained
     detail[++details] = "  explained: " text "\n    " why
   } else {
@@ -59,7 +67,7 @@ file == 3 {
   if (sum != $4 * $5) {
     difference += $4 * $5 - sum
     differ(sprintf("job %s from %s on (%s): sacct has %d GPU-s, charged are %d", $1, $2, $6, $4 * $5,
-                   sum), $1, run)
+                   sum), $1, run, $4, $4 * $5 - sum)
   }
 }
 

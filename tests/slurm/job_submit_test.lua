@@ -71,11 +71,25 @@ local claims = {
       end
       assert(modified(settings, { time_limit = 59 }, stamped) == slurm.SUCCESS)
       assert(modified(settings, {}, stamped) == slurm.SUCCESS)
-      local unset = { min_nodes = 4294967294, max_nodes = 4294967294, num_tasks = 4294967294,
+      local unset = { min_cpus = 4294967294, max_cpus = 4294967294, cpus_per_task = 65534,
+                      min_nodes = 4294967294, max_nodes = 4294967294, num_tasks = 4294967294,
                       ntasks_per_node = 65534, sockets_per_node = 65534, shared = 65534 }
       assert(modified(settings, unset, stamped) == slurm.SUCCESS)
       local long = { admin_comment = stamped.admin_comment, time_limit = 65534, job_id = 8 }
       assert(modified(settings, { time_limit = 255 }, long) == slurm.SUCCESS)
+    end
+  end,
+  ["of a training on another partition, too, but its owner may hold it and leave nodes out"] = function()
+    local training = { comment = "trainyard:0123456789:0", time_limit = 60, job_id = 9 }
+    for _, change in ipairs({ { time_limit = 61 }, { comment = "" }, { comment = "x" }, { min_nodes = 2 },
+                              { tres_per_node = "gres:gpu:2" }, { partition = "free" }, { min_cpus = 9 },
+                              { cpus_per_task = 9 }, { requeue = 1 } }) do
+      assert(modified(with_gate, change, training) == slurm.ESLURM_ACCESS_DENIED, next(change))
+      assert(modified(with_gate, change, { comment = "fund=user:ada", time_limit = 60, job_id = 9 })
+             == slurm.SUCCESS, next(change))
+    end
+    for _, change in ipairs({ { time_limit = 59 }, { priority = 0 }, { exc_nodes = "n1" }, {} }) do
+      assert(modified(with_gate, change, training) == slurm.SUCCESS, next(change))
     end
   end,
   ["root and the service may change all of it"] = function()

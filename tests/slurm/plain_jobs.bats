@@ -45,14 +45,23 @@ setup_file() {
 }
 
 @test "scenario 16: what was quoted cannot be edited by its owner, before or after the release" {
+  local edit when edits=(TimeLimit=60 Gres=gpu:2 NumNodes=2 Partition=gpu Account=other Comment=fund=user:root
+    NumCPUs=8 NumTasks=2 CPUsPerTask=2)
+  # One that its fund cannot pay, and one that is paid for and waits for its time.
+  plain --gpus=1 --time=1440 --nodes=1 --begin=now+3600 -- 1
+  eventually 20 waits_for "$job_id" "fund user:$plain_user has "
+  local unpaid=$job_id
   plain --gpus=1 --begin=now+3600 -- 1
-  eventually 20 state_is "$job_id" PENDING
-  local edit
-  for edit in TimeLimit=60 Gres=gpu:2 NumNodes=2 Partition=gpu Account=other Comment=fund=user:root; do
-    run clara scontrol update "JobId=$job_id" "$edit"
-    echo "$edit: $output"
-    [[ $status -ne 0 ]]
+  is_released() { [[ $(field "$job_id" Priority) -gt 0 && $(held) -gt 0 ]]; }
+  eventually 20 is_released
+  for when in "$unpaid" "$job_id"; do
+    for edit in "${edits[@]}"; do
+      run clara scontrol update "JobId=$when" "$edit"
+      echo "$when $edit: $output"
+      [[ $status -ne 0 ]]
+    done
   done
+  clara scancel "$unpaid"
   clara scontrol update "JobId=$job_id" TimeLimit=2
   clara scancel "$job_id"
   # Nor does a job of another partition slip in.
