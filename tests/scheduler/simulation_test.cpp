@@ -175,7 +175,7 @@ class Life {
       if (may_start) return check_start(id);
       cluster_.note(fmt::format("the gate keeps job {} out: {}", id, (*said)->reasons.front()));
       TrueAllocation* attempt = cluster_.present(id);
-      if (attempt == nullptr || attempt->end != 0) return;
+      if (attempt == nullptr) return;  // It may have ended it as well: the job was changed.
       attempt->was_kept_out = true;
       ++kept_out_;
     });
