@@ -6,13 +6,6 @@
 function part_of(c, start, end) { # is charge c a part of the allocation?
   return c_start[c] == start || (c_start[c] < end && c_end[c] > start)
 }
-function note_about(job, run,    i) {
-  for (i = 1; i <= notes; ++i) {
-    if (note[i] ~ "job " job "([^0-9]|$)") return note[i]
-    if (run != "" && index(note[i], "run " run)) return note[i]
-  }
-  return ""
-}
 # Does the note tell of `gpu_s` on `gpus`, where it tells of seconds at all?
 function is_right(why, gpus, gpu_s,    said, grown) {
   if (gpu_s == "" || why !~ /after [0-9]+ s .* grew to [0-9]+ s/) return 1
@@ -20,10 +13,18 @@ function is_right(why, gpus, gpu_s,    said, grown) {
   grown = why; sub(/.* grew to /, "", grown)
   return (grown - said) * gpus == gpu_s
 }
+# A job that was requeued again and again has a note for each time.
+function note_about(job, run, gpus, gpu_s,    i) {
+  for (i = 1; i <= notes; ++i) {
+    if (note[i] !~ "job " job "([^0-9]|$)" && !(run != "" && index(note[i], "run " run))) continue
+    if (is_right(note[i], gpus, gpu_s)) return note[i]
+  }
+  return ""
+}
 # gpu_s: by so much sacct has more, on so many gpus.
 function differ(text, job, run, gpus, gpu_s,    why) {
-  why = note_about(job, run)
-  if (why != "" && is_right(why, gpus, gpu_s)) {
+  why = note_about(job, run, gpus, gpu_s)
+  if (why != "") {
     ++explained
     detail[++details] = "  explained: " text "\n    " why
   } else {
