@@ -144,8 +144,8 @@ ExitStatus print_quote(const Client& client, const json& quote) {
     fmt::print("money    at most {}, at {} a GPU-hour\n",
                accounting::format_money(quote.at("cost_minor"), currency),
                accounting::format_money(quote.at("price_minor"), currency));
-    fmt::print("pay now  {} for {}, with the quote {} in the payment: kept for this run, and what it leaves "
-               "is in the wallet. Or leave it to the hours of the fund\n",
+    fmt::print("pay now  {} for {}, with the quote {} in the payment: kept for this run, and what it "
+               "leaves is in the wallet. Or leave it to the hours of the fund\n",
                accounting::format_money(quote.at("cost_minor"), currency),
                quote.at("fund").get<std::string>(), id);
   }

@@ -116,7 +116,8 @@ void compare_record(const Compared& compared, const AllocationRecord& record) {
   const std::int64_t recorded_s = end - record.start;
   if (charge == nullptr) {
     if (recorded_s > 0 && record.gpus > 0 && run.last().closed) {
-      compared.differ(record, fmt::format("{}: slurmdbd has {} GPU x {} s from {} on, which nobody is charged",
+      compared.differ(record,
+                      fmt::format("{}: slurmdbd has {} GPU x {} s from {} on, which nobody is charged",
                                   subject, record.gpus, recorded_s,
                                   accounting::format_utc(record.start)));
     }
@@ -133,9 +134,9 @@ void compare_record(const Compared& compared, const AllocationRecord& record) {
         "{}: attempt {} ended after {} s and is charged with them; slurmdbd's record grew to {} s "
         "when the ended job was requeued", subject, charge->attempt, charged_s, recorded_s));
   } else if (record.gpus * recorded_s != charged_gpu_s) {
-    compared.differ(record, fmt::format("{}: attempt {} is charged with {} GPU x {} s, slurmdbd has {} GPU x "
-                                "{} s", subject, charge->attempt, gpus, charged_s, record.gpus,
-                                recorded_s));
+    compared.differ(record,
+                    fmt::format("{}: attempt {} is charged with {} GPU x {} s, slurmdbd has {} GPU x {} s",
+                                subject, charge->attempt, gpus, charged_s, record.gpus, recorded_s));
   }
 }
 

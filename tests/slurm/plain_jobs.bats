@@ -45,7 +45,7 @@ setup_file() {
 }
 
 @test "scenario 16: what was quoted cannot be edited by its owner, before or after the release" {
-  local edit when edits=(TimeLimit=2000 Gres=gpu:2 NumNodes=2 Partition=gpu Account=other Comment=fund=user:root
+  local edit job edits=(TimeLimit=2000 Gres=gpu:2 NumNodes=2 Partition=gpu Account=other Comment=fund=user:root
     NumCPUs=8 NumTasks=2 CPUsPerTask=2)
   # One that its fund cannot pay, and one that is paid for and waits for its time.
   plain --gpus=1 --time=1440 --nodes=1 --begin=now+3600 -- 1
@@ -54,10 +54,10 @@ setup_file() {
   plain --gpus=1 --begin=now+3600 -- 1
   is_released() { [[ $(field "$job_id" Priority) -gt 0 && $(held) -gt 0 ]]; }
   eventually 20 is_released
-  for when in "$unpaid" "$job_id"; do
+  for job in "$unpaid" "$job_id"; do
     for edit in "${edits[@]}"; do
-      run clara scontrol update "JobId=$when" "$edit"
-      echo "$when $edit: $output"
+      run clara scontrol update "JobId=$job" "$edit"
+      echo "$job $edit: $output"
       [[ $status -ne 0 ]]
     done
   done
