@@ -124,4 +124,4 @@ for _, name in ipairs(names) do
   if not is_right then failed = failed + 1 end
   print((is_right and "ok      " or "FAILED  ") .. name .. (is_right and "" or ": " .. tostring(why)))
 end
-assert(#names == 10 and failed == 0, failed .. " of " .. #names .. " failed")
+assert(#names > 0 and failed == 0, failed .. " of " .. #names .. " failed")
