@@ -35,7 +35,7 @@ function(trainyard_feature text)
 endfunction()
 
 # trainyard_test(name SOURCES ... LINKS ... [LABELS ...] [PROPERTIES ...]): a GoogleTest executable. Each
-# of its tests has the machine to itself under the `ctest -j 2` of scripts/test.
+# of its tests takes two of the places that scripts/test gives to ctest.
 function(trainyard_test name)
   cmake_parse_arguments(arg "" "" "SOURCES;LINKS;LABELS;PROPERTIES" ${ARGN})
   if(NOT arg_LABELS)

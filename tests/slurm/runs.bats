@@ -166,7 +166,7 @@ expect_exact_bill() {
 @test "a rank is killed: the run ends within a minute, says why, is charged once, and is resumed" {
   tytrain epochs=8
   eventually 60 has_epochs 1
-  pkill -KILL --newest --full 'bin/trainyard-trainer train'
+  pkill -KILL --newest --uid "$tytest_user" --full 'bin/trainyard-trainer train'
   eventually 60 is_over
   state_is failed
   [[ $(show | jq -r .reason) == *"signal 9"* || $(show | jq -r .reason) == *"exit code"* ]]
