@@ -102,10 +102,12 @@ void Dispatcher::learn_submits() {
   }
 }
 
-Expected<void> Dispatcher::learn_facts(UtcSeconds now) {
-  if (facts_ && now - facts_at_ < kFactsS) return {};
+Expected<void> Dispatcher::learn_facts(UtcSeconds now) { return learn_facts(now, kFactsS); }
+
+Expected<void> Dispatcher::learn_facts(UtcSeconds now, std::int64_t fresh_s) {
+  if (facts_ && facts_->counts_gpus && now - facts_at_ < fresh_s) return {};
   auto facts = cluster_->facts();
-  if (!facts && facts_) return {};
+  if (!facts && facts_ && facts_->counts_gpus) return {};
   if (!facts) return tl::unexpected(facts.error());
   if (!site_->cluster.empty() && facts->name != site_->cluster) {
     return tl::unexpected(Error{fmt::format("{}: cluster = \"{}\", but Slurm here calls itself \"{}\"",
@@ -113,6 +115,11 @@ Expected<void> Dispatcher::learn_facts(UtcSeconds now) {
   }
   facts_ = *facts;
   facts_at_ = now;
+  // Every job would read as one without GPUs, which costs nothing.
+  if (!facts_->counts_gpus) {
+    return tl::unexpected(Error{"Slurm does not count GPUs, so no job is let start or charged: set "
+                                "AccountingStorageTRES=gres/gpu in slurm.conf and restart slurmctld"});
+  }
   return {};
 }
 
@@ -216,7 +223,7 @@ Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
   Run* run = name ? open_run(name->run_id) : nullptr;
   if (!name && known != run_of_job_.end()) run = open_run(known->second);
   const bool is_runs = run != nullptr && !run->about.is_plain && run->about.uid == job.uid &&
-                       job.submit + kClockSlackS >= run->last().opened;
+                       !is_one_of_several(job) && job.submit + kClockSlackS >= run->last().opened;
   // Without its comment it is known by what its user cannot change everywhere: another job may have
   // got its number from a controller that crashed.
   const auto mark = parse_stamp(job.admin_comment);

@@ -149,8 +149,11 @@ class Dispatcher {
       : site_(&site), db_(&db), cluster_(&cluster), ledger_(std::move(ledger)),
         store_(std::move(store)) {}
 
-  // Reads them where they are not known, or were read a minute ago and Slurm answers.
+  // Reads them where they are not known, or were read a minute ago and Slurm answers. An error where
+  // Slurm does not count GPUs: then nothing may be concluded from a job that seems to have none.
   [[nodiscard]] Expected<void> learn_facts(UtcSeconds now);
+  // The same where they were read `fresh_s` seconds ago; 0: now.
+  [[nodiscard]] Expected<void> learn_facts(UtcSeconds now, std::int64_t fresh_s);
   // admission.cpp: the plan with the quote's weight, or why the quote does not fit it.
   [[nodiscard]] Expected<std::variant<Plan, Refusal>> by_quote(const Caller& caller, Plan plan,
                                                                const Admission& admission,

@@ -101,6 +101,14 @@ Expected<std::string> budget_reason(const accounting::Ledger& ledger, const Run&
                      "it goes on by itself; later: trainyard resume {}", why, run.id);
 }
 
+// Why the run's owner may not spend its fund any more, in words; nothing: he may, as far as is known.
+std::string spender_refusal(const Run& run, const Expected<Caller>& owner) {
+  const std::string& fund = run.last().plan.fund;
+  if (!owner || may_spend(*owner, fund)) return "";
+  return fmt::format("budget: fund {} is not {}'s to spend any more: he is no member of the Unix group. "
+                     "It is saved before its limit.", fund, run.about.user);
+}
+
 }  // namespace
 
 Expected<void> Dispatcher::extend_hold(Run& run, const ExtendHold& action, UtcSeconds now) {
@@ -116,18 +124,21 @@ Expected<void> Dispatcher::extend_hold(Run& run, const ExtendHold& action, UtcSe
   const auto room = quote_room(*db_, ledger_, run.last().hold_id);
   if (!room) return tl::unexpected(of(room.error()));
   const bool is_quotes = *room && (*room)->left <= payable->amount;
+  // Who has left the group since the run was admitted draws no new hours from its fund.
+  const std::string no_spender = spender_refusal(run, look_up_(run.about.uid, *site_));
   const auto refuse_it = [&](accounting::HoldStatus bound) -> Expected<void> {
     refused_[action.job] = {what, now, {}};
     const Expected<std::string> why =
-        is_quotes ? quote_is_used_up(run, **room, action.stretch_s)
-                  : budget_reason(ledger_, run, action.stretch_s, bound);
+        !no_spender.empty() ? no_spender
+        : is_quotes         ? quote_is_used_up(run, **room, action.stretch_s)
+                            : budget_reason(ledger_, run, action.stretch_s, bound);
     if (!why) return tl::unexpected(why.error());
     if (run.last().budget_ended == *why) return {};
     return store_.append(run, {now, BudgetEnded{segment, *why}});
   };
   const std::int64_t stretch_s =
       std::min(action.stretch_s, affordable_s(payable_under(payable->amount, *room), plan) / 60 * 60);
-  if (stretch_s < 60) return refuse_it(payable->bound);
+  if (stretch_s < 60 || !no_spender.empty()) return refuse_it(payable->bound);
   const auto amount = accounting::usage_amount(plan.gpus, stretch_s, plan.quote.weight_milli);
   if (!amount) return tl::unexpected(Error{"a stretch is more than the books can hold"});
   auto status = accounting::ExtendStatus::kInvalid;
@@ -167,6 +178,7 @@ Expected<void> Dispatcher::fund_attempt(Run& run, const FundAttempt& action, Utc
   const auto room = quote_room(*db_, ledger_, run.last().hold_id);
   if (!room) return tl::unexpected(of(room.error()));
   const bool is_quotes = *room && (*room)->left <= payable->amount;
+  const std::string no_spender = spender_refusal(run, look_up_(run.about.uid, *site_));
   const Amount left = run.last().remaining();
   const std::int64_t payable_s =
       limit_that_fits_s({left.milli_gpu_s + payable_under(payable->amount, *room).milli_gpu_s},
@@ -175,8 +187,9 @@ Expected<void> Dispatcher::fund_attempt(Run& run, const FundAttempt& action, Utc
   const auto refuse_it = [&](accounting::HoldStatus bound) -> Expected<void> {
     refused_[action.job] = {what, now, {}};
     const Expected<std::string> why =
-        is_quotes ? quote_is_used_up(run, **room, action.least_s)
-                  : budget_reason(ledger_, run, action.least_s, bound);
+        !no_spender.empty() ? no_spender
+        : is_quotes         ? quote_is_used_up(run, **room, action.least_s)
+                            : budget_reason(ledger_, run, action.least_s, bound);
     if (!why) return tl::unexpected(why.error());
     if (!run.last().budget_ended) {
       const auto added = store_.append(run, {now, BudgetEnded{segment, *why}});
@@ -186,7 +199,7 @@ Expected<void> Dispatcher::fund_attempt(Run& run, const FundAttempt& action, Utc
     if (job == snapshots_.end() || job->second.is_held_by_admin) return {};
     return cluster_->hold(action.job, with_reason(job->second.comment, "budget"));
   };
-  if (limit_s < action.least_s) return refuse_it(payable->bound);
+  if (limit_s < action.least_s || !no_spender.empty()) return refuse_it(payable->bound);
   if (limit_s < action.limit_s) {
     if (const auto set = cluster_->set_time_limit(action.job, limit_s); !set) return set;
     const auto cut = store_.append(run, {now, LimitCut{segment, action.limit_s, limit_s}});

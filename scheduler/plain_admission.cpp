@@ -127,6 +127,7 @@ Expected<void> Dispatcher::match_plain_job(const JobSnapshot& job, const JobStam
   if (job.gpus == 0 && !has_run(job)) {
     // Without GPUs it costs nothing. One that gets some after all is met here again.
     if (!is_our_hold(job) || !is_update_due(job.id, now)) return {};
+    if (const auto known = learn_facts(now, 0); !known) return known;
     return cluster_->release(job.id, without_reason(job.comment));
   }
   if (job.gpus == 0) return {};
@@ -381,15 +382,19 @@ Expected<std::optional<Refusal>> Dispatcher::may_start(JobId id, UtcSeconds now)
     if (found.id != id) continue;
     JobSnapshot job = found;
     job.gpus = gpus_of_job(job, *site_);
-    if (!site_->managed.has(job.partition) || job.gpus == 0) return std::optional<Refusal>{};
+    if (!site_->managed.has(job.partition)) return std::optional<Refusal>{};
+    if (job.gpus == 0) {
+      if (const auto known = learn_facts(now, 0); !known) return tl::unexpected(known.error());
+      return std::optional<Refusal>{};
+    }
     const auto stamp = parse_stamp(job.admin_comment);
     const auto name = parse_comment(without_reason(job.comment));
     Run* run = name ? open_run(name->run_id) : nullptr;
     if (run == nullptr && stamp) run = open_run(plain_run_id(*stamp, job.array_task));
     if (run == nullptr) return std::optional{refuse(fmt::format("job {} has no hold", id))};
     if (troubled_.count(run->id) > 0) return tl::unexpected(looked.error());
-    const bool is_its = run->about.uid == job.uid && (run->about.is_plain || !run->last().job ||
-                                                      *run->last().job == id);
+    const bool is_trainings = !is_one_of_several(job) && (!run->last().job || *run->last().job == id);
+    const bool is_its = run->about.uid == job.uid && (run->about.is_plain || is_trainings);
     View view;
     view.jobs_known = true;
     view.job = &job;

@@ -62,6 +62,10 @@ bool is_plain_run_of(const Run& run, const JobSnapshot& job) {
   return run.about.is_plain && run.about.uid == job.uid;
 }
 
+bool is_one_of_several(const JobSnapshot& job) {
+  return job.array_job != 0 || job.array_task >= 0 || !job.array_tasks.empty() || job.het_job != 0;
+}
+
 int array_task_of(const std::string& run_id) {
   const std::size_t place = run_id.find('t');
   if (place == std::string::npos) return -1;

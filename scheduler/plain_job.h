@@ -31,6 +31,9 @@ struct JobStamp {
 // Is it a run of such jobs, and the job's owner's?
 [[nodiscard]] bool is_plain_run_of(const Run& run, const JobSnapshot& job);
 
+// Of an array or a heterogeneous job: no training is, for the hold of a training is of one job.
+[[nodiscard]] bool is_one_of_several(const JobSnapshot& job);
+
 // The task that such an id is of; -1: of none.
 [[nodiscard]] int array_task_of(const std::string& run_id);
 

@@ -26,6 +26,8 @@ struct ClusterFacts {
   std::string name;
   std::int64_t kill_wait_s = 30;
   std::int64_t over_time_limit_s = 0;  // Of slurm.conf; kNoEnd_s: UNLIMITED.
+  // False: AccountingStorageTRES lacks gres/gpu. What Slurm allocates then says nothing of GPUs.
+  bool counts_gpus = true;
   std::map<std::string, std::int64_t> partition_max_s = {};  // MaxTime, of those that have one.
   // OverTimeLimit, of those that have one of their own: it takes the place of slurm.conf's.
   std::map<std::string, std::int64_t> partition_over_time_s = {};

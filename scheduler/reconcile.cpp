@@ -236,7 +236,7 @@ Expected<void> Dispatcher::end_unfunded(const JobSnapshot& job, const std::strin
       // What the whole of it comes to is in slurmdbd's record; the audit compares that.
       const auto noted = ledger_.record_finding(
           {now, "run " + run_id,
-           fmt::format("job {} of run {} had {} GPUs from {} on and no hold: its segment is closed. "
+           fmt::format("job {} of run {} had {} GPUs from {} on and no hold: no open segment is its own. "
                        "Nobody pays for it", job.id, run_id, job.gpus,
                        accounting::format_utc(job.start))});
       if (!noted) return tl::unexpected(of(noted.error()));

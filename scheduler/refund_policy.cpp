@@ -26,6 +26,19 @@ bool ended_on_bad_node(const Segment& segment, const AttemptCharged& charged) {
          charged.exit_code == static_cast<int>(contract::ExitCode::kBadNode);
 }
 
+// What was given back of earlier parts of the same allocation: a record that grew is charged in parts.
+// Each attempt of a job has a submit time of its own.
+Amount given_back_before(const Segment& segment, const AttemptCharged& charged) {
+  Amount sum;
+  if (charged.submit == 0) return sum;
+  for (const AttemptCharged& other : segment.charges) {
+    const bool is_part = other.job == charged.job && other.submit == charged.submit &&
+                         other.start < charged.start;
+    if (is_part) sum.milli_gpu_s += other.refunded.milli_gpu_s;
+  }
+  return sum;
+}
+
 }  // namespace
 
 std::optional<PolicyRefund> refund_of(const Segment& segment, const AttemptCharged& charged,
@@ -34,7 +47,7 @@ std::optional<PolicyRefund> refund_of(const Segment& segment, const AttemptCharg
   const auto is_named = [&states](const std::string& word) {
     return std::find(states.begin(), states.end(), word) != states.end();
   };
-  PolicyRefund refund{to_name(charged.state), std::min(charged.charged, site.refunds.cap)};
+  PolicyRefund refund{to_name(charged.state), site.refunds.cap};
   if (!is_named(refund.reason)) {
     std::int64_t longest_s = 0;
     if (was_kept_out(segment, charged)) {
@@ -51,6 +64,8 @@ std::optional<PolicyRefund> refund_of(const Segment& segment, const AttemptCharg
                                                   segment.plan.quote.weight_milli);
     if (longest) refund.amount = std::min(refund.amount, *longest);
   }
+  refund.amount.milli_gpu_s -= given_back_before(segment, charged).milli_gpu_s;
+  refund.amount = std::min(refund.amount, charged.charged);
   if (refund.amount <= Amount{}) return std::nullopt;
   return refund;
 }

@@ -171,10 +171,10 @@ bool is_as_planned(const Segment& segment, const JobSnapshot& job) {
   if (!job.partition.empty() && job.partition != plan.partition) return false;
   // A plain job's plan names no GPUs of Slurm's, and grows with it.
   if (segment.is_plain) return true;
+  // A job that names no type where its plan does may be given a dearer one.
   const auto types = gpu_types_in(plan.tres_per_node);
   const bool is_other_type =
-      !types.empty() && (job.has_several_gpu_types ||
-                         (!job.gpu_type.empty() && job.gpu_type != types.front()));
+      !types.empty() && (job.has_several_gpu_types || job.gpu_type != types.front());
   return job.gpus <= plan.gpus && !is_other_type;
 }
 
@@ -268,7 +268,7 @@ void add_coverage(const Run& run, const View& view, UtcSeconds now, const Patien
     // Only what Slurm shows as held gives its hours back.
     if (job.is_held) {
       actions.push_back(CloseSegment{Outcome::kStopped, "changed or requeued; quoted anew",
-                                     unseen_attempts(run, job.attempt)});
+                                     unseen_attempts(run, job.id, job.attempt)});
     } else {
       actions.push_back(HoldJob{job.id, "its hours are set aside anew"});
     }
@@ -355,7 +355,7 @@ std::vector<Action> next_actions(const Run& run, const View& view, UtcSeconds no
       const SegmentClosed closed =
           explain_end(segment, *segment.ended, killed_by(segment, view));
       const int attempts = segment.ended->attempt + (segment.ended->gpus > 0 ? 1 : 0);
-      const std::string unseen = unseen_attempts(run, attempts);
+      const std::string unseen = unseen_attempts(run, segment.ended->job, attempts);
       actions.push_back(CloseSegment{closed.outcome, closed.reason,
                                      unseen.empty() ? unseen_end(run, view) : unseen});
     }

@@ -273,6 +273,7 @@ json answer_list(Dispatcher& dispatcher, const Caller& caller, const json& reque
   for (const auto& view : views) {
     auto run = run_to_json(dispatcher, view);
     if (!run) return failed(run.error().message);
+    if (view.run.about.uid != caller.uid) hide_foreign_funds(*run, view.run, caller);
     out.push_back(std::move(*run));
   }
   return good({{"runs", std::move(out)}, {"trouble", dispatcher.trouble()}});

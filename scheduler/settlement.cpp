@@ -23,17 +23,23 @@ void each_charge(const Run& run, Visit visit) {
   }
 }
 
-// Allocations in the books. What was added to one later is not another one.
-int allocations_charged(const Run& run) {
+// Allocations of the job in the books, to compare with Slurm's count of its restarts. What was added to
+// one later is not another one. A plain job is one job through all segments; each segment of a training
+// has its own, and an earlier one's may have had its number.
+int allocations_charged(const Run& run, JobId job) {
   int count = 0;
-  each_charge(run, [&](const AttemptCharged& charge) {
-    bool is_addition = false;
-    each_charge(run, [&](const AttemptCharged& other) {
-      is_addition |= other.job == charge.job && other.submit == charge.submit &&
-                     other.end == charge.start && other.start < charge.start;
-    });
-    if (!is_addition) ++count;
-  });
+  for (const Segment& segment : run.segments) {
+    if (!segment.is_plain && segment.index != run.last().index) continue;
+    for (const AttemptCharged& charge : segment.charges) {
+      if (charge.job != job) continue;
+      bool is_addition = false;
+      each_charge(run, [&](const AttemptCharged& other) {
+        is_addition |= other.job == charge.job && other.submit == charge.submit &&
+                       other.end == charge.start && other.start < charge.start;
+      });
+      if (!is_addition) ++count;
+    }
+  }
   return count;
 }
 
@@ -332,7 +338,7 @@ bool earlier_attempts_are_charged(const Run& run, const View& view, UtcSeconds n
     const auto end = seen_end(run, place, view);
     if (end && !charged_until(run, seen.job, seen.start, *end)) return false;
   }
-  if (view.job == nullptr || view.job->attempt <= allocations_charged(run)) return true;
+  if (view.job == nullptr || view.job->attempt <= allocations_charged(run, view.job->id)) return true;
   return now - view.job->submit > patience.record_wait_s;
 }
 
@@ -348,7 +354,7 @@ bool is_settled(const Run& run, const View& view, UtcSeconds now, const Patience
   }
   if (has_waited) return true;
   if (!view.records_known) return false;
-  if (allocations_charged(run) < ended.attempt) return false;
+  if (allocations_charged(run, ended.job) < ended.attempt) return false;
   if (is_end_unknown(segment, view)) return false;  // slurmdbd may be behind.
   // A job that was cancelled while it waited may have run for a moment between two looks.
   return ended.gpus > 0 || now - segment.ended_noticed > 5 ||
@@ -363,12 +369,12 @@ std::string unseen_end(const Run& run, const View& view) {
                      segment.job.value_or(0), run.id);
 }
 
-std::string unseen_attempts(const Run& run, int attempts) {
-  const int known = allocations_charged(run);
+std::string unseen_attempts(const Run& run, JobId job, int attempts) {
+  const int known = allocations_charged(run, job);
   if (known >= attempts) return "";
   return fmt::format("job {} of run {} was restarted {} times, and neither slurmdbd nor a look at "
                      "the controller has shown more than {} allocations of it",
-                     run.last().job.value_or(0), run.id, attempts, known);
+                     job, run.id, attempts, known);
 }
 
 }  // namespace scheduler

@@ -38,7 +38,7 @@ void add_charges(const Run& run, const View& view, UtcSeconds now, const Patienc
                               const Patience& patience);
 
 // Restarts of the job of which neither slurmdbd nor a look has shown anything, in words; or nothing.
-[[nodiscard]] std::string unseen_attempts(const Run& run, int attempts);
+[[nodiscard]] std::string unseen_attempts(const Run& run, JobId job, int attempts);
 
 // A lost job whose hold is released though its end is not known, in words; or nothing.
 [[nodiscard]] std::string unseen_end(const Run& run, const View& view);

@@ -59,6 +59,11 @@ std::int64_t over_time_seconds(std::uint16_t minutes) {
   return minutes == INFINITE16 ? ClusterFacts::kNoEnd_s : std::int64_t{minutes} * 60;
 }
 
+// Whether an AccountingStorageTRES has GPUs of every type: "gres/gpu:h100" alone counts no others.
+bool counts_gpus(const std::string& tres) {
+  return ("," + tres + ",").find(",gres/gpu,") != std::string::npos;
+}
+
 // "0-2,7%4" -> 0, 1, 2, 7. Slurm may print a step: "0-8:4".
 std::vector<int> tasks_of(const std::string& text) {
   std::vector<int> tasks;
@@ -288,6 +293,7 @@ class SlurmCluster final : public Cluster {
     ClusterFacts facts;
     facts.name = copy(conf->cluster_name);
     facts.kill_wait_s = conf->kill_wait;
+    facts.counts_gpus = counts_gpus(copy(conf->accounting_storage_tres));
     controllers_ = static_cast<int>(conf->control_cnt);
     facts.over_time_limit_s = over_time_seconds(conf->over_time_limit);
     slurm_free_ctl_conf(conf);

@@ -219,6 +219,28 @@ TEST_F(DispatcherTest, ManyAttemptsWithTheServiceAwayAreChargedAndTheLimitCutInO
   EXPECT_EQ(world.cluster.jobs.at(job).time_limit_s, 360);
 }
 
+// Slurm counts the restarts of each job; what an earlier segment's job was charged is none of them.
+TEST_F(DispatcherTest, OfAResumedRunAnAttemptThatNobodySawIsChargedAndTheLimitCut) {
+  world.cluster.start(world.launch(world.admission()));
+  world.tick(10);
+  world.cluster.end(*world.run().last().job, JobState::kFailed, 10);  // Saved and stopped.
+  world.tick(10);
+  ASSERT_EQ(world.run().last().charges.size(), 1U);
+  const JobId next = world.launch(world.admission("runone", 1));
+  world.tick();
+  world.cluster.start(next);
+  world.cluster.now += 200;
+  world.cluster.requeue(next);
+  world.cluster.start(next);
+  world.tick();
+  world.tick();
+  ASSERT_EQ(world.run().last().index, 1);
+  EXPECT_EQ(world.run().last().charges.size(), 1U);
+  // 690 s were held, 200 are gone.
+  EXPECT_EQ(world.cluster.jobs.at(next).time_limit_s, 360);
+  world.expect_books_are_right();
+}
+
 TEST_F(DispatcherTest, ALimitThatSomebodyRaisedIsCutBack) {
   const JobId job = world.launch(world.admission());
   world.cluster.start(job);
@@ -247,6 +269,14 @@ TEST_F(DispatcherTest, AJobThatWasGivenGpusOfAnotherTypeIsCancelled) {
   world.tick();
   EXPECT_TRUE(world.cluster.cancelled.empty());
   world.cluster.jobs.at(job).gpu_type = "b300";
+  world.tick();
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{job});
+}
+
+// Slurm may give it a dearer GPU than the one that is held for.
+TEST_F(DispatcherTest, AJobThatNamesNoTypeWhereItsPlanDoesIsCancelled) {
+  const JobId job = world.launch(world.admission());
+  world.cluster.jobs.at(job).gpu_type = "";
   world.tick();
   EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{job});
 }

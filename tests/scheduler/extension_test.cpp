@@ -52,6 +52,28 @@ TEST_F(ExtensionTest, TheHoldGrowsAndThenTheLimitAheadOfTheEnd) {
   world.expect_books_are_right();
 }
 
+TEST_F(ExtensionTest, WhoHasLeftTheGroupDrawsNoNewHoursFromItsFund) {
+  world.grant("group:vision", 10);
+  Admission admission = world.admission();
+  admission.request.resources.fund = "group:vision";
+  const JobId id = world.launch(admission);
+  world.cluster.start(id);
+  world.tick();
+  const auto held = world.balance("group:vision").held;
+  world.ada.groups = {};
+  world.tick(350);
+  world.tick(10);
+  EXPECT_EQ(limit(id), 600);
+  EXPECT_EQ(world.balance("group:vision").held, held);
+  ASSERT_TRUE(world.run().last().budget_ended);
+  EXPECT_NE(world.run().last().budget_ended->find("group:vision is not ada's to spend any more"),
+            std::string::npos);
+  world.ada = kAda;
+  world.tick(61);
+  world.tick(10);
+  EXPECT_EQ(limit(id), 1200);
+}
+
 TEST_F(ExtensionTest, Scenario1TheHoldStandsBeforeTheLimitEvenWhereTheServiceDiesBetween) {
   const JobId id = start_with(10 * 60 * kMinute);
   world.cluster.set_time_limit_is_refused = true;
@@ -59,6 +81,7 @@ TEST_F(ExtensionTest, Scenario1TheHoldStandsBeforeTheLimitEvenWhereTheServiceDie
   (void)world.dispatcher().tick(world.cluster.now);
   (void)world.dispatcher().tick(world.cluster.now + 10);
   EXPECT_EQ(limit(id), 600);
+  EXPECT_EQ(world.balance().held.milli_gpu_s, 2 * (1200 + kMargin) * 1000);
   world.restart();
   world.cluster.set_time_limit_is_refused = false;
   world.tick(20);

@@ -96,6 +96,7 @@ class FakeCluster final : public Cluster {
     job.submit = now;
     job.time_limit_s = spec.time_limit_s;
     job.gpus = gpus_of(spec);
+    if (const auto types = gpu_types_in(spec.tres_per_node); !types.empty()) job.gpu_type = types.front();
     if (job.partition == "metered") {
       job.admin_comment = "trainyard-job:" + stamp_digits(++stamps_) + ":";
       job.is_held = true;
@@ -240,6 +241,7 @@ class FakeCluster final : public Cluster {
     records[job.id].push_back(record);
   }
   void close_record(JobId id, JobState state, int exit_code) {
+    if (records[id].empty()) return;  // An array of which no task has started.
     AllocationRecord& record = records[id].back();
     record.state = state;
     record.end = now;

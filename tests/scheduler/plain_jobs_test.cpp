@@ -253,6 +253,23 @@ TEST_F(PlainJobTest, WithoutGpusItIsReleasedAndCostsNothing) {
   EXPECT_EQ(world.balance().held.milli_gpu_s, 0);
 }
 
+TEST_F(PlainJobTest, Scenario28WhereSlurmCountsNoGpusNothingIsReleasedOrLetThroughTheGate) {
+  const JobId before = world.cluster.submit_plain(0, 600);
+  world.cluster.about.counts_gpus = false;  // Since the last look; what a job has is not known now.
+  world.tick();
+  EXPECT_TRUE(job(before).is_held);
+  const JobId after = world.cluster.submit_plain(0, 600);
+  world.tick();
+  EXPECT_TRUE(job(after).is_held);
+  EXPECT_FALSE(world.dispatcher().has_looked());
+  EXPECT_NE(world.dispatcher().trouble().find("AccountingStorageTRES=gres/gpu"), std::string::npos);
+  EXPECT_FALSE(world.dispatcher().may_start(after, world.cluster.now).has_value());
+  world.cluster.about.counts_gpus = true;
+  world.tick();
+  EXPECT_FALSE(job(before).is_held);
+  EXPECT_FALSE(job(after).is_held);
+}
+
 TEST_F(PlainJobTest, Scenario34AnArrayIsHeldForTaskByTask) {
   const JobId array = world.cluster.submit_plain(1, 600, {0, 1, 2, 5});
   world.tick();
@@ -338,6 +355,33 @@ TEST_F(PlainJobTest, ATrainingRunOnAManagedPartitionIsReleasedAndPaidOnce) {
   world.tick(10);
   EXPECT_EQ(world.balance().charged.milli_gpu_s, 2 * 10 * 1000);
   EXPECT_TRUE(world.dispatcher().audit()->faults.empty());
+}
+
+// What is held for a training is held for one job; an array is released whole.
+TEST_F(PlainJobTest, AnArrayOrAHeterogeneousJobThatBearsARunsCommentIsNotReleasedUnderItsHold) {
+  Admission admission = world.admission();
+  admission.request.resources.gpus = 1;
+  admission.request.resources.type = "metered";
+  const auto outcome = world.dispatcher().admit(kAda, admission, world.cluster.now);
+  ASSERT_TRUE(outcome && std::holds_alternative<Admitted>(*outcome));
+  const JobId array = world.cluster.submit_plain(1, 600, {0, 1, 2});
+  const JobId several = world.cluster.submit_plain(1, 600);
+  world.cluster.jobs.at(several).het_job = several;
+  const JobId task = world.cluster.submit_plain(1, 600);
+  world.cluster.jobs.at(task).array_job = array;
+  world.cluster.jobs.at(task).array_task = 3;
+  for (const JobId id : {array, several, task}) {
+    world.cluster.jobs.at(id).comment = "trainyard:runone:0";
+    world.cluster.jobs.at(id).gpu_type = "h100";
+  }
+  for (const JobId id : {array, several, task}) {
+    const auto answer = world.dispatcher().may_start(id, world.cluster.now);
+    ASSERT_TRUE(answer) << answer.error().message;
+    EXPECT_TRUE(*answer);
+    EXPECT_TRUE(job(id).is_held || is_ended(job(id).state));
+    EXPECT_EQ(std::count(world.cluster.cancelled.begin(), world.cluster.cancelled.end(), id), 1) << id;
+  }
+  EXPECT_FALSE(world.run().last().job);
 }
 
 TEST_F(PlainJobTest, ATrainingRunThatWasToldAReasonIsNoPlainJobWhenItIsOver) {

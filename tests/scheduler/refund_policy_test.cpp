@@ -251,5 +251,37 @@ TEST_F(RefundPolicyTest, AnAdminsRefundOfAllThatIsLeftMayBeAskedForAgain) {
   EXPECT_EQ(world.balance().charged.milli_gpu_s, 0);
 }
 
+// A record that grew is charged in parts, and the cap is one attempt's.
+TEST(RefundPolicy, TheCapIsOfTheWholeAllocationHoweverManyPartsItIsChargedIn) {
+  const std::int64_t hour = accounting::kGpuHour.milli_gpu_s;
+  Site site = test_site();
+  site.refunds.states = {"NODE_FAIL"};
+  site.refunds.cap = {6 * hour};
+  AttemptCharged part;
+  part.job = 7;
+  part.submit = 100;
+  part.start = 200;
+  part.end = 300;
+  part.state = JobState::kNodeFail;
+  part.gpus = 2;
+  part.charged = {5 * hour};
+  Segment segment;
+  const auto first = refund_of(segment, part, site);
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->amount.milli_gpu_s, 5 * hour);
+  part.refunded = first->amount;
+  segment.charges.push_back(part);
+
+  AttemptCharged rest = part;
+  rest.start = 300;
+  rest.end = 400;
+  rest.refunded = {};
+  const auto second = refund_of(segment, rest, site);
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->amount.milli_gpu_s, 1 * hour);
+  rest.submit = 150;  // Another attempt.
+  EXPECT_EQ(refund_of(segment, rest, site)->amount.milli_gpu_s, 5 * hour);
+}
+
 }  // namespace
 }  // namespace scheduler

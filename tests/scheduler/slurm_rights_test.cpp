@@ -165,6 +165,10 @@ TEST_F(RightsOfSlurm, TheAccountOfTheJobCountsToo) {
 
   EXPECT_TRUE(may(nina, {{"verb", "stop"}, {"run", "runone"}}));
   EXPECT_FALSE(may(nina, {{"verb", "fund"}, {"fund", "user:ada"}}));
+  // Her list names the run that she may stop, and not what pays it.
+  const std::string runs = ask(nina, {{"verb", "list"}, {"all", true}}).dump();
+  EXPECT_NE(runs.find("runone"), std::string::npos) << runs;
+  EXPECT_EQ(runs.find("user:ada"), std::string::npos) << runs;
 }
 
 TEST_F(RightsOfSlurm, AnOperatorIsAnAdminWhereTheSiteSaysSo) {

@@ -49,11 +49,13 @@ inline const Caller kBob{1001, "bob", {}, false};
 class World {
  public:
   World() { restart(); }
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
 
   void restart() {
     dispatcher_.reset();
-    auto opened = Dispatcher::open(site, database, cluster, [](std::uint32_t uid, const Site&) {
-      if (uid == kAda.uid) return Expected<Caller>{kAda};
+    auto opened = Dispatcher::open(site, database, cluster, [this](std::uint32_t uid, const Site&) {
+      if (uid == kAda.uid) return Expected<Caller>{ada};
       if (uid == kBob.uid) return Expected<Caller>{kBob};
       return Expected<Caller>{tl::unexpected(Error{"nobody has this uid"})};
     });
@@ -114,6 +116,7 @@ class World {
   }
 
   Site site = test_site();
+  Caller ada = kAda;  // As the machine's user database has her.
   FakeCluster cluster;
   accounting::Database database = std::move(*accounting::Database::open(":memory:"));
 

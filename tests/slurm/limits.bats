@@ -72,10 +72,14 @@ is_noted() { [[ $(notes) == *"$1"* ]]; }
   minutes=$(($(available) / 60000 + 1))
   counts() { counted=$(fence | sed -E 's/.*\(([0-9]+)\)/\1/') && ((counted > 0)) && fence_is "$((minutes + counted))($counted)"; }
   eventually 120 counts || { echo "fence $(fence), wanted $minutes beyond what is counted"; return 1; }
+  local counted_before=$counted
   kill -KILL "$(cut -d' ' -f1 "$tytest_state/run/slurmctld.pid")"
+  rm --force "$tytest_state/slurmctld/"assoc_usage* # As if it died before it had saved them at all.
   cluster up >/dev/null
+  counted=$(fence | sed -E 's/.*\(([0-9]+)\)/\1/')
+  echo "# the fence before the crash counted $counted_before, after it $counted" >&3
+  ((counted < counted_before))
   # Whatever it counts now, what is left is what the fund has.
-  echo "# the fence before the crash was $((minutes + counted))($counted), after it $(fence)" >&3
   stands_anew() {
     counted=$(fence | sed -E 's/.*\(([0-9]+)\)/\1/')
     fence_is "$((minutes + counted))($counted)"

@@ -15,6 +15,15 @@ setup_file() {
   as trainyard trainyard admin grant "user:$plain_user" 2h --id plain-grant-0001
   remember_explained
 }
+teardown_file() {
+  [[ $EUID == 0 ]] || return 0
+  count_gpus_again
+}
+count_gpus_again() { # Where a test took it away.
+  grep --quiet '^#AccountingStorageTRES=' "$tytest_state/etc/slurm.conf" || return 0
+  sed -i 's/^#AccountingStorageTRES=/AccountingStorageTRES=/' "$tytest_state/etc/slurm.conf"
+  cluster restart slurmctld
+}
 
 @test "a plain GPU job is funded, released, and charged what Slurm recorded" {
   plain --gpus=2 -- 3
@@ -108,6 +117,22 @@ FORMS
   eventually 30 state_is "$job_id" COMPLETED
   [[ $(clara sacct --noheader --allocations --jobs "$job_id" --format=AllocTRES%80) == *gres/gpu=2* ]]
   [[ $(field "$job_id" TimeLimit) == 00:03:00 ]] # Nothing had to be cut.
+  expect_exact_books
+}
+
+service_says() { [[ $(as trainyard trainyard admin runs --json | jq -r .trouble) == *"$1"* ]]; }
+
+@test "scenario 28: where Slurm does not count GPUs nothing is released, and the service says so" {
+  sed -i 's/^AccountingStorageTRES=/#&/' "$tytest_state/etc/slurm.conf"
+  cluster restart slurmctld
+  plain --gpus=1 -- 1
+  eventually 30 service_says "set AccountingStorageTRES=gres/gpu in slurm.conf"
+  [[ $(field "$job_id" TRES) == *cpu=* && $(field "$job_id" TRES) != *gres/gpu* ]] # As if it asked for none.
+  state_is "$job_id" PENDING
+  [[ $(field "$job_id" Priority) -eq 0 ]]
+  count_gpus_again
+  eventually 60 state_is "$job_id" COMPLETED
+  [[ $(as trainyard trainyard admin runs --json | jq -r .trouble) == "" ]]
   expect_exact_books
 }
 
