@@ -6,33 +6,114 @@
 function part_of(c, start, end) { # is charge c a part of the allocation?
   return c_start[c] == start || (c_start[c] < end && c_end[c] > start)
 }
-# Does the note tell of `gpu_s` on `gpus`, where it tells of seconds at all?
-function is_right(why, gpus, gpu_s,    said, grown) {
-  if (gpu_s == "" || why !~ /after [0-9]+ s .* grew to [0-9]+ s/) return 1
-  said = why; sub(/.*after /, "", said)
-  grown = why; sub(/.* grew to /, "", grown)
-  return (grown - said) * gpus == gpu_s
+# 2026-11-24T08:00:00Z in seconds; mktime takes local time, and is not in every awk.
+function instant(text,    year, month, days) {
+  year = substr(text, 1, 4) + 0; month = substr(text, 6, 2) + 0
+  if (month <= 2) { year -= 1; month += 12 }
+  days = 365 * year + int(year / 4) - int(year / 100) + int(year / 400) + int((153 * (month - 3) + 2) / 5)
+  days += substr(text, 9, 2) - 719469
+  return days * 86400 + substr(text, 12, 2) * 3600 + substr(text, 15, 2) * 60 + substr(text, 18, 2)
 }
-# A job that was requeued again and again has a note for each time.
-function note_about(job, run, gpus, gpu_s,    i) {
+function number_after(text, word) { return substr(text, index(text, word) + length(word)) + 0 }
+# The last instant after the word, as a name of a job before it may hold anything; "": none.
+function instant_after(text, word,    at, found) {
+  found = ""
+  while ((at = index(text, word)) > 0) {
+    text = substr(text, at + length(word))
+    if (text ~ utc) found = instant(text)
+  }
+  return found
+}
+
+# "[TIME ]SUBJECT: TEXT" (scheduler/reconcile.cpp). One that names no job explains nothing.
+function read_note(line,    subject, text) {
+  note[++notes] = line
+  if (line ~ utc) {
+    n_when[notes] = instant(line)
+    sub(/^[^ ]* /, "", line)
+  }
+  if (line !~ /^run [^ :]+( \(job [0-9]+\))?: / && line !~ /^job [0-9]+ of uid [0-9]+: /) return
+  subject = substr(line, 1, index(line, ": ") - 1)
+  text = substr(line, index(line, ": ") + 2)
+  n_run[notes] = subject ~ /^run / ? substr(subject, 5) : ""
+  sub(/ .*/, "", n_run[notes])
+  if (subject ~ /job [0-9]/) n_job[notes] = number_after(subject, "job ")
+  else if (match(text, /job [0-9]+/)) n_job[notes] = substr(text, RSTART + 4, RLENGTH - 4)
+  if (text ~ /^ran on partition /) sub(/ and no hold: .*/, "", text) # Why tells of other instants.
+  n_text[notes] = text
+  n_from[notes] = instant_after(text, " from ")
+  n_to[notes] = instant_after(text, " to ")
+  if (text ~ / running since /) n_from[notes] = instant_after(text, " since ")
+  if (text ~ / makes no sense /) n_from[notes] = number_after(text, " from ")
+  n_uses[notes] = 1
+  if (text ~ /was restarted/) {
+    n_uses[notes] = number_after(text, "restarted ") - number_after(text, "more than ")
+  }
+}
+
+# Does note i tell of this difference of the allocation? One that names a start: of one inside it, and
+# of its seconds where it tells of both records'. One that names none: of what it says only, and once. That
+# the audit found the same difference is no reason for it.
+function explains(i, is_left, start, end, gpus, charged, recorded,    text, told) {
+  text = n_text[i]
+  if (text ~ /^attempt [0-9]+ is charged with / || text ~ /which nobody is charged$/) return 0
+  if (text ~ / running since /) {
+    if (end < endless) return 0
+  } else if (is_left) {
+    return 0
+  }
+  if (n_from[i] != "") {
+    if (n_from[i] != start && (n_from[i] < start || n_from[i] >= end)) return 0
+    if (text ~ / GPU-s are charged, /) {
+      return number_after(text, " on: ") == charged && number_after(text, "slurmdbd has ") == recorded
+    }
+    if (text ~ / ends at /) return (instant_after(text, " ends at ") - n_from[i]) * gpus == charged
+    if (text ~ / are charged as seen /) {
+      told = text; sub(/^job [0-9]+: /, "", told)
+      return posted[n_job[i], n_from[i], n_to[i]] == (told + 0) * (n_to[i] - n_from[i])
+    }
+    if (text ~ /Nobody pays|know nothing of it|no run of the books/) return charged < recorded
+    return 1
+  }
+  if (n_uses[i] < 1) return 0
+  if (text ~ /^attempt .* grew to /) {
+    return number_after(text, "ended after ") * gpus == charged &&
+           number_after(text, "grew to ") * gpus == recorded
+  }
+  if (text ~ /no record of attempt /) return recorded == 0
+  if (charged > 0) return 0
+  if (text ~ /^ran on partition /) return number_after(text, " with ") == gpus && n_when[i] >= start
+  return text ~ /was restarted|nobody pays$/
+}
+# Those that are said once come last, but for growth: by its seconds it is known best.
+function note_about(job, run, is_left, start, end, gpus, charged, recorded,    i, best) {
+  best = 0
   for (i = 1; i <= notes; ++i) {
-    if (note[i] !~ "job " job "([^0-9]|$)" && !(run != "" && index(note[i], "run " run))) continue
-    if (is_right(note[i], gpus, gpu_s)) return note[i]
+    if (n_job[i] != job || (run != "" && n_run[i] != "" && n_run[i] != run)) continue
+    if (!explains(i, is_left, start, end, gpus, charged, recorded)) continue
+    if (n_text[i] ~ / grew to /) { best = i; break }
+    if (!best || (n_from[best] == "" && n_from[i] != "")) best = i
   }
-  return ""
+  if (best && n_from[best] == "") --n_uses[best]
+  return best
 }
-# gpu_s: by so much sacct has more, on so many gpus.
-function differ(text, job, run, gpus, gpu_s,    why) {
-  why = note_about(job, run, gpus, gpu_s)
-  if (why != "") {
-    ++explained
-    detail[++details] = "  explained: " text "\n    " why
-  } else {
-    ++unexplained
-    detail[++details] = "  UNEXPLAINED: " text
-  }
+# charged, recorded: GPU-seconds. is_left: it is its state that differs.
+function differ(text, job, run, is_left, start, end, gpus, charged, recorded,    why) {
+  why = note_about(job, run, is_left, start, end, gpus, charged, recorded)
+  if (!why) { unexplain(text); return }
+  ++explained
+  detail[++details] = "  explained: " text "\n    " note[why]
+  if (n_text[why] ~ / grew to /) grown += recorded - charged
 }
-file == 1 { note[++notes] = $0 }
+function unexplain(text) {
+  ++unexplained
+  detail[++details] = "  UNEXPLAINED: " text
+}
+BEGIN {
+  endless = 1e15
+  utc = "^[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]Z"
+}
+file == 1 { read_note($0) }
 
 file == 2 && $1 == "refund" { refunded += $8; ++refunds; by_user_refunded[$10] += $8 }
 file == 2 && $1 == "charge" {
@@ -40,8 +121,9 @@ file == 2 && $1 == "charge" {
   of_job[$2] = of_job[$2] " " charges
   c_job[charges] = $2; c_start[charges] = $3; c_end[charges] = $4
   c_gpu_s[charges] = $5 * $6; c_run[charges] = $9
+  posted[$2, $3, $4] = $5 * $6
   if ($5 * $6 * $7 != $8) {
-    differ("charge of job " $2 ": " $5 " GPU x " $6 " s x " $7 " is not " $8 " mGPUs", $2, $9)
+    unexplain("charge of job " $2 ": " $5 " GPU x " $6 " s x " $7 " is not " $8 " mGPUs")
   }
   charged += $5 * $6
   by_user_charged[$10] += $5 * $6
@@ -50,7 +132,10 @@ file == 2 && $1 == "charge" {
 file == 3 {
   users[$7] = 1
   jobs[$7, $1] = 1
-  if ($6 ~ /^(RUNNING|SUSPENDED|PENDING)/) differ("job " $1 " is " $6 " in sacct, though none is left", $1, "")
+  end = $3 ~ /^[0-9]+$/ ? $3 : endless
+  if ($6 ~ /^(RUNNING|SUSPENDED|PENDING)/) {
+    differ("job " $1 " is " $6 " in sacct, though none is left", $1, "", 1, $2, end, $4, 0, $4 * $5)
+  }
   if ($4 == 0) next
   ++allocations
   ++by_user_allocations[$7]
@@ -60,24 +145,22 @@ file == 3 {
   n = split(of_job[$1], own, " ")
   sum = 0; run = ""
   for (i = 1; i <= n; ++i) {
-    if (!part_of(own[i], $2, $3) || taken[own[i]]) continue
+    if (!part_of(own[i], $2, end) || taken[own[i]]) continue
     taken[own[i]] = 1
     sum += c_gpu_s[own[i]]
     run = c_run[own[i]]
   }
   if (sum != $4 * $5) {
-    difference += $4 * $5 - sum
     differ(sprintf("job %s from %s on (%s): sacct has %d GPU-s, charged are %d", $1, $2, $6, $4 * $5,
-                   sum), $1, run, $4, $4 * $5 - sum)
+                   sum), $1, run, 0, $2, end, $4, sum, $4 * $5)
   }
 }
 
 END {
   for (c = 1; c <= charges; ++c) {
     if (taken[c] || c_gpu_s[c] == 0) continue
-    difference -= c_gpu_s[c]
     differ(sprintf("job %s from %s on: charged are %d GPU-s, sacct has nothing", c_job[c], c_start[c],
-                   c_gpu_s[c]), c_job[c], c_run[c])
+                   c_gpu_s[c]), c_job[c], c_run[c], 0, c_start[c], c_end[c], 0, c_gpu_s[c], 0)
   }
   for (key in jobs) { split(key, word, SUBSEP); ++by_user_jobs[word[1]]; ++all_jobs }
   printf "  %-12s %6s %12s %14s %16s %16s\n", "user", "jobs", "allocations", "sacct GPU-s",
@@ -92,7 +175,8 @@ END {
   for (state in states) line = line " " states[state] " " state
   print "  allocations that ended as:" line
   for (i = 1; i <= details; ++i) print detail[i]
-  printf "  sacct minus charged: %d GPU-s; differences explained: %d, unexplained: %d; refunds by policy: %d\n",
-         difference, explained, unexplained, refunds
+  printf "  sacct minus charged: %d GPU-s, of which %d are grown records and %d are not; ",
+         recorded - charged, grown, recorded - charged - grown
+  printf "differences explained: %d, unexplained: %d; refunds by policy: %d\n", explained, unexplained, refunds
   exit unexplained > 0 || allocations == 0
 }
