@@ -174,6 +174,7 @@ class SimCluster final : public Cluster {
     job.shown.time_limit_s = spec.time_limit_s;
     const std::string& gres = spec.tres_per_node;
     job.shown.gpus = spec.nodes * std::stoi(gres.substr(gres.rfind(':') + 1));
+    if (const auto types = gpu_types_in(gres); !types.empty()) job.shown.gpu_type = types.front();
     job.owner = name ? name->run_id : "";
     job.goes_on = spec.script.find("scontrol requeuehold") != std::string::npos;
     return Submitted{add(job), ""};
