@@ -75,6 +75,9 @@ begin() {
   run_id=$(run_of "$job_id")
   is_seen_running() { [[ $(as trainyard trainyard show "$run_id" --json | jq -r .state) == running ]]; }
   eventually 30 is_seen_running
+  # A job of no seconds would cost nothing: Slurm counts whole ones, from when the start gate let it through.
+  has_run() { [[ ! $(cluster run -- squeue --noheader --jobs "$job_id" --format=%M) =~ ^(0:00)?$ ]]; }
+  eventually 30 has_run
 }
 finish() { # JOB...
   local job
