@@ -217,7 +217,6 @@ Expected<std::optional<Refusal>> Dispatcher::request_cancel(const Caller& caller
 // --- The loop --------------------------------------------------------------------------------
 
 Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
-  const bool is_live = !is_ended(job.state);
   const auto name = parse_comment(without_reason(job.comment));
   const auto known = run_of_job_.find(job.id);
   Run* run = name ? open_run(name->run_id) : nullptr;
@@ -234,16 +233,14 @@ Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
                                              (job.attempt > 0 && run->last().running && !is_plain) ||
                                             is_known_submit(*run, job.id, job.submit));
   if (is_runs && is_surely) {
-    if (run->last().job && *run->last().job != job.id) {
-      if (is_live) (void)cluster_->cancel(job.id);  // A second job for one hold.
-      return {};
-    }
+    // A second job for one hold: a client that had no answer submitted again.
+    if (run->last().job && *run->last().job != job.id) return end_unfunded(job, run->id, now);
     const auto [place, is_first] = snapshots_.emplace(run->id, job);
     if (!is_first) {
       // Two jobs and neither is known yet: the first that Slurm took is the run's.
       JobSnapshot other = job;
       if (other.id < place->second.id) std::swap(other, place->second);
-      if (!is_ended(other.state)) (void)cluster_->cancel(other.id);
+      return end_unfunded(other, run->id, now);
     }
     return {};
   }

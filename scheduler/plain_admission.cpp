@@ -349,7 +349,8 @@ Expected<void> Dispatcher::turn_away(const JobSnapshot& job, const Refusal& refu
   // It started behind our back: ended at once, and what it used is the audit's to explain.
   const auto noted = ledger_.record_finding(
       {now, fmt::format("job {} of uid {}", job.id, job.uid),
-       fmt::format("ran on partition {} with {} GPUs and no hold: {}", job.partition, job.gpus, why)});
+       fmt::format("ran on partition {} with {} GPUs from {} on and no hold: {}", job.partition, job.gpus,
+                   accounting::format_utc(job.start), why)});
   if (!noted) return tl::unexpected(of(noted.error()));
   if (is_ended(job.state)) return {};
   return cluster_->cancel(whole_of(job));

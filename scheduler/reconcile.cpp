@@ -67,12 +67,25 @@ bool names_job(const std::string& text, JobId job) {
   return false;
 }
 
-// The start of the allocation that a finding is about; nothing where it names none.
+// The start of the allocation that a finding is about; nothing where it names none. A job's name before
+// it may hold an instant too, and so may the reason after it.
 std::optional<UtcSeconds> start_in(const std::string& text) {
   const std::string word = " from ";
-  const std::size_t at = text.find(word);
-  if (at == std::string::npos) return std::nullopt;
-  return accounting::parse_utc(text.substr(at + word.size(), accounting::format_utc(0).size()));
+  std::size_t at = text.rfind(word, text.find(" and no hold: "));
+  for (; at != std::string::npos; at = at == 0 ? std::string::npos : text.rfind(word, at - 1)) {
+    const auto start =
+        accounting::parse_utc(text.substr(at + word.size(), accounting::format_utc(0).size()));
+    if (start) return start;
+  }
+  return std::nullopt;
+}
+
+// Whether a finding about the record's job may be about this allocation of it: it names a start inside
+// it, or none.
+bool may_be_of(const std::string& finding, const AllocationRecord& record) {
+  const auto start = start_in(finding);
+  if (!start) return true;
+  return *start >= record.start && (record.end == 0 || *start <= std::max(record.end, record.start));
 }
 
 struct Compared {
@@ -83,11 +96,9 @@ struct Compared {
   // A difference that was noticed before stands in the findings, with the job and, where it is of one
   // allocation, with its start. What another allocation differs by is not explained by it.
   void differ(const AllocationRecord& record, const std::string& text) const {
-    const UtcSeconds end = std::max(record.end, record.start);
     const bool is_explained =
-        std::any_of(findings.begin(), findings.end(), [&](const std::string& finding) {
-          const auto start = start_in(finding);
-          return names_job(finding, record.id) && (!start || (*start >= record.start && *start <= end));
+        std::any_of(findings.begin(), findings.end(), [&record](const std::string& finding) {
+          return names_job(finding, record.id) && may_be_of(finding, record);
         });
     (is_explained ? report.notes : report.faults).push_back(text);
   }
@@ -236,8 +247,8 @@ Expected<void> Dispatcher::end_unfunded(const JobSnapshot& job, const std::strin
       // What the whole of it comes to is in slurmdbd's record; the audit compares that.
       const auto noted = ledger_.record_finding(
           {now, "run " + run_id,
-           fmt::format("job {} of run {} had {} GPUs from {} on and no hold: no open segment is its own. "
-                       "Nobody pays for it", job.id, run_id, job.gpus,
+           fmt::format("job {} of run {} had {} GPUs from {} on and no hold: it is not the job of an open "
+                       "segment. Nobody pays for it", job.id, run_id, job.gpus,
                        accounting::format_utc(job.start))});
       if (!noted) return tl::unexpected(of(noted.error()));
     }
@@ -336,10 +347,11 @@ Expected<bool> Dispatcher::is_claimed(const Claims& claims, const AllocationReco
     for (auto each = first; job != 0 && each != end; ++each) {
       const auto run = store_.load(each->second);
       if (!run) return tl::unexpected(run.error());
+      if (!*run || record.submit > latest_submit(**run)) continue;
       const auto is_of = [&](const Segment& segment) {
         return is_record_of(**run, segment, record, patience());
       };
-      if (*run && std::any_of((*run)->segments.begin(), (*run)->segments.end(), is_of)) return true;
+      if (std::any_of((*run)->segments.begin(), (*run)->segments.end(), is_of)) return true;
     }
   }
   return false;
@@ -362,7 +374,11 @@ Expected<void> Dispatcher::note_unclaimed(const Claims& claims,
     if (first == claims.since.end() || record.submit < first->second) continue;
     if (record.start == 0 || record.gpus <= 0 || (record.end != 0 && record.end <= record.start)) continue;
     const std::string subject = fmt::format("job {} of uid {}", record.id, record.uid);
-    if (findings.count(subject) > 0) continue;
+    const auto known = findings.find(subject);
+    const bool is_named = known != findings.end() &&
+                          std::any_of(known->second.begin(), known->second.end(),
+                                      [&](const std::string& text) { return may_be_of(text, record); });
+    if (is_named) continue;
     const auto is_known = is_claimed(claims, record);
     if (!is_known) return tl::unexpected(is_known.error());
     if (*is_known) continue;

@@ -337,6 +337,7 @@ Run apply(Run run, const RunEvent& event) {
                  [&](const JobEnded& e) {
                    if (segment == nullptr) return;
                    segment->ended = e;
+                   segment->ends.push_back(e);
                    segment->ended_noticed = event.time;
                  },
                  [&](const AttemptCharged& e) {

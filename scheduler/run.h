@@ -161,6 +161,7 @@ struct Segment {
   std::vector<AttemptStarted> seen;        // All of them.
   std::vector<StartRefused> refused_starts;
   std::optional<JobEnded> ended;
+  std::vector<JobEnded> ends;              // Those before it too: a job that ended may be requeued.
   std::vector<AttemptCharged> charges;
   std::optional<std::string> submission_failed;
   std::optional<std::string> rejected;

@@ -14,6 +14,18 @@ namespace scheduler {
 
 namespace {
 
+// Slurm's count of restarts at the last record: by the records, and where slurmdbd lost some by what was
+// seen of the job.
+int attempt_of_last(const Segment& segment, const std::vector<AllocationRecord>& records) {
+  const AllocationRecord& last = records.back();
+  int attempt = static_cast<int>(records.size()) - 1;
+  for (const AttemptStarted& seen : segment.seen) {
+    if (seen.job != last.id) continue;
+    attempt = std::max(attempt, last.submit > seen.submit ? seen.attempt + 1 : seen.attempt);
+  }
+  return attempt;
+}
+
 JobEnded to_ended(const Segment& segment, const AllocationRecord& record, int attempt) {
   const bool ran = record.start > 0;
   return {segment.index,      record.id,
@@ -33,7 +45,7 @@ JobEnded without_job(const Run& run, const View& view, UtcSeconds now, const Pat
   if (!view.records.empty() && !makes_no_sense(view.records.back(), now, patience)) {
     const AllocationRecord& last = view.records.back();
     lost.job = last.id;
-    lost.attempt = static_cast<int>(view.records.size()) - 1;
+    lost.attempt = attempt_of_last(segment, view.records);
     lost.submit = last.submit;
     if (last.start > 0 && last.end == 0) {
       // slurmdbd shows it running for ever: it ended when it was last seen.
@@ -55,6 +67,11 @@ JobEnded without_job(const Run& run, const View& view, UtcSeconds now, const Pat
     }
   }
   return lost;
+}
+
+// It was requeued after its end, and was over once more before the next look.
+bool is_over_again(const JobEnded& ended, const JobSnapshot* job) {
+  return job != nullptr && is_ended(job->state) && job->id == ended.job && job->attempt > ended.attempt;
 }
 
 }  // namespace
@@ -117,7 +134,7 @@ std::vector<EventBody> observe(const Run& run, const View& view, UtcSeconds now,
   if (job != nullptr && !job->array_tasks.empty()) return events;
   // Until it is settled an ended job may go on: requeued, or started again after a crash.
   const bool is_live_again = job != nullptr && !is_ended(job->state) && job->start > 0;
-  if (segment.ended && !is_live_again) return events;
+  if (segment.ended && !is_live_again && !is_over_again(*segment.ended, job)) return events;
   if (job != nullptr) {
     const bool is_told = segment.job && *segment.job == job->id &&
                          (segment.job_submit != 0 || job->attempt > 0 || job->submit == 0);
@@ -156,7 +173,7 @@ std::vector<EventBody> observe(const Run& run, const View& view, UtcSeconds now,
   if (!view.records.empty()) {
     const AllocationRecord& last = view.records.back();
     if (last.end != 0 && last.state != JobState::kRequeued && !makes_no_sense(last, now, patience)) {
-      events.push_back(to_ended(segment, last, static_cast<int>(view.records.size()) - 1));
+      events.push_back(to_ended(segment, last, attempt_of_last(segment, view.records)));
       return events;
     }
   }
@@ -234,7 +251,6 @@ void add_coverage(const Run& run, const View& view, UtcSeconds now, const Patien
                   std::vector<Action>& actions) {
   const Segment& segment = run.last();
   const JobSnapshot& job = *view.job;
-  const Plan& plan = segment.plan;
   const bool is_waiting = job.state == JobState::kPending;
   // Until the attempts before this one are charged, what is left of the hold is not known, but no more
   // than what it says.

@@ -47,29 +47,42 @@ bool is_on_gpus(const JobSnapshot& job) {
   return job.state == JobState::kRunning || job.state == JobState::kSuspended;
 }
 
+// The end of the allocation as the controller showed it; nothing: it did not.
+std::optional<UtcSeconds> shown_end(const Segment& segment, JobId job, UtcSeconds start) {
+  std::optional<UtcSeconds> end;
+  for (const JobEnded& each : segment.ends) {
+    const bool is_its = each.job == job && each.start == start && each.gpus > 0 &&
+                        each.state != JobState::kUnknown;
+    if (is_its) end = std::max(each.end, start);
+  }
+  return end;
+}
+
 // When an allocation that was seen running was over, as far as looks at the controller tell; nothing
 // while it lasts.
 std::optional<UtcSeconds> loosely_seen_end(const Segment& segment, std::size_t place,
                                           const View& view) {
   const AttemptStarted& seen = segment.seen[place];
   const auto last_look = [&](UtcSeconds looked) { return std::max(looked, seen.start); };
+  if (const auto shown = shown_end(segment, seen.job, seen.start)) return shown;
   if (place + 1 < segment.seen.size()) {
-    // A requeued job gets its new submit time when its allocation is over.
+    // A requeued job gets its new submit time when its allocation is over. That of a later attempt than
+    // the next one comes after waits that are nobody's to pay.
     const AttemptStarted& next = segment.seen[place + 1];
-    if (next.attempt > seen.attempt && next.submit >= seen.start) return next.submit;
+    if (next.attempt == seen.attempt + 1 && next.submit >= seen.start) return next.submit;
     return std::min(last_look(next.before), std::max(next.start, seen.start));
   }
   if (segment.ended) {
     const JobEnded& ended = *segment.ended;
     if (ended.job == seen.job && ended.start == seen.start && ended.gpus > 0) return ended.end;
-    if (ended.attempt > seen.attempt && ended.submit >= seen.start) return ended.submit;
+    if (ended.attempt == seen.attempt + 1 && ended.submit >= seen.start) return ended.submit;
     return last_look(view.last_seen);
   }
   if (view.job == nullptr) return std::nullopt;  // observe() says what became of it.
   const JobSnapshot& job = *view.job;
   const bool is_same = job.id == seen.job && job.start == seen.start;
   if (is_same && (is_on_gpus(job) || is_ended(job.state))) return std::nullopt;
-  if (job.attempt > seen.attempt && job.submit >= seen.start) return job.submit;
+  if (job.attempt == seen.attempt + 1 && job.submit >= seen.start) return job.submit;
   return last_look(view.last_seen);
 }
 
@@ -84,11 +97,8 @@ UtcSeconds believable_end(const Run& run, const View& view, const AllocationReco
   for (const Segment& segment : run.segments) {
     // Where its owner requeues a job that has ended, slurmctld 22.05 closes the record once more, with
     // the time of the requeue.
-    const bool has_grown = segment.ended && segment.ended->job == record.id &&
-                           segment.ended->start == record.start && segment.ended->gpus > 0 &&
-                           segment.ended->state != JobState::kUnknown &&
-                           record.state == JobState::kRequeued;
-    if (has_grown) end = std::min(end, std::max(segment.ended->end, record.start));
+    const auto shown = shown_end(segment, record.id, record.start);
+    if (shown && record.state == JobState::kRequeued) end = std::min(end, *shown);
     for (const AttemptStarted& seen : segment.seen) limit(seen.job, seen.submit);
   }
   return end;

@@ -28,10 +28,7 @@ function instant_after(text, word,    at, found) {
 # "[TIME ]SUBJECT: TEXT" (scheduler/reconcile.cpp). One that names no job explains nothing.
 function read_note(line,    subject, text) {
   note[++notes] = line
-  if (line ~ utc) {
-    n_when[notes] = instant(line)
-    sub(/^[^ ]* /, "", line)
-  }
+  if (line ~ utc) sub(/^[^ ]* /, "", line)
   if (line !~ /^run [^ :]+( \(job [0-9]+\))?: / && line !~ /^job [0-9]+ of uid [0-9]+: /) return
   subject = substr(line, 1, index(line, ": ") - 1)
   text = substr(line, index(line, ": ") + 2)
@@ -72,6 +69,7 @@ function explains(i, is_left, start, end, gpus, charged, recorded,    text, told
       told = text; sub(/^job [0-9]+: /, "", told)
       return posted[n_job[i], n_from[i], n_to[i]] == (told + 0) * (n_to[i] - n_from[i])
     }
+    if (text ~ /^ran on partition /) return charged == 0 && number_after(text, " with ") == gpus
     if (text ~ /Nobody pays|know nothing of it|no run of the books/) return charged < recorded
     return 1
   }
@@ -82,7 +80,6 @@ function explains(i, is_left, start, end, gpus, charged, recorded,    text, told
   }
   if (text ~ /no record of attempt /) return recorded == 0
   if (charged > 0) return 0
-  if (text ~ /^ran on partition /) return number_after(text, " with ") == gpus && n_when[i] >= start
   return text ~ /was restarted|nobody pays$/
 }
 # Those that are said once come last, but for growth: by its seconds it is known best.
