@@ -328,7 +328,8 @@ void save_checkpoint(const std::string& folder, TrainState state) {
   made.file = fmt::format("last-{:06}.ckpt", made.serial);
   made.epoch = state.progress.epoch;
   made.step = state.progress.step;
-  const WrittenFile written = write_tensor_file(folder + "/" + made.file, file, Seal::kChecksum);
+  const WrittenFile written = write_tensor_file(folder + "/" + made.file, file, Seal::kChecksum,
+                                                state.check_owner);
   made.crc32 = fmt::format("{:08x}", written.crc32);
   made.size = written.size;
 

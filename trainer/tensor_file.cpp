@@ -80,7 +80,8 @@ void check_seal(std::string_view bytes, TensorFile& file) {
 
 }  // namespace
 
-WrittenFile write_tensor_file(const std::string& path, const TensorFile& file, Seal seal) {
+WrittenFile write_tensor_file(const std::string& path, const TensorFile& file, Seal seal,
+                              const std::function<void()>& check_owner) {
   // Wide types first: then every tensor lies at a multiple of its element size.
   NamedTensors tensors = file.tensors;
   for (auto& [name, tensor] : tensors) tensor = tensor.detach().to(torch::kCPU).contiguous();
@@ -116,6 +117,7 @@ WrittenFile write_tensor_file(const std::string& path, const TensorFile& file, S
     length[i] = static_cast<std::byte>(static_cast<std::uint64_t>(text.size()) >> (8 * i) & 0xff);
   }
   DurableFile out(path);
+  if (check_owner) check_owner();
   out.write(length);
   out.write(std::as_bytes(std::span(text)));
   for (const auto& [name, tensor] : tensors) out.write(bytes_of(tensor));

@@ -8,6 +8,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -31,9 +32,12 @@ struct WrittenFile {
 // kChecksum: the file ends with one of all its other bytes, which reading compares.
 enum class Seal { kNone, kChecksum };
 
-// Durable (durable_file.h). Throws std::system_error; what was at `path` before then stays.
+// Durable (durable_file.h). Throws std::system_error; what was at `path` before then stays. check_owner
+// is asked when the part is open, so that a new owner of the folder either removes it (run_owner.h) or is
+// seen: it throws where the folder is another's by now. Null: never asked.
 WrittenFile write_tensor_file(const std::string& path, const TensorFile& file,
-                              Seal seal = Seal::kNone);
+                              Seal seal = Seal::kNone,
+                              const std::function<void()>& check_owner = nullptr);
 
 // Throws std::runtime_error where `bytes` is not such a file, or not as it was sealed; every offset
 // is checked. The seal is no part of what is returned.

@@ -60,15 +60,18 @@ ResultsRow TrainingRun::results_row(const std::optional<Validation>& validation)
 
 void TrainingRun::save_newest_weights(bool is_best, double fitness) {
   const WeightsInfo info = weights_info(fitness);
-  if (args_.save) save_weights(folder_.weights() + "/last.safetensors", replica_->average(), info);
-  if (is_best) save_weights(folder_.weights() + "/best.safetensors", replica_->average(), info);
+  const auto save = [&](const std::string& name) {
+    save_weights(folder_.weights() + name, replica_->average(), info, state().check_owner);
+  };
+  if (args_.save) save("/last.safetensors");
+  if (is_best) save("/best.safetensors");
 }
 
 void TrainingRun::save_weights_of_epoch(bool is_best, double fitness) {
   save_newest_weights(is_best, fitness);
   if (args_.save_period > 0 && progress_.epoch % args_.save_period == 0) {
     save_weights(fmt::format("{}/epoch{}.safetensors", folder_.weights(), progress_.epoch),
-                 replica_->average(), weights_info(fitness));
+                 replica_->average(), weights_info(fitness), state().check_owner);
   }
 }
 

@@ -170,7 +170,8 @@ std::string parts_of(const std::vector<std::string>& names, const DetectionModel
 
 }  // namespace
 
-void save_weights(const std::string& path, const DetectionModel& model, const WeightsInfo& info) {
+void save_weights(const std::string& path, const DetectionModel& model, const WeightsInfo& info,
+                  const std::function<void()>& check_owner) {
   TensorFile file;
   file.metadata = {{"format", "pt"},  // What public readers look for: the layout is that of torch.
                    {"model", model.name()},
@@ -180,7 +181,7 @@ void save_weights(const std::string& path, const DetectionModel& model, const We
                    {"fitness", fmt::format("{}", info.fitness)}};
   if (!model.architecture().is_known) file.metadata["model_yaml"] = model.architecture().yaml;
   file.tensors = state_tensors(model);
-  write_tensor_file(path, file);
+  write_tensor_file(path, file, Seal::kNone, check_owner);
 }
 
 LoadedModel load_model(const std::string& path) {

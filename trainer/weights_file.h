@@ -6,6 +6,7 @@
 // and shapes (docs/formats/checkpoint.md).
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,7 +22,9 @@ struct WeightsInfo {
   double fitness = 0;
 };
 
-void save_weights(const std::string& path, const DetectionModel& model, const WeightsInfo& info);
+// Durable; check_owner as of write_tensor_file (tensor_file.h).
+void save_weights(const std::string& path, const DetectionModel& model, const WeightsInfo& info,
+                  const std::function<void()>& check_owner = nullptr);
 
 struct LoadedModel {
   std::shared_ptr<DetectionModel> model;

@@ -4,10 +4,14 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <functional>
+#include <iterator>
+#include <stdexcept>
 
 #include "tests/trainer/reference_numbers.h"
 #include "tests/trainer/temp_folder.h"
+#include "trainer/durable_file.h"
 #include "trainer/ema.h"
 #include "trainer/loss.h"
 #include "trainer/optimizer.h"
@@ -124,6 +128,29 @@ TEST(WeightsFile, SaysWhyItIsNotRecognised) {
               static_cast<void>(load_model(folder.at("w")));
             }).find("no detection network"),
             std::string::npos);
+}
+
+// Asked when the part is there: whoever takes the folder later removes the part, and whoever took it
+// before is seen.
+TEST(WeightsFile, OfAFolderThatIsAnothersByNowStaysAsItWas) {
+  const TempFolder folder;
+  write_tensor_file(folder.at("w"), {.metadata = {}, .tensors = {{"weight", torch::ones({2})}}});
+  const std::string before = read_file(folder.at("w"));
+  const auto files = [&folder] {
+    const std::filesystem::directory_iterator all(folder.at(""));
+    return std::distance(begin(all), end(all));
+  };
+  const auto check_owner = [&files] {
+    EXPECT_EQ(files(), 2);
+    throw std::runtime_error("taken over");
+  };
+  const std::string fault = message_of([&] {
+    write_tensor_file(folder.at("w"), {.metadata = {}, .tensors = {{"weight", torch::zeros({2})}}},
+                      Seal::kNone, check_owner);
+  });
+  EXPECT_EQ(fault, "taken over");
+  EXPECT_EQ(read_file(folder.at("w")), before);
+  EXPECT_EQ(files(), 1);
 }
 
 TEST(Pretrained, KeepsWhatFitsAndNamesTheRest) {
