@@ -19,6 +19,7 @@
 #include "scheduler/plan.h"
 #include "scheduler/run_folder.h"
 #include "scheduler/service.h"
+#include "scheduler/submission.h"
 #include "trainer/contract/dataset.h"
 
 extern char** environ;
@@ -215,6 +216,24 @@ ExitStatus show_dry_run(const Client& client, Cluster& cluster, const Launch& la
   return ExitStatus::kDone;
 }
 
+ExitStatus complain_of(const Client& client, const Launch& launch, const Submission& submission) {
+  const std::string& run_id = launch.name.run_id;
+  if (const auto* unsure = std::get_if<Unsure>(&submission)) {
+    return complain(client, ExitStatus::kEnvironment,
+                    {unsure->why.message,
+                     fmt::format("Whether Slurm took the job of run {0} is not known. If it did, the run goes "
+                                 "on: trainyard show {0}. If it did not, its hold is released after {1} s.",
+                                 run_id, client.site.unclaimed_hold_s)});
+  }
+  const std::string& why = std::get<NotSubmitted>(submission).why.message;
+  (void)ask_service(client.site, {{"verb", "submission_failed"},
+                                  {"run", run_id},
+                                  {"segment", launch.name.segment},
+                                  {"message", why}});
+  return complain(client, ExitStatus::kEnvironment,
+                  {why, fmt::format("Nothing was submitted; the hold of run {} is released.", run_id)});
+}
+
 ExitStatus submit(const Client& client, Cluster& cluster, const Launch& launch, const DataCheck& data,
                   const TrainOptions& options) {
   json admit = {{"verb", "admit"},
@@ -254,17 +273,9 @@ ExitStatus submit(const Client& client, Cluster& cluster, const Launch& launch, 
       make_job_spec(plan, launch.name, launch.run_dir, client.site, job_environment());
   // Asked before the job is in the queue: afterwards it would stand in its own way.
   const auto estimate = cluster.estimate_start(spec);
-  const auto submitted = cluster.submit(spec);
-  if (!submitted) {
-    (void)ask_service(client.site, {{"verb", "submission_failed"},
-                                    {"run", launch.name.run_id},
-                                    {"segment", launch.name.segment},
-                                    {"message", submitted.error().message}});
-    return complain(client, ExitStatus::kEnvironment,
-                    {submitted.error().message,
-                     fmt::format("Nothing was submitted; the hold of run {} is released.",
-                                 launch.name.run_id)});
-  }
+  const Submission submission = submit_once(cluster, spec, ::getuid(), was_known);
+  const auto* submitted = std::get_if<Submitted>(&submission);
+  if (submitted == nullptr) return complain_of(client, launch, submission);
   // Lost words do no harm: the service finds the job by its comment.
   (void)ask_service(client.site, {{"verb", "submitted"},
                                   {"run", launch.name.run_id},

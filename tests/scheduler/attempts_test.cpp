@@ -3,6 +3,7 @@
 // Attempts that neither a look nor slurmdbd has shown as they were: each is paid once, or named.
 #include <gtest/gtest.h>
 
+#include "scheduler/submission.h"
 #include "world.h"
 
 namespace scheduler {
@@ -134,6 +135,40 @@ TEST_F(AttemptsTest, AChargeAsSeenTakesInNoWaitOfAttemptsThatNobodySaw) {
   EXPECT_EQ(charged_gpu_s(), 2 * (11 + 180));
   ASSERT_EQ(findings().size(), 3U);
   EXPECT_NE(findings()[2].find("was restarted 3 times"), std::string::npos) << findings()[2];
+}
+
+TEST_F(AttemptsTest, ASubmissionWhoseAnswerWasLostIsFoundAndNotDoneAgain) {
+  ASSERT_TRUE(world.dispatcher().admit(kAda, world.admission(), world.cluster.now));
+  const JobSpec spec = make_job_spec(world.run().last().plan, {"runone", 0}, "/runs/runone", world.site, {});
+  world.cluster.submit_loses_its_reply = true;
+  const auto first = submit_once(world.cluster, spec, kAda.uid, false);
+  ASSERT_TRUE(std::holds_alternative<Submitted>(first));
+  const JobId job = world.cluster.jobs.begin()->first;
+  EXPECT_EQ(std::get<Submitted>(first).id, job);
+  // The client died, and its user tries again.
+  const auto second = submit_once(world.cluster, spec, kAda.uid, true);
+  ASSERT_TRUE(std::holds_alternative<Submitted>(second));
+  EXPECT_EQ(std::get<Submitted>(second).id, job);
+  EXPECT_EQ(world.cluster.jobs.size(), 1U);
+  // Another's job with that comment is not it.
+  world.cluster.uid = kBob.uid;
+  const auto of_bob = submit_once(world.cluster, spec, kBob.uid, true);
+  ASSERT_TRUE(std::holds_alternative<Submitted>(of_bob));
+  EXPECT_NE(std::get<Submitted>(of_bob).id, job);
+  EXPECT_EQ(world.cluster.jobs.size(), 2U);
+}
+
+TEST_F(AttemptsTest, WithTheControllerAwayNobodyKnowsWhetherAJobWasTaken) {
+  ASSERT_TRUE(world.dispatcher().admit(kAda, world.admission(), world.cluster.now));
+  const JobSpec spec = make_job_spec(world.run().last().plan, {"runone", 0}, "/runs/runone", world.site, {});
+  world.cluster.submit_loses_its_reply = true;
+  world.cluster.controller_is_up = false;
+  EXPECT_TRUE(std::holds_alternative<Unsure>(submit_once(world.cluster, spec, kAda.uid, false)));
+  EXPECT_TRUE(std::holds_alternative<Unsure>(submit_once(world.cluster, spec, kAda.uid, true)));
+  EXPECT_EQ(world.cluster.jobs.size(), 1U);  // It was taken, and is the run's.
+  world.cluster.controller_is_up = true;
+  world.tick();
+  EXPECT_EQ(world.state(), "queued");
 }
 
 // slurmctld may give a number anew, and the audit tells its jobs apart by their times.
