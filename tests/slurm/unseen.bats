@@ -213,11 +213,13 @@ slurmdbd_ahead() { # HOURS
   cost=$(charge_of "$ended_run")
   # One that runs has a record that is not purged, nor is its end.
   begin --gpus=1
+  eventually 30 is_recorded_as "$job_id" RUNNING
   before=$(charged)
   # Slurm purges by whole hours that have passed.
   slurmdbd_ahead 3
   install --directory --owner=slurm "$tytest_state/archive"
   as root sacctmgr --immediate archive dump Directory="$tytest_state/archive" Jobs PurgeJobAfter=1hour
+  echo "ended: $(record_of "$ended"), running: $(record_of "$job_id")"
   [[ -z $(record_of "$ended") && -n $(record_of "$job_id") ]]
   rm "$tytest_state/prefix/bin/slurmdbd"
   cluster restart slurmdbd
