@@ -135,7 +135,11 @@ JobSnapshot to_snapshot(const slurm_job_info_t& job, int partition_nodes) {
   out.is_completing = (job.job_state & JOB_COMPLETING) != 0;
   out.is_powering_up = (job.job_state & JOB_POWER_UP_NODE) != 0;
   if (out.state == JobState::kPending || job.state_reason != 0) {
-    out.reason = copy(slurm_job_reason_string(static_cast<enum job_state_reason>(job.state_reason)));
+    // Slurm's own words where it has some, as squeue shows: "launch failed requeued held".
+    out.reason = copy(job.state_desc);
+    if (out.reason.empty()) {
+      out.reason = copy(slurm_job_reason_string(static_cast<enum job_state_reason>(job.state_reason)));
+    }
   }
   out.comment = copy(job.comment);
   out.admin_comment = copy(job.admin_comment);

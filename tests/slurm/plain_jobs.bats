@@ -18,6 +18,16 @@ setup_file() {
 teardown_file() {
   [[ $EUID == 0 ]] || return 0
   count_gpus_again
+  mend_prolog
+}
+mend_prolog() { # Where a test broke it.
+  grep --quiet '^Prolog=' "$tytest_state/etc/extra.conf" || return 0
+  sed -i '/^Prolog=/d' "$tytest_state/etc/extra.conf"
+  as root scontrol reconfigure
+  local node
+  for node in $(cluster run -- sinfo --noheader --Node --states=drain --format=%N | sort --unique); do
+    as root scontrol update "NodeName=$node" State=RESUME
+  done
 }
 count_gpus_again() { # Where a test took it away.
   grep --quiet '^#AccountingStorageTRES=' "$tytest_state/etc/slurm.conf" || return 0
@@ -199,6 +209,21 @@ service_says() { [[ $(as trainyard trainyard admin runs --json | jq -r .trouble)
 @test "srun waits for its hours, runs, and is charged" {
   run clara srun --partition=metered --time=2 --gpus=1 --mpi=none printenv CUDA_VISIBLE_DEVICES
   [[ $status -eq 0 && $output =~ [01] ]]
+  expect_exact_books
+}
+
+@test "a job whose Prolog failed waits with its hours set aside, and is charged when it is let go on" {
+  echo 'Prolog=/bin/false' >>"$tytest_state/etc/extra.conf"
+  as root scontrol reconfigure
+  plain --gpus=1 -- 2
+  is_put_back() { [[ $(clara trainyard ls) == *"launch failed requeued held"* ]]; }
+  eventually 30 is_put_back
+  [[ $(held) -gt 0 ]]
+  run clara scontrol release "$job_id"
+  [[ $status -ne 0 ]]
+  mend_prolog
+  as root scontrol release "$job_id"
+  eventually 60 state_is "$job_id" COMPLETED
   expect_exact_books
 }
 
