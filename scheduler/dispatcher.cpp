@@ -288,7 +288,9 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
   std::erase_if(settled_, is_gone);
   components_.clear();
   running_.clear();
+  shown_.clear();
   for (JobSnapshot& job : *jobs) {
+    shown_.insert(job.id);
     job.gpus = gpus_of_job(job, *site_);
     if (job.gpus > 0 && job.state == JobState::kRunning) running_.push_back(job);
     if (job.het_job != 0) components_[job.het_job].push_back(job);
@@ -314,7 +316,12 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
     if (snapshot != snapshots_.end()) {
       view.job = &snapshot->second;
       last_shown_[id] = now;
-      if (view.job->state == JobState::kRunning || view.job->state == JobState::kSuspended) {
+      // An attempt that is new at this look has its event: until that is written its time is not to be
+      // taken for one of the attempt before it.
+      const auto& known = run.last().running;
+      const bool is_known = known && known->job == view.job->id && known->start == view.job->start;
+      const bool is_on = view.job->state == JobState::kRunning || view.job->state == JobState::kSuspended;
+      if (is_known && is_on) {
         last_seen_[id] = now;
         if (now - last_kept_[id] >= kSightingS) {
           sightings.push_back({id, {view.job->id, view.job->attempt, now}});
@@ -349,7 +356,16 @@ void Dispatcher::ask_by_name(UtcSeconds now, std::map<std::string, View>& views)
       // An earlier segment's job bore the same name.
       const bool is_earlier = std::any_of(run.segments.begin(), run.segments.end() - 1,
                                           [&](const Segment& s) { return s.job == record.id; });
-      if (record.uid == run.about.uid && !is_earlier) view.records.push_back(record);
+      if (record.uid != run.about.uid || is_earlier) continue;
+      // What was there before a further segment was opened is of an earlier one, whose client was late.
+      if (segment.index > 0 && record.submit < segment.opened) continue;
+      if (!record.partition.empty() && record.partition != segment.plan.partition) continue;
+      // The first that Slurm took is the run's, as where the controller still shows them.
+      if (view.records.empty() || view.records.front().id == record.id) {
+        view.records.push_back(record);
+      } else if (const auto noted = note_unfunded(record, id, now); !noted) {
+        trouble_ = noted.error().message;
+      }
     }
   }
 }

@@ -189,6 +189,12 @@ class Dispatcher {
   // Names what runs whose last segment was closed record_wait_s ago had beyond their charges: a
   // controller that crashed may have started their job once more.
   [[nodiscard]] Expected<void> look_again(UtcSeconds now);
+  [[nodiscard]] Expected<void> note_unfunded_job(const JobSnapshot& job, const std::string& run_id,
+                                                 UtcSeconds now);
+  // Names an allocation that is over and that no hold pays.
+  [[nodiscard]] Expected<void> note_unfunded(const AllocationRecord& record,
+                                             const std::string& run_id, UtcSeconds now);
+  [[nodiscard]] bool is_shown(const Run& run) const;  // A job of its number, live or not.
   void ask_by_name(UtcSeconds now, std::map<std::string, View>& views);
   void ask_for_records(UtcSeconds now, std::map<std::string, View>& views);
   [[nodiscard]] Expected<void> load_open_runs();
@@ -280,6 +286,7 @@ class Dispatcher {
     Refusal answer;
   };
   std::optional<UtcSeconds> restored_since_;       // Slurm is still to be read from then on.
+  std::set<JobId> shown_;                          // Everybody's jobs, at the last look.
   std::vector<JobSnapshot> running_;               // Everybody's jobs with GPUs, at the last look.
   std::int64_t books_head_ = 0;                    // The newest transfer at the last look.
   std::map<JobId, Asked> refused_;                 // Waiting jobs that the books cannot pay.

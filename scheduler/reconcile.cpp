@@ -231,30 +231,71 @@ Expected<bool> Dispatcher::is_of_another(const std::string& run_id,
   });
 }
 
-Expected<void> Dispatcher::end_unfunded(const JobSnapshot& job, const std::string& run_id,
-                                        UtcSeconds now) {
+namespace {
+
+std::string unfunded(JobId job, const std::string& run_id, int gpus, UtcSeconds start) {
+  return fmt::format("job {} of run {} had {} GPUs from {} on and no hold: it is not the job of an open "
+                     "segment. Nobody pays for it", job, run_id, gpus, accounting::format_utc(start));
+}
+
+// Starts of the job that are charged to the run.
+int starts_charged(const std::optional<Run>& run, JobId job) {
+  std::set<UtcSeconds> starts;
+  if (!run) return 0;
+  for (const Segment& segment : run->segments) {
+    for (const AttemptCharged& charge : segment.charges) {
+      if (charge.job == job) starts.insert(charge.start);
+    }
+  }
+  return static_cast<int>(starts.size());
+}
+
+}  // namespace
+
+Expected<void> Dispatcher::note_unfunded(const AllocationRecord& record, const std::string& run_id,
+                                         UtcSeconds now) {
+  if (record.start <= 0 || record.end <= record.start || record.gpus <= 0) return {};
+  const auto noted = ledger_.record_finding(
+      {now, "run " + run_id, unfunded(record.id, run_id, record.gpus, record.start)});
+  return noted ? Expected<void>{} : tl::unexpected(of(noted.error()));
+}
+
+// The present allocation by its start, those before it by their number.
+Expected<void> Dispatcher::note_unfunded_job(const JobSnapshot& job, const std::string& run_id,
+                                             UtcSeconds now) {
   const bool is_live = !is_ended(job.state);
   const bool has_allocation = job.start > 0 && !job.nodes.empty() && job.gpus > 0 &&
                               job.state != JobState::kPending;
-  const auto settled = settled_.find(job.id);
-  const bool is_known = settled != settled_.end() && settled->second == job.start;
-  if (has_allocation && (is_live || !is_known)) {
-    const auto stored = store_.load(run_id);
-    if (!stored) return tl::unexpected(stored.error());
-    const UtcSeconds end = is_live ? now : job.end;
-    const auto until = *stored ? charged_until(**stored, job.id, job.start, end) : std::nullopt;
-    if (!until || (is_live || *until < end)) {
-      // What the whole of it comes to is in slurmdbd's record; the audit compares that.
-      const auto noted = ledger_.record_finding(
-          {now, "run " + run_id,
-           fmt::format("job {} of run {} had {} GPUs from {} on and no hold: it is not the job of an open "
-                       "segment. Nobody pays for it", job.id, run_id, job.gpus,
-                       accounting::format_utc(job.start))});
-      if (!noted) return tl::unexpected(of(noted.error()));
-    }
-    if (!is_live) settled_[job.id] = job.start;
+  if (!has_allocation && job.attempt == 0) return {};
+  const auto stored = store_.load(run_id);
+  if (!stored) return tl::unexpected(stored.error());
+  const auto note = [&](const std::string& text) -> Expected<void> {
+    const auto noted = ledger_.record_finding({now, "run " + run_id, text});
+    return noted ? Expected<void>{} : tl::unexpected(of(noted.error()));
+  };
+  if (const int paid = starts_charged(*stored, job.id); paid < job.attempt) {
+    const auto noted = note(fmt::format(
+        "job {} of run {} was restarted {} times, and it is not the job of an open segment: nobody pays for "
+        "more than {} of its allocations before", job.id, run_id, job.attempt, paid));
+    if (!noted) return noted;
   }
-  return is_live ? cluster_->cancel(whole_of(job)) : Expected<void>{};
+  if (!has_allocation) return {};
+  const UtcSeconds end = is_live ? now : job.end;
+  const auto until = *stored ? charged_until(**stored, job.id, job.start, end) : std::nullopt;
+  // What the whole of it comes to is in slurmdbd's record; the audit compares that.
+  if (until && !is_live && *until >= end) return {};
+  return note(unfunded(job.id, run_id, job.gpus, job.start));
+}
+
+Expected<void> Dispatcher::end_unfunded(const JobSnapshot& job, const std::string& run_id,
+                                        UtcSeconds now) {
+  const bool is_live = !is_ended(job.state);
+  const auto settled = settled_.find(job.id);
+  if (!is_live && settled != settled_.end() && settled->second == job.start) return {};
+  if (const auto noted = note_unfunded_job(job, run_id, now); !noted) return noted;
+  if (is_live) return cluster_->cancel(whole_of(job));
+  settled_[job.id] = job.start;
+  return {};
 }
 
 Expected<void> Dispatcher::catch_up(UtcSeconds now) {
@@ -285,6 +326,13 @@ Expected<void> Dispatcher::catch_up(UtcSeconds now) {
   return {};
 }
 
+bool Dispatcher::is_shown(const Run& run) const {
+  return std::any_of(run.segments.begin(), run.segments.end(), [this](const Segment& segment) {
+    const std::vector<JobId> jobs = jobs_of(segment);
+    return std::any_of(jobs.begin(), jobs.end(), [this](JobId job) { return shown_.count(job) > 0; });
+  });
+}
+
 Expected<void> Dispatcher::look_again(UtcSeconds now) {
   constexpr std::int64_t kRetryS = 60;
   std::vector<Run> due;
@@ -296,6 +344,8 @@ Expected<void> Dispatcher::look_again(UtcSeconds now) {
     if (!run) return tl::unexpected(run.error());
     when = now + kRetryS;  // Where slurmdbd does not answer.
     if (!*run) continue;
+    // A plain job may still get a hold, and is charged then with what it had without one.
+    if ((*run)->about.is_plain && is_shown(**run)) continue;
     for (const Segment& segment : (*run)->segments) {
       for (const JobId job : jobs_of(segment)) asked.insert(job);
       since = std::min(since, segment.is_plain ? (*run)->segments.front().job_submit

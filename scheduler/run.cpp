@@ -286,8 +286,9 @@ Run apply(Run run, const RunEvent& event) {
                    if (segment == nullptr) return;
                    // A further attempt was paid for; the words are of the one before it.
                    if (segment->running) segment->budget_ended.reset();
-                   segment->running = e;
                    segment->seen.push_back(e);
+                   segment->seen.back().noticed = event.time;
+                   segment->running = segment->seen.back();
                    // It goes on after all: requeued, or started again after a crash.
                    if (segment->ended && segment->ended->start != e.start) segment->ended.reset();
                  },

@@ -56,6 +56,7 @@ struct AttemptStarted {    // Seen running.
   std::string nodes;
   UtcSeconds submit = 0;   // Slurm's, of this attempt; 0: an event of an older version.
   UtcSeconds before = 0;   // When the run's job was last seen running before this attempt; 0: never.
+  UtcSeconds noticed = 0;  // The event's own time.
 };
 struct StopRequested { std::string by; };
 struct CancelRequested { std::string by; };
@@ -209,7 +210,9 @@ struct View {
   // slurmdbd was asked about this job, or where none is known for the job's name, and answered.
   bool records_known = false;
   std::vector<AllocationRecord> records;  // Of the segment's job, by submit time.
-  UtcSeconds last_seen = 0;             // When the job was seen running, before this look.
+  // When the job was seen running, before this look: its latest attempt in the run's events, or one
+  // before that.
+  UtcSeconds last_seen = 0;
   UtcSeconds last_shown = 0;            // When the controller had it, or the service began to look.
 };
 

@@ -50,13 +50,14 @@ JobEnded without_job(const Run& run, const View& view, UtcSeconds now, const Pat
     if (last.start > 0 && last.end == 0) {
       // slurmdbd shows it running for ever: it ended when it was last seen.
       lost.start = last.start;
-      lost.end = std::max(view.last_seen, last.start);
+      const bool is_seen = segment.running && segment.running->start == last.start;
+      lost.end = std::max({view.last_seen, last.start, is_seen ? segment.running->noticed : 0});
       lost.gpus = last.gpus;
     }
   }
   if (lost.gpus == 0 && segment.running) {
     const AttemptStarted& seen = *segment.running;
-    const UtcSeconds end = std::max(view.last_seen, seen.start);
+    const UtcSeconds end = std::max({view.last_seen, seen.start, seen.noticed});
     if (!charged_until(run, seen.job, seen.start, end)) {
       lost.job = seen.job;
       lost.attempt = std::max(lost.attempt, seen.attempt);

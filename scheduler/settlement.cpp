@@ -63,7 +63,9 @@ std::optional<UtcSeconds> shown_end(const Segment& segment, JobId job, UtcSecond
 std::optional<UtcSeconds> loosely_seen_end(const Segment& segment, std::size_t place,
                                           const View& view) {
   const AttemptStarted& seen = segment.seen[place];
-  const auto last_look = [&](UtcSeconds looked) { return std::max(looked, seen.start); };
+  const auto last_look = [&](UtcSeconds looked) {
+    return std::max({looked, seen.start, seen.noticed});
+  };
   if (const auto shown = shown_end(segment, seen.job, seen.start)) return shown;
   if (place + 1 < segment.seen.size()) {
     // A requeued job gets its new submit time when its allocation is over. That of a later attempt than

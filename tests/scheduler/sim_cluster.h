@@ -52,6 +52,7 @@ struct TrueAllocation {
   std::string partition;
   bool is_disturbed = false;   // Slurm's own records cannot be trusted to say the same.
   bool was_visible = false;    // The service had a chance to see it.
+  bool was_job_visible = false;  // The same of its job, be it later, when it waited again.
   bool was_kept_out = false;   // The service said no to its start.
 };
 
@@ -72,6 +73,8 @@ class SimCluster final : public Cluster {
   // All that a record has ever said.
   std::map<std::pair<JobId, UtcSeconds>, std::vector<AllocationRecord>> recorded;
   std::vector<std::string> history;
+  // Every job that clients submitted, by its comment: of two, one has no hold.
+  std::map<std::string, std::vector<JobId>> submitted;
 
   struct Job {
     JobSnapshot shown;
@@ -117,6 +120,7 @@ class SimCluster final : public Cluster {
     std::vector<JobSnapshot> out;
     for (const auto& [id, job] : state_.jobs) {
       out.push_back(job.shown);
+      shown_jobs_.push_back({id, job.owner_of_task()});
       if (job.shown.state != JobState::kPending) shown_.push_back({id, job.shown.start});
     }
     return out;
@@ -145,7 +149,9 @@ class SimCluster final : public Cluster {
     if (!database_is_up) return tl::unexpected(Error{"slurmdbd is down"});
     std::vector<AllocationRecord> out;
     for (const auto& [key, record] : records) {
-      if ((name.empty() || record.name == name) && record.submit >= since) out.push_back(record);
+      if ((!name.empty() && record.name != name) || record.submit < since) continue;
+      out.push_back(record);
+      if (record.end != 0) shown_.push_back({record.id, record.start});
     }
     return out;
   }
@@ -177,7 +183,13 @@ class SimCluster final : public Cluster {
     if (const auto types = gpu_types_in(gres); !types.empty()) job.shown.gpu_type = types.front();
     job.owner = name ? name->run_id : "";
     job.goes_on = spec.script.find("scontrol requeuehold") != std::string::npos;
-    return Submitted{add(job), ""};
+    const JobId id = add(job);
+    submitted[spec.comment].push_back(id);
+    if (has_faults && dice_.one_in(3)) {
+      note(fmt::format("the client is not told that it submitted job {}", id));
+      return tl::unexpected(Error{"the reply was lost"});
+    }
+    return Submitted{id, ""};
   }
   // sbatch on the managed partition: stamped and held by the submit plug-in.
   JobId submit_plain(int gpus, std::int64_t limit_s, const std::vector<int>& tasks) {
@@ -310,10 +322,16 @@ class SimCluster final : public Cluster {
   }
 
   // What was shown to a service that then died is as if nobody had seen it.
-  void begin_look() { shown_.clear(); }
+  void begin_look() {
+    shown_.clear();
+    shown_jobs_.clear();
+  }
   void end_look() {
     for (const auto& [id, start] : shown_) {
       if (TrueAllocation* each = allocation(id, start)) each->was_visible = true;
+    }
+    for (const auto& [id, owner] : shown_jobs_) {
+      for (TrueAllocation& each : truth) each.was_job_visible |= each.id == id && each.owner == owner;
     }
   }
 
@@ -461,7 +479,7 @@ class SimCluster final : public Cluster {
     if (gate && shown.partition == "metered") job.gate_at = now + dice_.between(0, 4);
     state_.jobs[shown.id] = job;
     truth.push_back({job.owner_of_task(), shown.id, shown.submit, now, 0, shown.gpus,
-                     shown.partition, false, false});
+                     shown.partition});
     note(fmt::format("job {} of {} starts, attempt {}", shown.id, job.owner_of_task(), shown.attempt));
     // A crash ran it before under the same submit time: one record for both.
     for (TrueAllocation& each : truth) {
@@ -525,7 +543,8 @@ class SimCluster final : public Cluster {
   Dice& dice_;
   Controller state_, saved_;
   std::deque<Message> queue_;   // On its way to slurmdbd, in order.
-  std::vector<std::pair<JobId, UtcSeconds>> shown_;
+  std::vector<std::pair<JobId, UtcSeconds>> shown_;  // In the look that is under way.
+  std::vector<std::pair<JobId, std::string>> shown_jobs_;
   int stamps_ = 0;
 };
 
