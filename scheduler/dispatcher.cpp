@@ -290,7 +290,8 @@ Expected<void> Dispatcher::load_views(UtcSeconds now, std::map<std::string, View
   running_.clear();
   shown_.clear();
   for (JobSnapshot& job : *jobs) {
-    shown_.insert(job.id);
+    const auto stamp = parse_stamp(job.admin_comment);
+    shown_[job.id] = {stamp ? plain_run_id(*stamp, job.array_task) : "", job.submit};
     job.gpus = gpus_of_job(job, *site_);
     if (job.gpus > 0 && job.state == JobState::kRunning) running_.push_back(job);
     if (job.het_job != 0) components_[job.het_job].push_back(job);
@@ -360,6 +361,12 @@ void Dispatcher::ask_by_name(UtcSeconds now, std::map<std::string, View>& views)
       // What was there before a further segment was opened is of an earlier one, whose client was late.
       if (segment.index > 0 && record.submit < segment.opened) continue;
       if (!record.partition.empty() && record.partition != segment.plan.partition) continue;
+      const auto is_unfunded = was_unfunded(record, id);
+      if (!is_unfunded) {
+        trouble_ = is_unfunded.error().message;
+        return;
+      }
+      if (*is_unfunded) continue;
       // The first that Slurm took is the run's, as where the controller still shows them.
       if (view.records.empty() || view.records.front().id == record.id) {
         view.records.push_back(record);
@@ -404,11 +411,12 @@ void Dispatcher::ask_for_records(UtcSeconds now, std::map<std::string, View>& vi
       }
       if (!*is_foreign) view.records.push_back(record);
     }
-    // A plain job's first record bears the time that the controller told. Where that is missing, only
-    // those that a look has shown are surely its own.
+    // A plain job's first record bears the time that the controller told. Where that is missing, or never
+    // started, so that none can have come after it, only those that a look has shown are surely its own.
     const bool is_first_missing =
         run.about.is_plain && !view.records.empty() &&
-        view.records.front().submit != run.segments.front().job_submit;
+        (view.records.front().submit != run.segments.front().job_submit ||
+         view.records.front().start == 0);
     if (is_first_missing) {
       std::erase_if(view.records, [&each = run](const AllocationRecord& record) {
         return !is_known_submit(each, record.id, record.submit);

@@ -191,6 +191,9 @@ class Dispatcher {
   [[nodiscard]] Expected<void> look_again(UtcSeconds now);
   [[nodiscard]] Expected<void> note_unfunded_job(const JobSnapshot& job, const std::string& run_id,
                                                  UtcSeconds now);
+  // Does a finding of the run say that the record's job is none of its?
+  [[nodiscard]] Expected<bool> was_unfunded(const AllocationRecord& record,
+                                            const std::string& run_id) const;
   // Names an allocation that is over and that no hold pays.
   [[nodiscard]] Expected<void> note_unfunded(const AllocationRecord& record,
                                              const std::string& run_id, UtcSeconds now);
@@ -286,7 +289,11 @@ class Dispatcher {
     Refusal answer;
   };
   std::optional<UtcSeconds> restored_since_;       // Slurm is still to be read from then on.
-  std::set<JobId> shown_;                          // Everybody's jobs, at the last look.
+  struct Shown {
+    std::string run_id;          // By its stamp; empty: it has none.
+    UtcSeconds submit = 0;
+  };
+  std::map<JobId, Shown> shown_;                   // Everybody's jobs, at the last look.
   std::vector<JobSnapshot> running_;               // Everybody's jobs with GPUs, at the last look.
   std::int64_t books_head_ = 0;                    // The newest transfer at the last look.
   std::map<JobId, Asked> refused_;                 // Waiting jobs that the books cannot pay.

@@ -208,6 +208,18 @@ Expected<bool> Dispatcher::is_of_another(const std::string& run_id,
       if (is_possible) return true;
     }
   }
+  // Whose the number is now a stamp tells, whether that job has a hold or none.
+  const auto shown = shown_.find(record.id);
+  if (shown != shown_.end() && !shown->second.run_id.empty() && is_plain_run_id(run_id) &&
+      shown->second.run_id != run_id) {
+    const auto stored = store_.load(shown->second.run_id);
+    if (!stored) return tl::unexpected(stored.error());
+    UtcSeconds since = shown->second.submit;
+    if (*stored && !(*stored)->segments.empty()) {
+      since = std::min(since, (*stored)->segments.front().job_submit);
+    }
+    if (record.submit >= since) return true;
+  }
   // A task of an array has the submit time of its array.
   const auto of_array = submits_.find({record.array_job, record.submit});
   if (of_array != submits_.end() && of_array->second.count(run_id) == 0) {
@@ -233,9 +245,11 @@ Expected<bool> Dispatcher::is_of_another(const std::string& run_id,
 
 namespace {
 
+constexpr const char* kNotItsJob = "it is not the job of an open segment";
+
 std::string unfunded(JobId job, const std::string& run_id, int gpus, UtcSeconds start) {
-  return fmt::format("job {} of run {} had {} GPUs from {} on and no hold: it is not the job of an open "
-                     "segment. Nobody pays for it", job, run_id, gpus, accounting::format_utc(start));
+  return fmt::format("job {} of run {} had {} GPUs from {} on and no hold: {}. Nobody pays for it", job,
+                     run_id, gpus, accounting::format_utc(start), kNotItsJob);
 }
 
 // Starts of the job that are charged to the run.
@@ -251,6 +265,16 @@ int starts_charged(const std::optional<Run>& run, JobId job) {
 }
 
 }  // namespace
+
+Expected<bool> Dispatcher::was_unfunded(const AllocationRecord& record,
+                                        const std::string& run_id) const {
+  const auto findings = ledger_.findings();
+  if (!findings) return tl::unexpected(of(findings.error()));
+  return std::any_of(findings->begin(), findings->end(), [&](const accounting::Finding& finding) {
+    return finding.subject == "run " + run_id && names_job(finding.text, record.id) &&
+           finding.text.find(kNotItsJob) != std::string::npos;
+  });
+}
 
 Expected<void> Dispatcher::note_unfunded(const AllocationRecord& record, const std::string& run_id,
                                          UtcSeconds now) {
@@ -275,8 +299,8 @@ Expected<void> Dispatcher::note_unfunded_job(const JobSnapshot& job, const std::
   };
   if (const int paid = starts_charged(*stored, job.id); paid < job.attempt) {
     const auto noted = note(fmt::format(
-        "job {} of run {} was restarted {} times, and it is not the job of an open segment: nobody pays for "
-        "more than {} of its allocations before", job.id, run_id, job.attempt, paid));
+        "job {} of run {} was restarted {} times, and {}: nobody pays for more than {} of its allocations "
+        "before", job.id, run_id, job.attempt, kNotItsJob, paid));
     if (!noted) return noted;
   }
   if (!has_allocation) return {};

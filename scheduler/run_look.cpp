@@ -70,9 +70,11 @@ JobEnded without_job(const Run& run, const View& view, UtcSeconds now, const Pat
   return lost;
 }
 
-// It was requeued after its end, and was over once more before the next look.
+// It was requeued after its end, or a controller that crashed started it once more, and it was over again
+// before the next look.
 bool is_over_again(const JobEnded& ended, const JobSnapshot* job) {
-  return job != nullptr && is_ended(job->state) && job->id == ended.job && job->attempt > ended.attempt;
+  if (job == nullptr || !is_ended(job->state) || job->id != ended.job) return false;
+  return job->attempt > ended.attempt || (job->start > ended.start && !job->nodes.empty());
 }
 
 }  // namespace

@@ -384,7 +384,7 @@ std::string unseen_end(const Run& run, const View& view) {
 std::string unseen_attempts(const Run& run, JobId job, int attempts) {
   const int known = allocations_charged(run, job);
   if (known >= attempts) return "";
-  return fmt::format("job {} of run {} was restarted {} times, and neither slurmdbd nor a look at "
+  return fmt::format("job {} of run {} was started {} times, and neither slurmdbd nor a look at "
                      "the controller has shown more than {} allocations of it",
                      job, run.id, attempts, known);
 }

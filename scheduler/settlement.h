@@ -37,7 +37,8 @@ void add_charges(const Run& run, const View& view, UtcSeconds now, const Patienc
 [[nodiscard]] bool is_settled(const Run& run, const View& view, UtcSeconds now,
                               const Patience& patience);
 
-// Restarts of the job of which neither slurmdbd nor a look has shown anything, in words; or nothing.
+// Starts of the job of which neither slurmdbd nor a look has shown anything, in words; or nothing.
+// `attempts`: how many Slurm counts.
 [[nodiscard]] std::string unseen_attempts(const Run& run, JobId job, int attempts);
 
 // A lost job whose hold is released though its end is not known, in words; or nothing.

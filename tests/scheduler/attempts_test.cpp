@@ -74,6 +74,65 @@ TEST_F(AttemptsTest, OfTwoJobsOfWhichNeitherIsKnownTheFirstIsTheRunsAndTheOtherI
   EXPECT_EQ(findings().size(), 1U);
 }
 
+TEST_F(AttemptsTest, WhatAJobWithoutAHoldHadBeforeItWasRestartedIsNamed) {
+  (void)launch_and_start();
+  const JobId second = submit_again();
+  run_for(second, 10);
+  world.cluster.requeue(second);
+  world.tick();
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{second});
+  EXPECT_EQ(findings(), std::vector<std::string>{fmt::format(
+      "job {} of run runone was restarted 1 times, and it is not the job of an open segment: nobody pays "
+      "for more than 0 of its allocations before", second)});
+}
+
+// Both came and went while nobody looked.
+TEST_F(AttemptsTest, OfTwoJobsThatAreFoundByTheirNameTheFirstIsChargedAndTheOtherNamed) {
+  world.cluster.submit_loses_its_reply = true;
+  ASSERT_EQ(world.launch(world.admission()), 0U);
+  world.cluster.submit_loses_its_reply = false;
+  const JobId first = world.cluster.jobs.begin()->first, second = submit_again();
+  for (const JobId job : {first, second}) {
+    run_for(job, 10);
+    world.cluster.end(job, JobState::kCompleted, 0);
+    world.cluster.purge(job);
+  }
+  for (int i = 0; i < 4; ++i) world.tick(60);
+  EXPECT_EQ(world.state(), "finished");
+  EXPECT_EQ(*world.run().last().job, first);
+  EXPECT_EQ(charged_gpu_s(), 2 * 10);
+  ASSERT_EQ(findings().size(), 1U);
+  EXPECT_EQ(findings()[0].rfind(fmt::format("job {} of run runone had 2 GPUs from ", second), 0), 0U);
+  world.expect_books_are_right();
+}
+
+// Its name is that of the next segment's too.
+TEST_F(AttemptsTest, AJobThatALateClientSubmitsForAnEarlierSegmentIsNotTakenForTheNext) {
+  for (const bool is_before : {true, false}) {
+    const std::string id = is_before ? "runbefore" : "runafter";
+    ASSERT_TRUE(world.dispatcher().admit(kAda, world.admission(id), world.cluster.now));
+    for (int i = 0; i < 2; ++i) world.tick(61);
+    ASSERT_EQ(world.state(id), "failed");
+    const Plan plan = world.run(id).last().plan;
+    const auto late = [&] {
+      const JobId job =
+          world.cluster.submit(make_job_spec(plan, {id, 0}, "/runs/" + id, world.site, {}))->id;
+      run_for(job, 10);
+      world.tick();
+      world.cluster.purge(job);
+    };
+    if (is_before) late();
+    ASSERT_TRUE(world.dispatcher().admit(kAda, world.admission(id, 1), world.cluster.now));
+    if (!is_before) late();
+    for (int i = 0; i < 4; ++i) world.tick(60);
+    EXPECT_EQ(world.run(id).last().index, 1);
+    EXPECT_EQ(world.state(id), "failed");
+    EXPECT_EQ(world.run(id).charged().milli_gpu_s, 0);
+  }
+  EXPECT_EQ(findings().size(), 2U);
+  world.expect_books_are_right();
+}
+
 TEST_F(AttemptsTest, OfAJobThatIsGoneRestartsWhoseRecordsAreLostAreNamed) {
   const JobId job = world.launch(world.admission());
   run_for(job, 10);
@@ -90,7 +149,7 @@ TEST_F(AttemptsTest, OfAJobThatIsGoneRestartsWhoseRecordsAreLostAreNamed) {
   EXPECT_EQ(world.state(), "finished");
   EXPECT_EQ(charged_gpu_s(), 2 * 21);
   ASSERT_EQ(findings().size(), 1U);
-  EXPECT_NE(findings()[0].find("was restarted 2 times, and neither slurmdbd nor a look at the controller "
+  EXPECT_NE(findings()[0].find("was started 2 times, and neither slurmdbd nor a look at the controller "
                                "has shown more than 1 allocations of it"), std::string::npos)
       << findings()[0];
 }
@@ -134,7 +193,7 @@ TEST_F(AttemptsTest, AChargeAsSeenTakesInNoWaitOfAttemptsThatNobodySaw) {
   for (int i = 0; i < 4; ++i) world.tick(60);
   EXPECT_EQ(charged_gpu_s(), 2 * (11 + 180));
   ASSERT_EQ(findings().size(), 3U);
-  EXPECT_NE(findings()[2].find("was restarted 3 times"), std::string::npos) << findings()[2];
+  EXPECT_NE(findings()[2].find("was started 3 times"), std::string::npos) << findings()[2];
 }
 
 TEST_F(AttemptsTest, ASubmissionWhoseAnswerWasLostIsFoundAndNotDoneAgain) {

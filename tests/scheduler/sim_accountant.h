@@ -120,9 +120,9 @@ class SimAccountant {
     const std::size_t of = notice.text.find(" of run ");
     if (of == std::string::npos || std::sscanf(notice.text.c_str(), "job %u", &job) != 1) return;
     const std::string run = notice.text.substr(of + 8, notice.text.find(' ', of + 8) - of - 8);
-    const std::size_t count = notice.text.find(" was restarted "), more = notice.text.find(" more than ");
+    const std::size_t count = notice.text.find("started "), more = notice.text.find(" more than ");
     if (count == std::string::npos || more == std::string::npos) return;
-    if (std::sscanf(notice.text.c_str() + count, " was restarted %d", &restarts) != 1) return;
+    if (std::sscanf(notice.text.c_str() + count, "started %d times", &restarts) != 1) return;
     if (std::sscanf(notice.text.c_str() + more, " more than %d", &known) != 1) return;
     int& unseen = unseen_[{run, job}];
     unseen = std::max(unseen, restarts - known);
@@ -196,9 +196,25 @@ class SimAccountant {
           cluster_.truth.begin(), cluster_.truth.end(),
           [&](const TrueAllocation& each) { return is_of(line, each, each.end); });
       if (owned == 1 || line.seconds == 0 || was_recorded(line)) continue;
+      if (owned > 1 && hides_crashes(line)) {
+        ++counts["charges as seen over a crash"];
+        continue;
+      }
       fault(fmt::format("charge {} from {} to {} is of {} allocations", line.id, line.start, line.end,
                         owned));
     }
+  }
+
+  // A controller that crashed started its job once more, as the same attempt, and slurmdbd was silent: to
+  // who looks it is one allocation. The books say that it was charged as seen.
+  bool hides_crashes(const Line& line) const {
+    for (const TrueAllocation& each : cluster_.truth) {
+      if (is_of(line, each, each.end) && !each.is_disturbed) return false;
+    }
+    return std::any_of(notices_.begin(), notices_.end(), [&](const Notice& notice) {
+      return notice.has("are charged as seen") && has_word(notice.subject, "run " + line.run) &&
+             std::find(notice.starts.begin(), notice.starts.end(), line.start) != notice.starts.end();
+    });
   }
 
   // A hold pays one job, which bears the name of its segment: of a second one, or one of another segment,
@@ -299,7 +315,7 @@ class SimAccountant {
     if (charged == had || is_as_recorded(each)) return;
     const bool is_disturbed = each.is_disturbed || lies_in_a_changed_record(each);
     if ((is_disturbed || charged == 0) && is_named(each)) return;
-    if (is_estimated(each, charged)) return;
+    if (is_estimated(each, charged) || (each.is_disturbed && is_in_a_charge_as_seen(each))) return;
     if (charged == 0 && is_free(each)) return;
     const std::string kind = fmt::format("{}{}{}", each.is_disturbed ? ", disturbed" : "",
                                          each.was_visible ? ", seen" : "",
@@ -341,7 +357,7 @@ class SimAccountant {
     }
     for (std::size_t i = 0; i < notices_.size(); ++i) {
       const Notice& notice = notices_[i];
-      const bool is_spoken = notice.subject.empty() || notice.has(" was restarted ");
+      const bool is_spoken = notice.subject.empty() || notice.has("started ");
       if (is_spoken || !notice.starts.empty() || !notice.is_of(each.owner, each.id)) continue;
       if (used_.insert(i).second) return true;
     }
@@ -362,6 +378,12 @@ class SimAccountant {
     if (!each.is_disturbed && charged > each.gpus * (each.end - each.start + kRequeue_s)) return false;
     return std::any_of(notices_.begin(), notices_.end(), [&](const Notice& notice) {
       return notice.has("are charged as seen") && notice.names(each);
+    });
+  }
+
+  bool is_in_a_charge_as_seen(const TrueAllocation& each) const {
+    return std::any_of(lines_.begin(), lines_.end(), [&](const Line& line) {
+      return is_of(line, each, each.end) && hides_crashes(line);
     });
   }
 

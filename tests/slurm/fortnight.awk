@@ -43,8 +43,8 @@ function read_note(line,    subject, text) {
   if (text ~ / running since /) n_from[notes] = instant_after(text, " since ")
   if (text ~ / makes no sense /) n_from[notes] = number_after(text, " from ")
   n_uses[notes] = 1
-  if (text ~ /was restarted/) {
-    n_uses[notes] = number_after(text, "restarted ") - number_after(text, "more than ")
+  if (text ~ /started [0-9]+ times/) {
+    n_uses[notes] = number_after(text, "started ") - number_after(text, "more than ")
   }
 }
 
@@ -80,7 +80,7 @@ function explains(i, is_left, start, end, gpus, charged, recorded,    text, told
   }
   if (text ~ /no record of attempt /) return recorded == 0
   if (charged > 0) return 0
-  return text ~ /was restarted|nobody pays$/
+  return text ~ /started [0-9]+ times|nobody pays$/
 }
 # Those that are said once come last, but for growth: by its seconds it is known best.
 function note_about(job, run, is_left, start, end, gpus, charged, recorded,    i, best) {
