@@ -352,7 +352,6 @@ void Dispatcher::ask_by_name(UtcSeconds now, std::map<std::string, View>& views)
       trouble_ = records.error().message;
       return;
     }
-    view.records_known = true;
     for (const AllocationRecord& record : *records) {
       // An earlier segment's job bore the same name.
       const bool is_earlier = std::any_of(run.segments.begin(), run.segments.end() - 1,
@@ -374,6 +373,7 @@ void Dispatcher::ask_by_name(UtcSeconds now, std::map<std::string, View>& views)
         trouble_ = noted.error().message;
       }
     }
+    view.records_known = true;
   }
 }
 

@@ -217,6 +217,15 @@ TEST_F(AttemptsTest, ASubmissionWhoseAnswerWasLostIsFoundAndNotDoneAgain) {
   EXPECT_EQ(world.cluster.jobs.size(), 2U);
 }
 
+TEST_F(AttemptsTest, AJobThatSlurmWouldNeverStartWasNotSubmittedAndSlurmSaysWhy) {
+  ASSERT_TRUE(world.dispatcher().admit(kAda, world.admission(), world.cluster.now));
+  const JobSpec spec = make_job_spec(world.run().last().plan, {"runone", 0}, "/runs/runone", world.site, {});
+  world.cluster.would_never_start = true;
+  const auto submission = submit_once(world.cluster, spec, kAda.uid, false);
+  ASSERT_TRUE(std::holds_alternative<NotSubmitted>(submission));
+  EXPECT_EQ(std::get<NotSubmitted>(submission).why.message, "Slurm would never start the job");
+}
+
 TEST_F(AttemptsTest, WithTheControllerAwayNobodyKnowsWhetherAJobWasTaken) {
   ASSERT_TRUE(world.dispatcher().admit(kAda, world.admission(), world.cluster.now));
   const JobSpec spec = make_job_spec(world.run().last().plan, {"runone", 0}, "/runs/runone", world.site, {});

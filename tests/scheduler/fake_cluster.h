@@ -22,6 +22,7 @@ class FakeCluster final : public Cluster {
   bool controller_is_up = true;
   bool database_is_up = true;
   bool submit_loses_its_reply = false;
+  bool would_never_start = false;    // What is submitted: it is taken, and cancelled at once.
   bool set_time_limit_is_refused = false;
   std::string partition = "gpu";
   std::map<JobId, JobSnapshot> jobs;                     // The controller's table.
@@ -103,6 +104,10 @@ class FakeCluster final : public Cluster {
     }
     jobs[job.id] = job;
     add_record(job);
+    if (would_never_start) {
+      end(job.id, JobState::kCancelled, 0);
+      return tl::unexpected(Error{"Slurm would never start the job"});
+    }
     if (submit_loses_its_reply) return tl::unexpected(Error{"the reply was lost"});
     return Submitted{job.id, ""};
   }
