@@ -92,6 +92,7 @@ C
 
   run as "$tytest_user" srun --nodes=2 --ntasks-per-node=2 --gpus-per-node=h100:2 ./hello
 
+  echo "status $status: $output"
   [ "$status" -eq 0 ]
   local uid expected
   uid=$(id -u "$tytest_user")
