@@ -141,6 +141,9 @@ class Cluster {
   // The same of all jobs of these partitions.
   [[nodiscard]] virtual Expected<std::vector<AllocationRecord>> partition_records(
       std::span<const std::string> partitions, std::int64_t since) = 0;
+  // When Slurm drained one of these nodes ("n1,n[3-4]") because its Prolog failed there: UTC seconds, one
+  // for each that stands drained for it.
+  [[nodiscard]] virtual Expected<std::vector<std::int64_t>> failed_prologs(const std::string& nodes) = 0;
   // As the invoking user. An Error leaves no job behind that could start, as far as Slurm told.
   [[nodiscard]] virtual Expected<Submitted> submit(const JobSpec& spec) = 0;
   [[nodiscard]] virtual Expected<StartEstimate> estimate_start(const JobSpec& spec) = 0;

@@ -235,6 +235,12 @@ Expected<void> Dispatcher::match_job(const JobSnapshot& job, UtcSeconds now) {
   if (is_runs && is_surely) {
     // A second job for one hold: a client that had no answer submitted again.
     if (run->last().job && *run->last().job != job.id) return end_unfunded(job, run->id, now);
+    if (!run->last().job) {
+      // Its first job may be gone by now, and what was said of this one stays true.
+      const auto is_second = was_unfunded(job.id, run->id);
+      if (!is_second) return tl::unexpected(is_second.error());
+      if (*is_second) return end_unfunded(job, run->id, now);
+    }
     const auto [place, is_first] = snapshots_.emplace(run->id, job);
     if (!is_first) {
       // Two jobs and neither is known yet: the first that Slurm took is the run's.
@@ -360,7 +366,7 @@ void Dispatcher::ask_by_name(UtcSeconds now, std::map<std::string, View>& views)
       // What was there before a further segment was opened is of an earlier one, whose client was late.
       if (segment.index > 0 && record.submit < segment.opened) continue;
       if (!record.partition.empty() && record.partition != segment.plan.partition) continue;
-      const auto is_unfunded = was_unfunded(record, id);
+      const auto is_unfunded = was_unfunded(record.id, id);
       if (!is_unfunded) {
         trouble_ = is_unfunded.error().message;
         return;
@@ -566,8 +572,9 @@ Expected<void> Dispatcher::release_job(const Run& run, JobId job, UtcSeconds now
 accounting::Expected<Amount> Dispatcher::refund_by_policy(const Segment& segment,
                                                           const std::string& charge_id,
                                                           const AttemptCharged& charged,
+                                                          std::span<const UtcSeconds> failed_prologs,
                                                           UtcSeconds now) {
-  const auto due = refund_of(segment, charged, *site_);
+  const auto due = refund_of(segment, charged, *site_, failed_prologs);
   if (!due) return Amount{};
   // The id is made of the charge and the reason: it is given once, whoever asks how often.
   const auto status = ledger_.refund({fmt::format("{}/refund/{}", charge_id, due->reason), charge_id,
@@ -601,6 +608,12 @@ accounting::Expected<void> Dispatcher::transact_with(
 Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSeconds now) {
   const Segment& segment = run.last();
   AttemptCharged charged = action.charge;
+  std::vector<UtcSeconds> failed_prologs;
+  if (!action.nodes.empty() && may_have_failed_at_launch(charged, *site_)) {
+    auto failed = cluster_->failed_prologs(action.nodes);
+    if (!failed) return tl::unexpected(failed.error());
+    failed_prologs = std::move(*failed);
+  }
   const auto done = transact_with(run.id, [&]() -> accounting::Expected<void> {
     accounting::Charge charge;
     charge.id = fmt::format("{}/{}/{}/{}", facts_->name, run.id, segment.index, charged.attempt);
@@ -622,7 +635,7 @@ Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSe
     }
     charged.charged = outcome->charged;
     charged.excess = outcome->excess;
-    const auto refunded = refund_by_policy(segment, charge.id, charged, now);
+    const auto refunded = refund_by_policy(segment, charge.id, charged, failed_prologs, now);
     if (!refunded) return tl::unexpected(refunded.error());
     charged.refunded = *refunded;
     if (!action.finding.empty()) {

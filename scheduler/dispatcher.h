@@ -177,6 +177,7 @@ class Dispatcher {
   [[nodiscard]] accounting::Expected<Amount> refund_by_policy(const Segment& segment,
                                                               const std::string& charge_id,
                                                               const AttemptCharged& charged,
+                                                              std::span<const UtcSeconds> failed_prologs,
                                                               UtcSeconds now);
   // extension.cpp: a run that was made by a quote gets no more than the quote's hold.
   [[nodiscard]] Expected<void> extend_hold(Run& run, const ExtendHold& action, UtcSeconds now);
@@ -191,9 +192,8 @@ class Dispatcher {
   [[nodiscard]] Expected<void> look_again(UtcSeconds now);
   [[nodiscard]] Expected<void> note_unfunded_job(const JobSnapshot& job, const std::string& run_id,
                                                  UtcSeconds now);
-  // Does a finding of the run say that the record's job is none of its?
-  [[nodiscard]] Expected<bool> was_unfunded(const AllocationRecord& record,
-                                            const std::string& run_id) const;
+  // Does a finding of the run say that this job is none of its?
+  [[nodiscard]] Expected<bool> was_unfunded(JobId job, const std::string& run_id) const;
   // Names an allocation that is over and that no hold pays.
   [[nodiscard]] Expected<void> note_unfunded(const AllocationRecord& record,
                                              const std::string& run_id, UtcSeconds now);

@@ -88,18 +88,31 @@ bool may_be_of(const std::string& finding, const AllocationRecord& record) {
   return *start >= record.start && (record.end == 0 || *start <= std::max(record.end, record.start));
 }
 
+using Findings = std::map<std::string, std::vector<std::string>>;  // By subject.
+
+// Whether a finding says of this allocation that it ran without a hold.
+bool is_named_as_unheld(const Findings& findings, const AllocationRecord& record) {
+  const auto of_job = findings.find(fmt::format("job {} of uid {}", record.id, record.uid));
+  return of_job != findings.end() &&
+         std::any_of(of_job->second.begin(), of_job->second.end(),
+                     [&record](const std::string& text) { return may_be_of(text, record); });
+}
+
 struct Compared {
   const Run& run;
-  std::vector<std::string> findings;  // Of the run.
+  const Findings& findings;
   AuditReport& report;
 
   // A difference that was noticed before stands in the findings, with the job and, where it is of one
   // allocation, with its start. What another allocation differs by is not explained by it.
   void differ(const AllocationRecord& record, const std::string& text) const {
+    const auto of_run = findings.find("run " + run.id);
     const bool is_explained =
-        std::any_of(findings.begin(), findings.end(), [&record](const std::string& finding) {
-          return names_job(finding, record.id) && may_be_of(finding, record);
-        });
+        is_named_as_unheld(findings, record) ||
+        (of_run != findings.end() &&
+         std::any_of(of_run->second.begin(), of_run->second.end(), [&record](const std::string& finding) {
+           return names_job(finding, record.id) && may_be_of(finding, record);
+         }));
     (is_explained ? report.notes : report.faults).push_back(text);
   }
 };
@@ -266,12 +279,11 @@ int starts_charged(const std::optional<Run>& run, JobId job) {
 
 }  // namespace
 
-Expected<bool> Dispatcher::was_unfunded(const AllocationRecord& record,
-                                        const std::string& run_id) const {
+Expected<bool> Dispatcher::was_unfunded(JobId job, const std::string& run_id) const {
   const auto findings = ledger_.findings();
   if (!findings) return tl::unexpected(of(findings.error()));
   return std::any_of(findings->begin(), findings->end(), [&](const accounting::Finding& finding) {
-    return finding.subject == "run " + run_id && names_job(finding.text, record.id) &&
+    return finding.subject == "run " + run_id && names_job(finding.text, job) &&
            finding.text.find(kNotItsJob) != std::string::npos;
   });
 }
@@ -447,18 +459,13 @@ Expected<void> Dispatcher::note_unclaimed(const Claims& claims,
     const auto first = claims.since.find(record.partition);
     if (first == claims.since.end() || record.submit < first->second) continue;
     if (record.start == 0 || record.gpus <= 0 || (record.end != 0 && record.end <= record.start)) continue;
-    const std::string subject = fmt::format("job {} of uid {}", record.id, record.uid);
-    const auto known = findings.find(subject);
-    const bool is_named = known != findings.end() &&
-                          std::any_of(known->second.begin(), known->second.end(),
-                                      [&](const std::string& text) { return may_be_of(text, record); });
-    if (is_named) continue;
+    if (is_named_as_unheld(findings, record)) continue;
     const auto is_known = is_claimed(claims, record);
     if (!is_known) return tl::unexpected(is_known.error());
     if (*is_known) continue;
     report.notes.push_back(fmt::format(
-        "{}: slurmdbd has {} GPUs on partition {} from {} {}, and no run of the books claims them",
-        subject, record.gpus, record.partition, accounting::format_utc(record.start),
+        "job {} of uid {}: slurmdbd has {} GPUs on partition {} from {} {}, and no run of the books claims "
+        "them", record.id, record.uid, record.gpus, record.partition, accounting::format_utc(record.start),
         record.end == 0 ? "on" : "to " + accounting::format_utc(record.end)));
   }
   return {};
@@ -495,8 +502,7 @@ Expected<void> Dispatcher::compare_with_slurmdbd(const std::vector<Run>& runs,
       if (!is_foreign) return tl::unexpected(is_foreign.error());
       if (!*is_foreign) own.push_back(record);
     }
-    const auto of_run = findings.find("run " + run->id);
-    compare_run({*run, of_run == findings.end() ? std::vector<std::string>{} : of_run->second, report}, own);
+    compare_run({*run, findings, report}, own);
   }
   return {};
 }

@@ -13,6 +13,22 @@ namespace {
 // The gate answers within 20 s (slurm/start_gate.in); slurmctld puts the job back within seconds.
 constexpr std::int64_t kGate_s = 60;
 
+// slurmctld drains the node and then puts the job back, or cancels it, in the same second as a rule.
+constexpr std::int64_t kPutBack_s = 60;
+// A Prolog takes no longer; a job that ran may have been put back by its owner when another's failed.
+constexpr std::int64_t kProlog_s = 600;
+
+bool is_named_by(const Site& site, const std::string& word) {
+  const auto& states = site.refunds.states;
+  return std::find(states.begin(), states.end(), word) != states.end();
+}
+
+bool failed_at_launch(const AttemptCharged& charged, std::span<const UtcSeconds> failed_prologs) {
+  return std::any_of(failed_prologs.begin(), failed_prologs.end(), [&](UtcSeconds failed) {
+    return failed >= std::max(charged.start, charged.end - kPutBack_s) && failed <= charged.end;
+  });
+}
+
 bool was_kept_out(const Segment& segment, const AttemptCharged& charged) {
   const auto& refused = segment.refused_starts;
   return charged.state == JobState::kRequeued &&
@@ -41,25 +57,30 @@ Amount given_back_before(const Segment& segment, const AttemptCharged& charged) 
 
 }  // namespace
 
+bool may_have_failed_at_launch(const AttemptCharged& charged, const Site& site) {
+  const bool is_slurms_end = charged.state == JobState::kRequeued ||
+                             (charged.state == JobState::kCancelled && charged.killed_by_uid == 0);
+  return is_slurms_end && charged.end > charged.start && is_named_by(site, RefundPolicy::kLaunchFailed);
+}
+
 std::optional<PolicyRefund> refund_of(const Segment& segment, const AttemptCharged& charged,
-                                      const Site& site) {
-  const auto& states = site.refunds.states;
-  const auto is_named = [&states](const std::string& word) {
-    return std::find(states.begin(), states.end(), word) != states.end();
-  };
+                                      const Site& site, std::span<const UtcSeconds> failed_prologs) {
   PolicyRefund refund{to_name(charged.state), site.refunds.cap};
-  if (!is_named(refund.reason)) {
+  if (!is_named_by(site, refund.reason)) {
     std::int64_t longest_s = 0;
     if (was_kept_out(segment, charged)) {
       refund.reason = RefundPolicy::kStartRefused;
       longest_s = kGate_s;
+    } else if (may_have_failed_at_launch(charged, site) && failed_at_launch(charged, failed_prologs)) {
+      refund.reason = RefundPolicy::kLaunchFailed;
+      longest_s = kProlog_s;
     } else if (ended_on_bad_node(segment, charged)) {
       // The job runs as its user, who can end it with any code: no more than a preflight takes.
       refund.reason = RefundPolicy::kBadNode;
       const InstanceType* type = site.find_type(segment.plan.type);
       longest_s = site.launch.preflight_s + (type == nullptr ? 0 : type->startup_s);
     }
-    if (!is_named(refund.reason)) return std::nullopt;
+    if (!is_named_by(site, refund.reason)) return std::nullopt;
     const auto longest = accounting::usage_amount(charged.gpus, longest_s,
                                                   segment.plan.quote.weight_milli);
     if (longest) refund.amount = std::min(refund.amount, *longest);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 
 #include "scheduler/run.h"
@@ -18,8 +19,13 @@ struct PolicyRefund {
   Amount amount;       // > 0, and never more than was charged.
 };
 
-// Of the attempt of this segment; nothing: its charge stays.
+// Whether its nodes' failed Prologs count (Cluster::failed_prologs). Of one that its owner cancelled, they
+// do not.
+[[nodiscard]] bool may_have_failed_at_launch(const AttemptCharged& charged, const Site& site);
+
+// Of the attempt of this segment; nothing: its charge stays. `failed_prologs`: of the attempt's nodes.
 [[nodiscard]] std::optional<PolicyRefund> refund_of(const Segment& segment,
-                                                    const AttemptCharged& charged, const Site& site);
+                                                    const AttemptCharged& charged, const Site& site,
+                                                    std::span<const UtcSeconds> failed_prologs = {});
 
 }  // namespace scheduler

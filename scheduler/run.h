@@ -241,8 +241,8 @@ struct CancelJob { JobId job; std::string why; bool is_wish = false; };
 struct CutLimit { JobId job; std::int64_t to_s; };
 struct RaiseLimit { JobId job; std::int64_t to_s; };
 // Actions on the books.
-// `finding`: what the audit is to know of it; may be empty.
-struct PostCharge { AttemptCharged charge; std::string note, finding; };
+// `finding`: what the audit is to know of it; may be empty. `nodes`: of the allocation, where known.
+struct PostCharge { AttemptCharged charge; std::string note, finding, nodes = {}; };
 struct NoteFinding { std::string text; };
 // A further attempt of a run that goes on by itself: for `limit_s`, or for what the fund can pay if
 // that is `least_s` or more.

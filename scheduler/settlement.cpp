@@ -196,7 +196,8 @@ void compare_with_books(const Run& run, const View& view, const AllocationRecord
     AttemptCharged rest = from_record(run, view, record);
     rest.start = until;
     actions.push_back(PostCharge{rest, fmt::format("{} {}, more of an allocation that was charged",
-                                                   type, to_name(record.state)), ""});
+                                                   type, to_name(record.state)),
+                                 "", record.nodes});
     return;
   }
   std::int64_t charged = 0;
@@ -302,7 +303,8 @@ void add_charges(const Run& run, const View& view, UtcSeconds now, const Patienc
       const AttemptCharged charge = from_record(run, view, record);
       actions.push_back(PostCharge{charge,
                                    fmt::format("{} {}", segment.plan.type, to_name(record.state)),
-                                   doubt_of(segment, record, charge.end, view, patience)});
+                                   doubt_of(segment, record, charge.end, view, patience),
+                                   record.nodes});
     }
     // A charge's number follows from those before it.
     if (!actions.empty() && std::holds_alternative<PostCharge>(actions.back())) return;

@@ -87,11 +87,12 @@ void read_managed(TableReader& reader, Managed& managed) {
 void read_refunds(TableReader& reader, RefundPolicy& refunds) {
   reader.read("states", refunds.states);
   for (const std::string& state : refunds.states) {
-    const bool is_own_word = state == RefundPolicy::kBadNode || state == RefundPolicy::kStartRefused;
+    const bool is_own_word = state == RefundPolicy::kBadNode || state == RefundPolicy::kStartRefused ||
+                             state == RefundPolicy::kLaunchFailed;
     if (is_ended(job_state_from_name(state)) || is_own_word) continue;
     reader.fault("states", fmt::format("refunds.states: \"{}\" is no end of a Slurm job. Write "
-                                       "NODE_FAIL, BOOT_FAIL, PREEMPTED or the like, BAD_NODE or "
-                                       "START_REFUSED.", state));
+                                       "NODE_FAIL, BOOT_FAIL, PREEMPTED or the like, BAD_NODE, "
+                                       "START_REFUSED or LAUNCH_FAILED.", state));
   }
   std::string cap;
   reader.read("cap", cap);

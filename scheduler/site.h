@@ -52,8 +52,10 @@ struct RefundPolicy {
   static constexpr const char* kBadNode = "BAD_NODE";
   // Of an attempt that the start gate kept out, and Slurm put back.
   static constexpr const char* kStartRefused = "START_REFUSED";
+  // Of an attempt that Slurm's Prolog failed for, on a node that Slurm drained.
+  static constexpr const char* kLaunchFailed = "LAUNCH_FAILED";
   // Slurm's names, or one of those above.
-  std::vector<std::string> states{"NODE_FAIL", "BOOT_FAIL", kStartRefused};
+  std::vector<std::string> states{"NODE_FAIL", "BOOT_FAIL", kStartRefused, kLaunchFailed};
   accounting::Amount cap{6 * accounting::kGpuHour.milli_gpu_s};  // Of one attempt.
 };
 

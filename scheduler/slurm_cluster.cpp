@@ -434,6 +434,23 @@ class SlurmCluster final : public Cluster {
     return records;
   }
 
+  Expected<std::vector<std::int64_t>> failed_prologs(const std::string& nodes) override {
+    node_info_msg_t* answer = nullptr;
+    const int rc = slurm_load_node(0, &answer, SHOW_ALL);
+    if (rc != SLURM_SUCCESS) return tl::unexpected(slurm_error("asking for the nodes", error_of(rc)));
+    std::vector<std::int64_t> times;
+    auto* wanted = slurm_hostlist_create(nodes.c_str());
+    for (std::uint32_t i = 0; wanted != nullptr && i < answer->record_count; ++i) {
+      const node_info_t& node = answer->node_array[i];
+      if (node.name == nullptr || slurm_hostlist_find(wanted, node.name) < 0) continue;
+      // slurmctld's own words, which an admin may have added to.
+      if (copy(node.reason).starts_with("Prolog error")) times.push_back(node.reason_time);
+    }
+    if (wanted != nullptr) slurm_hostlist_destroy(wanted);
+    slurm_free_node_info_msg(answer);
+    return times;
+  }
+
   Expected<Submitted> submit(const JobSpec& spec) override {
     auto description = describe(spec);
     if (!description) return tl::unexpected(description.error());

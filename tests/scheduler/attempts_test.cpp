@@ -74,6 +74,50 @@ TEST_F(AttemptsTest, OfTwoJobsOfWhichNeitherIsKnownTheFirstIsTheRunsAndTheOtherI
   EXPECT_EQ(findings().size(), 1U);
 }
 
+// The service dies between the finding and the end of the second job, and the first is gone before it is back.
+TEST_F(AttemptsTest, ASecondJobThatWasNamedIsNotTakenForTheFirstLater) {
+  world.cluster.submit_loses_its_reply = true;
+  ASSERT_EQ(world.launch(world.admission()), 0U);
+  world.cluster.submit_loses_its_reply = false;
+  const JobId first = world.cluster.jobs.begin()->first, second = submit_again();
+  world.cluster.start(first);
+  run_for(second, 10);
+  world.cluster.end(first, JobState::kCompleted, 0);
+  world.cluster.service_dies_at_cancel = true;
+  EXPECT_THROW((void)world.dispatcher().tick(world.cluster.now), std::runtime_error);
+  world.cluster.service_dies_at_cancel = false;
+  world.restart();
+  world.cluster.purge(first);
+  for (int i = 0; i < 3; ++i) world.tick(20);
+  EXPECT_EQ(*world.run().last().job, first);
+  EXPECT_EQ(charged_gpu_s(), 2 * 10);
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{second});
+  for (const std::string& each : findings()) {
+    EXPECT_EQ(each.rfind(fmt::format("job {} of run runone had 2 GPUs", second), 0), 0U) << each;
+  }
+  world.expect_books_are_right();
+}
+
+// Its fund cannot pay its second attempt, and an operator lets it go all the same.
+TEST_F(AttemptsTest, WhatAJobHadThatSomebodyReleasedWithoutItsHoursIsADifferenceWithAName) {
+  const JobId job = world.cluster.submit_plain(1, 600);
+  world.tick();
+  run_for(job, 10);
+  world.tick();
+  world.cluster.requeue(job);
+  world.cluster.jobs.at(job).time_limit_s = 11 * 3600;
+  for (int i = 0; i < 3; ++i) world.tick(5);
+  ASSERT_TRUE(world.cluster.jobs.at(job).is_held_by_admin);
+  (void)world.cluster.release(job, "");
+  run_for(job, 10);
+  for (int i = 0; i < 3; ++i) world.tick(5);
+  EXPECT_EQ(world.cluster.cancelled, std::vector<JobId>{job});
+  const auto report = world.dispatcher().audit();
+  ASSERT_TRUE(report);
+  EXPECT_TRUE(report->faults.empty()) << report->faults.front();
+  EXPECT_NE(report->notes.back().find("which nobody is charged"), std::string::npos);
+}
+
 TEST_F(AttemptsTest, WhatAJobWithoutAHoldHadBeforeItWasRestartedIsNamed) {
   (void)launch_and_start();
   const JobId second = submit_again();

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <map>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -24,9 +25,11 @@ class FakeCluster final : public Cluster {
   bool submit_loses_its_reply = false;
   bool would_never_start = false;    // What is submitted: it is taken, and cancelled at once.
   bool set_time_limit_is_refused = false;
+  bool service_dies_at_cancel = false;  // Before anything came of it; it throws.
   std::string partition = "gpu";
   std::map<JobId, JobSnapshot> jobs;                     // The controller's table.
   std::map<JobId, std::vector<AllocationRecord>> records;
+  std::map<std::string, std::int64_t> drained;           // Nodes on which a Prolog failed, and when.
   std::vector<JobId> asked_to_stop, cancelled;
   int looks = 0;
   int questions = 0;                                     // To slurmdbd, about jobs.
@@ -83,6 +86,13 @@ class FakeCluster final : public Cluster {
       }
     }
     return out;
+  }
+
+  Expected<std::vector<std::int64_t>> failed_prologs(const std::string& node) override {
+    if (!controller_is_up) return tl::unexpected(Error{"controller is down"});
+    std::vector<std::int64_t> times;
+    if (const auto found = drained.find(node); found != drained.end()) times.push_back(found->second);
+    return times;
   }
 
   Expected<Submitted> submit(const JobSpec& spec) override {
@@ -158,6 +168,7 @@ class FakeCluster final : public Cluster {
     return {};
   }
   Expected<void> cancel(JobId job) override {
+    if (service_dies_at_cancel) throw std::runtime_error("the service died");
     cancelled.push_back(job);
     const auto found = jobs.find(job);
     if (found == jobs.end()) return {};
@@ -222,6 +233,14 @@ class FakeCluster final : public Cluster {
     job.start = job.end = 0;
     job.nodes.clear();
     add_record(job);
+  }
+  // Slurm drains the node and puts the job back, held.
+  void fail_prolog(JobId id) {
+    drained[jobs.at(id).nodes] = now;
+    requeue(id);
+    JobSnapshot& job = jobs.at(id);
+    job.is_held = job.is_held_by_admin = true;
+    job.reason = "launch failed requeued held";
   }
   void purge(JobId id) { jobs.erase(id); }  // MinJobAge.
 

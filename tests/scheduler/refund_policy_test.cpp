@@ -169,6 +169,80 @@ TEST_F(StartGateRefundTest, NoMoreIsGivenBackThanAGateTakesAndNothingWhereTheSit
   EXPECT_EQ(charges[1].refunded.milli_gpu_s, 0);
 }
 
+// Of a training of 2 GPUs, 20 s after its start.
+TEST_F(RefundPolicyTest, WhatAFailedPrologCostIsChargedAndGivenBack) {
+  const JobId id = world.launch(world.admission());
+  world.cluster.start(id);
+  world.tick();
+  world.cluster.now += 19;
+  world.cluster.fail_prolog(id);
+  world.cluster.controller_is_up = false;  // It alone knows of the node: the charge waits for it.
+  for (int i = 0; i < 3; ++i) world.tick(5);
+  EXPECT_TRUE(world.run().last().charges.empty());
+  world.cluster.controller_is_up = true;
+  for (int i = 0; i < 3; ++i) world.tick(5);
+  const auto charges = world.run().last().charges;
+  ASSERT_EQ(charges.size(), 1u);
+  EXPECT_EQ(charges[0].charged.milli_gpu_s, 2 * 20 * 1000);
+  EXPECT_EQ(charges[0].refunded, charges[0].charged);
+  const auto lines = world.dispatcher().ledger().lines("", "runone");
+  ASSERT_TRUE(lines);
+  const auto refunds = std::count_if(lines->begin(), lines->end(), [](const auto& line) {
+    return line.kind == "refund" && line.note == "LAUNCH_FAILED: refunds of site.toml";
+  });
+  EXPECT_EQ(refunds, 1);
+  world.expect_books_are_right();
+}
+
+TEST_F(RefundPolicyTest, ARequeueIsNoFailedLaunchUnlessSlurmDrainedItsNodeThen) {
+  const auto refunded = [&](const std::string& run, std::int64_t drained_before_s, const char* node) {
+    const JobId id = world.launch(world.admission(run));
+    world.cluster.start(id);
+    world.tick();
+    world.cluster.now += 199;
+    world.cluster.drained = {{node, world.cluster.now - drained_before_s}};
+    world.cluster.requeue(id);
+    for (int i = 0; i < 3; ++i) world.tick(5);
+    return world.run(run).last().charges.at(0).refunded.milli_gpu_s;
+  };
+  EXPECT_EQ(refunded("runone", 60, "n1"), 2 * 200 * 1000);
+  EXPECT_EQ(refunded("runtwo", 61, "n1"), 0);
+  EXPECT_EQ(refunded("runthree", 0, "n2"), 0);
+  policy({"NODE_FAIL"});
+  EXPECT_EQ(refunded("runfour", 0, "n1"), 0);
+}
+
+TEST(RefundPolicy, OfAFailedLaunchNoMoreIsGivenBackThanAPrologTakes) {
+  const Site site = test_site();
+  AttemptCharged charged;
+  charged.state = JobState::kRequeued;
+  charged.start = 10'000;
+  charged.end = 10'700;
+  charged.gpus = 2;
+  charged.charged = {2 * 700 * 1000};
+  Segment segment;
+  segment.plan.quote.weight_milli = 1000;
+  const auto given = [&](std::vector<UtcSeconds> failed_prologs) {
+    const auto refund = refund_of(segment, charged, site, failed_prologs);
+    return refund ? refund->amount.milli_gpu_s : 0;
+  };
+  EXPECT_EQ(given({}), 0);
+  EXPECT_EQ(given({9'999, 10'639, 10'701}), 0);
+  EXPECT_EQ(given({9'999, 10'640}), 2 * 600 * 1000);
+  EXPECT_EQ(given({10'700}), 2 * 600 * 1000);
+  // Slurm cancels what it may not put back, as root; nobody else's scancel is a failed launch.
+  charged.state = JobState::kCancelled;
+  EXPECT_EQ(given({10'700}), 2 * 600 * 1000);
+  charged.killed_by_uid = 1000;
+  EXPECT_EQ(given({10'700}), 0);
+  charged.killed_by_uid = 0;
+  charged.state = JobState::kFailed;
+  EXPECT_EQ(given({10'700}), 0);
+  charged.state = JobState::kRequeued;
+  charged.end = charged.start;
+  EXPECT_FALSE(may_have_failed_at_launch(charged, site));  // Nothing to give back.
+}
+
 TEST_F(RefundPolicyTest, APreemptionIsGivenBackWhereTheSiteSaysSo) {
   EXPECT_EQ(trained("runone", JobState::kPreempted, 0, 50).refunded.milli_gpu_s, 0);
   policy({"PREEMPTED"});

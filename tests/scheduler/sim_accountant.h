@@ -82,6 +82,7 @@ class SimAccountant {
     check_charges();
     check_hours();
     check_given_back();
+    check_launches();
   }
   std::vector<std::string> words() const {
     std::vector<std::string> text;
@@ -278,6 +279,39 @@ class SimAccountant {
         fault(fmt::format("refund {} of {} is not of what the gate kept out", line.id,
                           line.amount.milli_gpu_s));
       }
+    }
+  }
+
+  // Given back as failed at its launch is all of it, but no more than a Prolog takes, and nothing else.
+  void check_launches() {
+    constexpr std::int64_t kProlog_s = 600;
+    std::map<std::string, std::int64_t> given;  // By charge.
+    for (const Line& line : lines_) {
+      if (line.kind != "refund" || !line.note.starts_with("LAUNCH_FAILED")) continue;
+      given[line.ref] += line.amount.milli_gpu_s;
+    }
+    for (const TrueAllocation& each : cluster_.truth) {
+      std::int64_t charged = 0, most = 0, back = 0;
+      bool is_as_seen = false;
+      for (const Line& line : lines_) {
+        if (!is_of(line, each, each.end)) continue;
+        charged += line.amount.milli_gpu_s;
+        most = line.gpus * kProlog_s * line.weight_milli;
+        if (const auto found = given.extract(line.id)) back += found.mapped();
+        is_as_seen |= line.note.ends_with("as seen from the controller");
+      }
+      if (each.has_failed_at_launch) ++counts["launches failed"];
+      const std::int64_t due = each.has_failed_at_launch ? std::min(charged, most) : 0;
+      // Of what slurmdbd had not told yet no nodes are known.
+      if (back == due || each.is_disturbed || (is_as_seen && back < due)) continue;
+      fault(fmt::format("of {} charged to {} from {} on {} were given back for its launch, due were {}",
+                        charged, each.owner, each.start, back, due));
+    }
+    for (const Line& line : lines_) {
+      const auto found = given.find(line.id);
+      if (found == given.end() || was_recorded(line)) continue;
+      fault(fmt::format("charge {}: {} were given back for a launch of no allocation", line.id,
+                        found->second));
     }
   }
 

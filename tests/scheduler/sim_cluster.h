@@ -54,6 +54,7 @@ struct TrueAllocation {
   bool was_visible = false;    // The service had a chance to see it.
   bool was_job_visible = false;  // The same of its job, be it later, when it waited again.
   bool was_kept_out = false;   // The service said no to its start.
+  bool has_failed_at_launch = false;  // Its Prolog failed; its node stands drained for ever.
 };
 
 inline constexpr std::int64_t kShortPartition_s = 600;  // MaxTime of "short".
@@ -89,6 +90,7 @@ class SimCluster final : public Cluster {
     bool is_unfinished = false;    // The present attempt of such a run ends with more to do.
     UtcSeconds purge = 0;
     UtcSeconds gate_at = 0;        // The start gate is asked then; 0: it let the attempt through.
+    UtcSeconds root_releases = 0;  // What a failed launch left held; 0: nothing to release.
 
     std::string owner_of_task() const {
       return shown.array_task < 0 ? owner : fmt::format("{}t{}", owner, shown.array_task);
@@ -168,6 +170,14 @@ class SimCluster final : public Cluster {
       if (is_of(record) && record.submit >= since) out.push_back(record);
     }
     return out;
+  }
+
+  Expected<std::vector<std::int64_t>> failed_prologs(const std::string& node) override {
+    may_die();
+    if (!controller_is_up) return tl::unexpected(Error{"controller is down"});
+    std::vector<std::int64_t> times;
+    if (const auto found = drained_.find(node); found != drained_.end()) times.push_back(found->second);
+    return times;
   }
 
   Expected<Submitted> submit(const JobSpec& spec) override {
@@ -271,6 +281,18 @@ class SimCluster final : public Cluster {
     job.ghost_until = job.purge = job.gate_at = 0;
     plan_attempt(job);
     if (dice_.one_in(2)) tell(job, JobState::kPending, 0);
+  }
+
+  // Slurm drains the node and puts the job back, held, or cancels what cannot be put back.
+  void fail_prolog(JobId id) {
+    Job& job = at(id);
+    note(fmt::format("the Prolog of {} fails", id));
+    drained_[job.shown.nodes] = now;
+    if (TrueAllocation* each = present(id)) each->has_failed_at_launch = true;
+    if (dice_.one_in(4)) return end(job, JobState::kCancelled, 0);
+    requeue(id, JobState::kRequeued);
+    job.shown.is_held = job.shown.is_held_by_admin = true;
+    job.root_releases = now + dice_.between(1, 900);
   }
 
   // kill -9: what was not saved yet is forgotten, and started again with what was.
@@ -438,6 +460,10 @@ class SimCluster final : public Cluster {
       return;
     }
     if (shown.state == JobState::kPending) {
+      if (job.root_releases != 0 && now >= job.root_releases) {
+        shown.is_held = shown.is_held_by_admin = false;
+        job.root_releases = 0;
+      }
       if (!shown.is_held && now >= job.begin && dice_.one_in(10)) start(id);
       return;
     }
@@ -475,7 +501,7 @@ class SimCluster final : public Cluster {
     }
     shown.state = JobState::kRunning;
     shown.start = now;
-    shown.nodes = "n1";
+    shown.nodes = fmt::format("n{}a{}", shown.id, shown.attempt);
     if (gate && shown.partition == "metered") job.gate_at = now + dice_.between(0, 4);
     state_.jobs[shown.id] = job;
     truth.push_back({job.owner_of_task(), shown.id, shown.submit, now, 0, shown.gpus,
@@ -526,6 +552,7 @@ class SimCluster final : public Cluster {
     record.start = job.shown.state == JobState::kPending ? 0 : job.shown.start;
     record.end = end;
     record.gpus = record.start > 0 ? job.shown.gpus : 0;
+    record.nodes = job.shown.nodes;
     record.exit_code = exit_code;
     const UtcSeconds due = now + (has_faults && dice_.one_in(5) ? dice_.between(0, 60) : 0);
     queue_.push_back({due, record});
@@ -542,6 +569,7 @@ class SimCluster final : public Cluster {
 
   Dice& dice_;
   Controller state_, saved_;
+  std::map<std::string, UtcSeconds> drained_;
   std::deque<Message> queue_;   // On its way to slurmdbd, in order.
   std::vector<std::pair<JobId, UtcSeconds>> shown_;  // In the look that is under way.
   std::vector<std::pair<JobId, std::string>> shown_jobs_;

@@ -392,6 +392,7 @@ class Life {
     if (what < 22 && is_running) {
       static constexpr JobState kWhy[] = {JobState::kRequeued, JobState::kNodeFail,
                                           JobState::kPreempted};
+      if (job.gate_at == 0 && dice_.one_in(4)) return cluster_.fail_prolog(id);
       cluster_.requeue(id, kWhy[dice_.between(0, 2)]);
     } else if (what == 22) {
       cluster_.user_cancels(id);
@@ -490,6 +491,7 @@ struct MustHappen {
 constexpr MustHappen kMustHappen[] = {
     {"timed runs of several jobs", 50},
     {"starts kept out by the gate", 500},
+    {"launches failed", 10},
     {"answers lost", 50},
     {"asked again", 50},
     {"asked again for something else", 50},

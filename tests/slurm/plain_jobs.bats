@@ -212,19 +212,64 @@ service_says() { [[ $(as trainyard trainyard admin runs --json | jq -r .trouble)
   expect_exact_books
 }
 
-@test "a job whose Prolog failed waits with its hours set aside, and is charged when it is let go on" {
-  echo 'Prolog=/bin/false' >>"$tytest_state/etc/extra.conf"
+# The sums of what job_id was charged and given back for its Prolog, in GPU-seconds.
+charged_and_given_back() {
+  clara trainyard statement --json | jq --raw-output --arg job "job $job_id " '
+    [.[] | select(.kind == "charge" and (.note | startswith($job)))] as $charges |
+    [$charges[].id + "/refund/LAUNCH_FAILED"] as $ids |
+    [.[] | select(.kind == "refund" and (.id | IN($ids[])))] as $refunds |
+    "\([$charges[].amount_mgpus] | add // 0) \([$refunds[].amount_mgpus] | add // 0)"'
+}
+is_given_back() {
+  local charged given
+  read -r charged given <<<"$(charged_and_given_back)"
+  [[ $charged -gt 0 && $given == "$charged" ]]
+}
+
+@test "a job whose Prolog failed is charged and gets that back, waits with its hours set aside, and goes on" {
+  printf '#!/bin/sh\nsleep 3\nexit 1\n' >"$tytest_state/etc/prolog"
+  chmod 755 "$tytest_state/etc/prolog"
+  echo "Prolog=$tytest_state/etc/prolog" >>"$tytest_state/etc/extra.conf"
   as root scontrol reconfigure
+  # Slurm may not put it back: it cancels it.
+  plain --gpus=1 --no-requeue -- 2
+  eventually 30 state_is "$job_id" CANCELLED
+  eventually 60 is_given_back
   plain --gpus=1 -- 2
   is_put_back() { [[ $(clara trainyard ls) == *"launch failed requeued held"* ]]; }
   eventually 30 is_put_back
   [[ $(held) -gt 0 ]]
+  eventually 60 is_given_back
   run clara scontrol release "$job_id"
   [[ $status -ne 0 ]]
   mend_prolog
   as root scontrol release "$job_id"
   eventually 60 state_is "$job_id" COMPLETED
   expect_exact_books
+}
+
+@test "a job whose owner makes Slurm say that its launch failed stays charged" {
+  cat >"$BATS_TEST_TMPDIR/say.c" <<'C'
+#include <slurm/slurm.h>
+#include <stdlib.h>
+
+int main(int argc, char** argv) {
+  slurm_init(NULL);
+  return argc != 2 || slurm_requeue(atoi(argv[1]), JOB_LAUNCH_FAILED | JOB_REQUEUE_HOLD) != 0;
+}
+C
+  cc -o "$(home_of "$plain_user")/say" "$BATS_TEST_TMPDIR/say.c" -lslurm
+  plain --gpus=1 -- 60
+  eventually 20 state_is "$job_id" RUNNING
+  sleep 2
+  clara ./say "$job_id"
+  is_put_back() { [[ $(clara trainyard ls) == *"launch failed requeued held"* ]]; }
+  eventually 30 is_put_back
+  clara scancel "$job_id"
+  expect_exact_books
+  local charged given
+  read -r charged given <<<"$(charged_and_given_back)"
+  [[ $charged -ge 1000 && $given -eq 0 ]]
 }
 
 @test "nobody spends a fund that is not his" {
