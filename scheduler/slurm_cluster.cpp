@@ -12,6 +12,8 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -435,20 +437,37 @@ class SlurmCluster final : public Cluster {
   }
 
   Expected<std::vector<std::int64_t>> failed_prologs(const std::string& nodes) override {
-    node_info_msg_t* answer = nullptr;
-    const int rc = slurm_load_node(0, &answer, SHOW_ALL);
-    if (rc != SLURM_SUCCESS) return tl::unexpected(slurm_error("asking for the nodes", error_of(rc)));
+    if (const auto read = read_failed_prologs(); !read) return tl::unexpected(read.error());
     std::vector<std::int64_t> times;
+    if (failed_prologs_.empty()) return times;
     auto* wanted = slurm_hostlist_create(nodes.c_str());
-    for (std::uint32_t i = 0; wanted != nullptr && i < answer->record_count; ++i) {
-      const node_info_t& node = answer->node_array[i];
-      if (node.name == nullptr || slurm_hostlist_find(wanted, node.name) < 0) continue;
-      // slurmctld's own words, which an admin may have added to.
-      if (copy(node.reason).starts_with("Prolog error")) times.push_back(node.reason_time);
+    if (wanted == nullptr) return times;
+    for (const auto& [node, time] : failed_prologs_) {
+      if (slurm_hostlist_find(wanted, node.c_str()) >= 0) times.push_back(time);
     }
-    if (wanted != nullptr) slurm_hostlist_destroy(wanted);
-    slurm_free_node_info_msg(answer);
+    slurm_hostlist_destroy(wanted);
     return times;
+  }
+
+  // slurmctld sends its nodes only where one has changed since.
+  Expected<void> read_failed_prologs() {
+    node_info_msg_t* answer = nullptr;
+    const int rc = slurm_load_node(nodes_read_, &answer, SHOW_ALL);
+    if (rc != SLURM_SUCCESS) {
+      const int error = error_of(rc);
+      if (error == SLURM_NO_CHANGE_IN_DATA) return {};
+      return tl::unexpected(slurm_error("asking for the nodes", error));
+    }
+    nodes_read_ = answer->last_update;
+    failed_prologs_.clear();
+    for (std::uint32_t i = 0; i < answer->record_count; ++i) {
+      const node_info_t& node = answer->node_array[i];
+      // slurmctld's own words, which an admin may have added to.
+      const bool has_failed = node.name != nullptr && copy(node.reason).starts_with("Prolog error");
+      if (has_failed) failed_prologs_.emplace_back(node.name, node.reason_time);
+    }
+    slurm_free_node_info_msg(answer);
+    return {};
   }
 
   Expected<Submitted> submit(const JobSpec& spec) override {
@@ -591,6 +610,8 @@ class SlurmCluster final : public Cluster {
 
   std::string cluster_name_;
   std::string gpu_tres_;
+  std::vector<std::pair<std::string, std::int64_t>> failed_prologs_;  // Node and time, as of nodes_read_.
+  std::time_t nodes_read_ = 0;
   std::map<std::string, int> partition_nodes_;  // By partition, when the facts were read.
   int controllers_ = 0;  // Of slurm.conf; 0: not read yet.
 };

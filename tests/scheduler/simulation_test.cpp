@@ -411,7 +411,7 @@ class Life {
     cluster_.note("everything settles");
     cluster_.settle_down();
     back_at_ = 0;
-    // The service looks at what was closed once more after record_wait_s.
+    // The service looks at what was closed once more after record_wait_s, and once Slurm shows it no more.
     int over = 0;
     for (int i = 0; i < 300 && over < 8; ++i) {
       if (i % 60 == 59) {
@@ -420,7 +420,7 @@ class Life {
       cluster_.advance(20);
       clients_.act();
       tick();
-      const bool is_over = clients_.is_idle() && cluster_.ids(true).empty() && is_all_over();
+      const bool is_over = clients_.is_idle() && cluster_.ids(false).empty() && is_all_over();
       over = is_over ? over + 1 : 0;
     }
   }

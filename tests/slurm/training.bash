@@ -12,10 +12,14 @@ scenes_for() { # USER...
 
 # train_as USER OPTIONS...: on one GPU with a limit of one minute; prints the id of the run.
 train_as() {
-  local user=$1
+  local user=$1 answer
   shift
-  as "$user" trainyard train data=tiny/data.yaml model=yolov8n imgsz=64 batch=8 workers=1 seed=7 \
-    --gpus 1 --type h100-metered --time-limit 1m --json "$@" | jq -r .run
+  answer=$(as "$user" trainyard train data=tiny/data.yaml model=yolov8n imgsz=64 batch=8 workers=1 seed=7 \
+    --gpus 1 --type h100-metered --time-limit 1m --json "$@") || {
+    echo "$answer" >&2
+    return 1
+  }
+  jq -r .run <<<"$answer"
 }
 show() { as trainyard trainyard show "$1" --json; }
 state_is() { [[ $(show "$1" | jq -r .state) == "$2" ]]; }
