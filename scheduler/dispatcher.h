@@ -45,6 +45,8 @@ struct Admitted {
 
 using AdmitOutcome = std::variant<Admitted, Refusal>;
 
+using FindingsBySubject = std::map<std::string, std::vector<std::string>>;  // Their texts.
+
 class Dispatcher {
  public:
   // All outlive the dispatcher. Loads the open runs.
@@ -204,7 +206,6 @@ class Dispatcher {
   void learn_submits();  // Those of the open runs, by their events.
   // The next runs from `place` on, against the ledger, of one moment.
   [[nodiscard]] Expected<std::vector<Run>> compare_next(std::int64_t& place, AuditReport& report);
-  using FindingsBySubject = std::map<std::string, std::vector<std::string>>;  // Their texts.
   [[nodiscard]] Expected<void> compare_with_slurmdbd(const std::vector<Run>& runs,
                                                      const FindingsBySubject& findings,
                                                      AuditReport& report);

@@ -88,10 +88,8 @@ bool may_be_of(const std::string& finding, const AllocationRecord& record) {
   return *start >= record.start && (record.end == 0 || *start <= std::max(record.end, record.start));
 }
 
-using Findings = std::map<std::string, std::vector<std::string>>;  // By subject.
-
 // Whether a finding says of this allocation that it ran without a hold.
-bool is_named_as_unheld(const Findings& findings, const AllocationRecord& record) {
+bool is_named_as_unheld(const FindingsBySubject& findings, const AllocationRecord& record) {
   const auto of_job = findings.find(fmt::format("job {} of uid {}", record.id, record.uid));
   return of_job != findings.end() &&
          std::any_of(of_job->second.begin(), of_job->second.end(),
@@ -100,7 +98,7 @@ bool is_named_as_unheld(const Findings& findings, const AllocationRecord& record
 
 struct Compared {
   const Run& run;
-  const Findings& findings;
+  const FindingsBySubject& findings;
   AuditReport& report;
 
   // A difference that was noticed before stands in the findings, with the job and, where it is of one

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // Attempts that neither a look nor slurmdbd has shown as they were: each is paid once, or named.
+#include <utility>
+
 #include <gtest/gtest.h>
 
 #include "scheduler/submission.h"
@@ -27,6 +29,16 @@ class AttemptsTest : public ::testing::Test {
   void run_for(JobId job, std::int64_t seconds) {
     world.cluster.start(job);
     world.cluster.now += seconds;
+  }
+  // The run has no job that it knows of. The first job and the second; both run for 10 s.
+  std::pair<JobId, JobId> run_two_of_unheard_clients() {
+    world.cluster.submit_loses_its_reply = true;
+    EXPECT_EQ(world.launch(world.admission()), 0U);
+    world.cluster.submit_loses_its_reply = false;
+    const JobId first = world.cluster.jobs.begin()->first, second = submit_again();
+    world.cluster.start(first);
+    run_for(second, 10);
+    return {first, second};
   }
   std::vector<std::string> findings() {
     std::vector<std::string> texts;
@@ -59,12 +71,7 @@ TEST_F(AttemptsTest, ASecondJobForOneHoldThatRanIsNamed) {
 }
 
 TEST_F(AttemptsTest, OfTwoJobsOfWhichNeitherIsKnownTheFirstIsTheRunsAndTheOtherIsNamed) {
-  world.cluster.submit_loses_its_reply = true;
-  ASSERT_EQ(world.launch(world.admission()), 0U);
-  world.cluster.submit_loses_its_reply = false;
-  const JobId first = world.cluster.jobs.begin()->first, second = submit_again();
-  world.cluster.start(first);
-  run_for(second, 10);
+  const auto [first, second] = run_two_of_unheard_clients();
   world.cluster.end(second, JobState::kCompleted, 0);
   world.tick();
   EXPECT_EQ(*world.run().last().job, first);
@@ -76,12 +83,7 @@ TEST_F(AttemptsTest, OfTwoJobsOfWhichNeitherIsKnownTheFirstIsTheRunsAndTheOtherI
 
 // The service dies between the finding and the end of the second job, and the first is gone before it is back.
 TEST_F(AttemptsTest, ASecondJobThatWasNamedIsNotTakenForTheFirstLater) {
-  world.cluster.submit_loses_its_reply = true;
-  ASSERT_EQ(world.launch(world.admission()), 0U);
-  world.cluster.submit_loses_its_reply = false;
-  const JobId first = world.cluster.jobs.begin()->first, second = submit_again();
-  world.cluster.start(first);
-  run_for(second, 10);
+  const auto [first, second] = run_two_of_unheard_clients();
   world.cluster.end(first, JobState::kCompleted, 0);
   world.cluster.service_dies_at_cancel = true;
   EXPECT_THROW((void)world.dispatcher().tick(world.cluster.now), std::runtime_error);

@@ -24,6 +24,9 @@ mend_prolog() { # Where a test broke it.
   grep --quiet '^Prolog=' "$tytest_state/etc/extra.conf" || return 0
   sed -i '/^Prolog=/d' "$tytest_state/etc/extra.conf"
   as root scontrol reconfigure
+  resume_nodes
+}
+resume_nodes() {
   local node
   for node in $(cluster run -- sinfo --noheader --Node --states=drain --format=%N | sort --unique); do
     as root scontrol update "NodeName=$node" State=RESUME
@@ -212,7 +215,7 @@ service_says() { [[ $(as trainyard trainyard admin runs --json | jq -r .trouble)
   expect_exact_books
 }
 
-# The sums of what job_id was charged and given back for its Prolog, in GPU-seconds.
+# The sums of what job_id was charged and given back for its Prolog, in milli-GPU-seconds.
 charged_and_given_back() {
   clara trainyard statement --json | jq --raw-output --arg job "job $job_id " '
     [.[] | select(.kind == "charge" and (.note | startswith($job)))] as $charges |
@@ -235,6 +238,16 @@ is_given_back() {
   plain --gpus=1 --no-requeue -- 2
   eventually 30 state_is "$job_id" CANCELLED
   eventually 60 is_given_back
+  # So it does with srun's and salloc's.
+  local command wanted='--partition=metered --time=2 --gpus=1'
+  for command in "srun $wanted --mpi=none hostname" "salloc $wanted srun --mpi=none hostname"; do
+    run clara sh -c "$command 2>&1"
+    echo "$command: $output"
+    [[ $status -ne 0 && $output == *"rolog fail"* ]]
+    job_id=$(clara sacct --noheader --allocations --format=JobIDRaw | sort --numeric-sort | tail -n 1 | tr -d ' ')
+    eventually 60 is_given_back
+    resume_nodes
+  done
   plain --gpus=1 -- 2
   is_put_back() { [[ $(clara trainyard ls) == *"launch failed requeued held"* ]]; }
   eventually 30 is_put_back
