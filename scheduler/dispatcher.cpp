@@ -609,7 +609,7 @@ Expected<void> Dispatcher::post_charge(Run& run, const PostCharge& action, UtcSe
   const Segment& segment = run.last();
   AttemptCharged charged = action.charge;
   std::vector<UtcSeconds> failed_prologs;
-  if (!action.nodes.empty() && may_have_failed_at_launch(charged, *site_)) {
+  if (!action.nodes.empty() && may_have_failed_at_launch(segment, charged, *site_)) {
     auto failed = cluster_->failed_prologs(action.nodes);
     if (!failed) return tl::unexpected(failed.error());
     failed_prologs = std::move(*failed);

@@ -13,8 +13,9 @@ namespace {
 // The gate answers within 20 s (slurm/start_gate.in); slurmctld puts the job back within seconds.
 constexpr std::int64_t kGate_s = 60;
 
-// slurmctld drains the node and then puts the job back, or cancels it, in the same second as a rule.
-constexpr std::int64_t kPutBack_s = 60;
+// slurmctld drains the node and puts the job back, or ends it, in the same second as a rule, and in no
+// certain order: slurmd tells of both, one message after the other.
+constexpr std::int64_t kPutBack_s = 60, kDrained_s = 10;
 // A Prolog takes no longer; a job that ran may have been put back by its owner when another's failed.
 constexpr std::int64_t kProlog_s = 600;
 
@@ -24,8 +25,11 @@ bool is_named_by(const Site& site, const std::string& word) {
 }
 
 bool failed_at_launch(const AttemptCharged& charged, std::span<const UtcSeconds> failed_prologs) {
+  // Any job may fail at any time; of those that Slurm ended fewer look alike.
+  const std::int64_t before_s = charged.state == JobState::kFailed ? kDrained_s : kPutBack_s;
   return std::any_of(failed_prologs.begin(), failed_prologs.end(), [&](UtcSeconds failed) {
-    return failed >= std::max(charged.start, charged.end - kPutBack_s) && failed <= charged.end;
+    return failed >= std::max(charged.start, charged.end - before_s) &&
+           failed <= charged.end + kDrained_s;
   });
 }
 
@@ -57,10 +61,14 @@ Amount given_back_before(const Segment& segment, const AttemptCharged& charged) 
 
 }  // namespace
 
-bool may_have_failed_at_launch(const AttemptCharged& charged, const Site& site) {
-  const bool is_slurms_end = charged.state == JobState::kRequeued ||
-                             (charged.state == JobState::kCancelled && charged.killed_by_uid == 0);
-  return is_slurms_end && charged.end > charged.start && is_named_by(site, RefundPolicy::kLaunchFailed);
+bool may_have_failed_at_launch(const Segment& segment, const AttemptCharged& charged, const Site& site) {
+  if (charged.end <= charged.start || !is_named_by(site, RefundPolicy::kLaunchFailed)) return false;
+  if (charged.state == JobState::kRequeued) return true;
+  if (charged.state == JobState::kCancelled) return charged.killed_by_uid == 0;
+  // An srun that hears of it before slurmctld has cancelled the job ends it itself, with the error as its
+  // exit code.
+  return charged.state == JobState::kFailed && segment.is_plain &&
+         charged.end - charged.start <= kProlog_s;
 }
 
 std::optional<PolicyRefund> refund_of(const Segment& segment, const AttemptCharged& charged,
@@ -71,7 +79,8 @@ std::optional<PolicyRefund> refund_of(const Segment& segment, const AttemptCharg
     if (was_kept_out(segment, charged)) {
       refund.reason = RefundPolicy::kStartRefused;
       longest_s = kGate_s;
-    } else if (may_have_failed_at_launch(charged, site) && failed_at_launch(charged, failed_prologs)) {
+    } else if (may_have_failed_at_launch(segment, charged, site) &&
+               failed_at_launch(charged, failed_prologs)) {
       refund.reason = RefundPolicy::kLaunchFailed;
       longest_s = kProlog_s;
     } else if (ended_on_bad_node(segment, charged)) {

@@ -20,8 +20,9 @@ struct PolicyRefund {
 };
 
 // Whether its nodes' failed Prologs count (Cluster::failed_prologs). Of one that its owner cancelled, they
-// do not.
-[[nodiscard]] bool may_have_failed_at_launch(const AttemptCharged& charged, const Site& site);
+// do not; of a job that FAILED, only where it may have been an srun's or salloc's.
+[[nodiscard]] bool may_have_failed_at_launch(const Segment& segment, const AttemptCharged& charged,
+                                             const Site& site);
 
 // Of the attempt of this segment; nothing: its charge stays. `failed_prologs`: of the attempt's nodes.
 [[nodiscard]] std::optional<PolicyRefund> refund_of(const Segment& segment,

@@ -227,20 +227,46 @@ TEST(RefundPolicy, OfAFailedLaunchNoMoreIsGivenBackThanAPrologTakes) {
     return refund ? refund->amount.milli_gpu_s : 0;
   };
   EXPECT_EQ(given({}), 0);
-  EXPECT_EQ(given({9'999, 10'639, 10'701}), 0);
+  EXPECT_EQ(given({9'999, 10'639, 10'711}), 0);
   EXPECT_EQ(given({9'999, 10'640}), 2 * 600 * 1000);
-  EXPECT_EQ(given({10'700}), 2 * 600 * 1000);
+  EXPECT_EQ(given({10'710}), 2 * 600 * 1000);
   // Slurm cancels what it may not put back, as root; nobody else's scancel is a failed launch.
   charged.state = JobState::kCancelled;
   EXPECT_EQ(given({10'700}), 2 * 600 * 1000);
   charged.killed_by_uid = 1000;
   EXPECT_EQ(given({10'700}), 0);
   charged.killed_by_uid = 0;
-  charged.state = JobState::kFailed;
-  EXPECT_EQ(given({10'700}), 0);
   charged.state = JobState::kRequeued;
   charged.end = charged.start;
-  EXPECT_FALSE(may_have_failed_at_launch(charged, site));  // Nothing to give back.
+  EXPECT_FALSE(may_have_failed_at_launch(segment, charged, site));  // Nothing to give back.
+}
+
+// As slurmdbd has it where srun was quicker than slurmctld: FAILED, 0:54 in Slurm 22.05.
+TEST(RefundPolicy, AnSrunThatEndsItsJobBeforeSlurmCancelsItFailedAtItsLaunch) {
+  const Site site = test_site();
+  AttemptCharged charged;
+  charged.state = JobState::kFailed;
+  charged.start = 10'000;
+  charged.end = 10'600;
+  charged.gpus = 1;
+  charged.charged = {600 * 1000};
+  Segment segment;
+  segment.is_plain = true;
+  segment.plan.quote.weight_milli = 1000;
+  const auto given = [&](UtcSeconds failed_prolog) {
+    const std::vector<UtcSeconds> failed_prologs{failed_prolog};
+    const auto refund = refund_of(segment, charged, site, failed_prologs);
+    return refund ? refund->amount.milli_gpu_s : 0;
+  };
+  EXPECT_EQ(given(10'589), 0);
+  EXPECT_EQ(given(10'590), 600 * 1000);
+  EXPECT_EQ(given(10'610), 600 * 1000);
+  EXPECT_EQ(given(10'611), 0);
+  charged.end = 10'601;  // No Prolog takes so long: it ran, and then failed.
+  EXPECT_EQ(given(10'601), 0);
+  charged.end = 10'600;
+  segment.is_plain = false;  // A batch job that failed had begun.
+  EXPECT_EQ(given(10'600), 0);
 }
 
 TEST_F(RefundPolicyTest, APreemptionIsGivenBackWhereTheSiteSaysSo) {

@@ -86,6 +86,7 @@ class SimCluster final : public Cluster {
     JobState ends_as = JobState::kCompleted;
     int exit_code = 0;
     UtcSeconds ghost_until = 0;    // A crash forgot that it ended.
+    bool is_plain = false;         // It never heard of Trainyard.
     bool goes_on = false;          // A run with auto_resume: its script requeues it, held.
     bool is_unfinished = false;    // The present attempt of such a run ends with more to do.
     UtcSeconds purge = 0;
@@ -204,6 +205,7 @@ class SimCluster final : public Cluster {
   // sbatch on the managed partition: stamped and held by the submit plug-in.
   JobId submit_plain(int gpus, std::int64_t limit_s, const std::vector<int>& tasks) {
     Job job;
+    job.is_plain = true;
     job.shown.name = "wrap";
     job.shown.partition = "metered";
     job.shown.time_limit_s = limit_s;
@@ -283,13 +285,17 @@ class SimCluster final : public Cluster {
     if (dice_.one_in(2)) tell(job, JobState::kPending, 0);
   }
 
-  // Slurm drains the node and puts the job back, held, or cancels what cannot be put back.
+  // Slurm drains the node and puts the job back, held, or cancels what cannot be put back; an srun that
+  // hears of it first ends its job itself.
   void fail_prolog(JobId id) {
     Job& job = at(id);
     note(fmt::format("the Prolog of {} fails", id));
-    drained_[job.shown.nodes] = now;
+    drained_[job.shown.nodes] = now + dice_.between(0, 1);
     if (TrueAllocation* each = present(id)) each->has_failed_at_launch = true;
-    if (dice_.one_in(4)) return end(job, JobState::kCancelled, 0);
+    if (dice_.one_in(4)) {
+      const bool is_sruns = job.is_plain && now - job.shown.start <= 600 && dice_.one_in(2);
+      return end(job, is_sruns ? JobState::kFailed : JobState::kCancelled, 0);
+    }
     requeue(id, JobState::kRequeued);
     job.shown.is_held = job.shown.is_held_by_admin = true;
     job.root_releases = now + dice_.between(1, 900);

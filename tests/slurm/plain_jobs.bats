@@ -18,10 +18,15 @@ setup_file() {
 teardown_file() {
   [[ $EUID == 0 ]] || return 0
   count_gpus_again
+}
+# A test that failed amid this leaves nothing to its second try, or to the next.
+teardown() {
+  [[ $EUID == 0 ]] && is_prolog_broken || return 0
+  clara scancel --me
   mend_prolog
 }
-mend_prolog() { # Where a test broke it.
-  grep --quiet '^Prolog=' "$tytest_state/etc/extra.conf" || return 0
+is_prolog_broken() { grep --quiet '^Prolog=' "$tytest_state/etc/extra.conf"; }
+mend_prolog() {
   sed -i '/^Prolog=/d' "$tytest_state/etc/extra.conf"
   as root scontrol reconfigure
   resume_nodes
@@ -245,7 +250,12 @@ is_given_back() {
     echo "$command: $output"
     [[ $status -ne 0 && $output == *"rolog fail"* ]]
     job_id=$(clara sacct --noheader --allocations --format=JobIDRaw | sort --numeric-sort | tail -n 1 | tr -d ' ')
-    eventually 60 is_given_back
+    eventually 60 is_given_back || {
+      echo "charged and given back: $(charged_and_given_back)"
+      clara sacct --allocations "--jobs=$job_id" --format=JobIDRaw,Start,End,State,ExitCode,NodeList
+      cluster run -- sinfo --list-reasons
+      return 1
+    }
     resume_nodes
   done
   plain --gpus=1 -- 2
