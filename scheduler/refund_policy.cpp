@@ -25,7 +25,7 @@ bool is_named_by(const Site& site, const std::string& word) {
 }
 
 bool failed_at_launch(const AttemptCharged& charged, std::span<const UtcSeconds> failed_prologs) {
-  // Any job may fail at any time; of those that Slurm ended fewer look alike.
+  // A job may also fail by itself while another's Prolog fails on its node: there the two must be closer.
   const std::int64_t before_s = charged.state == JobState::kFailed ? kDrained_s : kPutBack_s;
   return std::any_of(failed_prologs.begin(), failed_prologs.end(), [&](UtcSeconds failed) {
     return failed >= std::max(charged.start, charged.end - before_s) &&

@@ -212,8 +212,14 @@ TEST_F(RefundPolicyTest, ARequeueIsNoFailedLaunchUnlessSlurmDrainedItsNodeThen) 
   EXPECT_EQ(refunded("runfour", 0, "n1"), 0);
 }
 
+// In milli-GPU-seconds.
+std::int64_t given_back(const Segment& segment, const AttemptCharged& charged,
+                        const std::vector<UtcSeconds>& failed_prologs) {
+  const auto refund = refund_of(segment, charged, test_site(), failed_prologs);
+  return refund ? refund->amount.milli_gpu_s : 0;
+}
+
 TEST(RefundPolicy, OfAFailedLaunchNoMoreIsGivenBackThanAPrologTakes) {
-  const Site site = test_site();
   AttemptCharged charged;
   charged.state = JobState::kRequeued;
   charged.start = 10'000;
@@ -222,9 +228,8 @@ TEST(RefundPolicy, OfAFailedLaunchNoMoreIsGivenBackThanAPrologTakes) {
   charged.charged = {2 * 700 * 1000};
   Segment segment;
   segment.plan.quote.weight_milli = 1000;
-  const auto given = [&](std::vector<UtcSeconds> failed_prologs) {
-    const auto refund = refund_of(segment, charged, site, failed_prologs);
-    return refund ? refund->amount.milli_gpu_s : 0;
+  const auto given = [&](const std::vector<UtcSeconds>& failed_prologs) {
+    return given_back(segment, charged, failed_prologs);
   };
   EXPECT_EQ(given({}), 0);
   EXPECT_EQ(given({9'999, 10'639, 10'711}), 0);
@@ -238,12 +243,11 @@ TEST(RefundPolicy, OfAFailedLaunchNoMoreIsGivenBackThanAPrologTakes) {
   charged.killed_by_uid = 0;
   charged.state = JobState::kRequeued;
   charged.end = charged.start;
-  EXPECT_FALSE(may_have_failed_at_launch(segment, charged, site));  // Nothing to give back.
+  EXPECT_FALSE(may_have_failed_at_launch(segment, charged, test_site()));  // Nothing to give back.
 }
 
 // As slurmdbd has it where srun was quicker than slurmctld: FAILED, 0:54 in Slurm 22.05.
 TEST(RefundPolicy, AnSrunThatEndsItsJobBeforeSlurmCancelsItFailedAtItsLaunch) {
-  const Site site = test_site();
   AttemptCharged charged;
   charged.state = JobState::kFailed;
   charged.start = 10'000;
@@ -254,9 +258,7 @@ TEST(RefundPolicy, AnSrunThatEndsItsJobBeforeSlurmCancelsItFailedAtItsLaunch) {
   segment.is_plain = true;
   segment.plan.quote.weight_milli = 1000;
   const auto given = [&](UtcSeconds failed_prolog) {
-    const std::vector<UtcSeconds> failed_prologs{failed_prolog};
-    const auto refund = refund_of(segment, charged, site, failed_prologs);
-    return refund ? refund->amount.milli_gpu_s : 0;
+    return given_back(segment, charged, {failed_prolog});
   };
   EXPECT_EQ(given(10'589), 0);
   EXPECT_EQ(given(10'590), 600 * 1000);
